@@ -1,0 +1,94 @@
+"""The batches of a run: training and validation pictures, and the names of the classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsdan.config import Config
+from wsdan.data.folder import PictureFolder, split_folder
+from wsdan.data.pictures import (
+    BadPictureError,
+    eval_transform,
+    synthetic_transform,
+    train_transform,
+)
+from wsdan.data.synthetic import SyntheticDataset
+
+SYNTHETIC_TRAIN = 2048
+SYNTHETIC_VAL = 800
+
+
+@dataclass
+class Batch:
+    """images (B,3,H,W) float32, labels (B,) int64, and a line for each picture that is missing."""
+
+    images: Tensor
+    labels: Tensor
+    bad: list[str]
+
+
+class InMemory(Dataset):
+    """A data set of uint8 pictures, drawn once and then transformed at every access."""
+
+    def __init__(self, source: SyntheticDataset, transform):
+        self.transform = transform
+        items = [source[index] for index in range(len(source))]
+        self.images = torch.stack([image for image, _ in items])
+        self.labels = [label for _, label in items]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
+    """Shuffled training batches of a resolved configuration, and the class names."""
+    if config.data == "synthetic":
+        # Even seeds train and odd ones validate, so that no run sees another's validation.
+        source = SyntheticDataset(
+            SYNTHETIC_TRAIN, seed=2 * config.seed, image_size=config.image_size
+        )
+        dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
+    else:
+        folder = split_folder(Path(config.root), ("train",))
+        dataset = PictureFolder(folder, train_transform(config.image_size))
+        classes = dataset.classes
+    # Batch norm cannot train on a single picture, which a last short batch may be.
+    return _loader(dataset, config, shuffle=True, drop_last=len(dataset) > config.batch_size), classes
+
+
+def val_loader(config: Config, classes: list[str]) -> DataLoader:
+    """Validation batches in order; `classes` are the names the model was trained on."""
+    if config.data == "synthetic":
+        source = SyntheticDataset(
+            SYNTHETIC_VAL, seed=2 * config.seed + 1, image_size=config.image_size
+        )
+        dataset = InMemory(source, synthetic_transform(train=False))
+    else:
+        folder = split_folder(Path(config.root), ("val", "test"))
+        dataset = PictureFolder(folder, eval_transform(config.image_size), classes)
+    return _loader(dataset, config, shuffle=False, drop_last=False)
+
+
+def _loader(dataset: Dataset, config: Config, shuffle: bool, drop_last: bool) -> DataLoader:
+    return DataLoader(
+        dataset,
+        config.batch_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        num_workers=config.workers,
+        collate_fn=_collate,
+        persistent_workers=config.workers > 0,
+    )
+
+
+def _collate(items: list) -> Batch:
+    bad = [str(item) for item in items if isinstance(item, BadPictureError)]
+    good = [item for item in items if not isinstance(item, BadPictureError)]
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    return Batch(images, torch.tensor([label for _, label in good], dtype=torch.int64), bad)

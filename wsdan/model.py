@@ -1,0 +1,141 @@
+"""The WS-DAN classifier (arXiv:1901.09891 section 3.1) and the plain one it is compared with."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wsdan.backbones import Backbone, build_backbone
+from wsdan.config import ATTENTIONS, Config
+from wsdan.errors import UserError
+from wsdan_kernels import FeatureCenters, bilinear_attention_pool
+
+
+class Output(NamedTuple):
+    """What a forward pass gives.
+
+    logits (B,N); pooled (B,M*C), of unit norm; attentions (B,M,h,w), None for a plain classifier.
+    """
+
+    logits: Tensor
+    pooled: Tensor
+    attentions: Tensor | None
+
+
+class WSDAN(nn.Module):
+    """Backbone, attention maps, bilinear attention pooling, linear classifier.
+
+    forward: images (B,3,H,W) -> Output.
+
+    Args:
+        backbone: a Backbone, or a name for `build_backbone`.
+        num_classes: N. num_attentions: M.
+        attention: "conv", a 1x1 convolution with batch norm and ReLU, or "slice", the first M
+            channels of the features (the official Inception model).
+        attention_bias: initial bias of that batch norm.
+        beta: step of the feature centers.
+        scale: factor on the pooled features before the classifier; without it learning stalls.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | str,
+        num_classes: int,
+        num_attentions: int = 32,
+        *,
+        attention: str = "conv",
+        attention_bias: float = 0.0,
+        beta: float = 0.05,
+        scale: float = 100.0,
+    ):
+        super().__init__()
+        if isinstance(backbone, str):
+            backbone = build_backbone(backbone)
+        if attention not in ATTENTIONS:
+            raise ValueError(f"WSDAN: attention must be one of {ATTENTIONS}, but got {attention!r}")
+        if num_attentions < 1:
+            raise ValueError(f"WSDAN: num_attentions must be at least 1, but got {num_attentions}")
+        if num_classes < 2:
+            raise ValueError(f"WSDAN: num_classes must be at least 2, but got {num_classes}")
+        if attention == "slice" and num_attentions > backbone.channels:
+            rule = f"at most the backbone's {backbone.channels} channels"
+            raise ValueError(f"WSDAN: num_attentions must be {rule}, but got {num_attentions}")
+        self.num_attentions = num_attentions
+        self.scale = scale
+        self.backbone = backbone.network
+        self.attention = None
+        if attention == "conv":
+            self.attention = nn.Sequential(
+                nn.Conv2d(backbone.channels, num_attentions, 1, bias=False),
+                nn.BatchNorm2d(num_attentions),
+                nn.ReLU(),
+            )
+            nn.init.constant_(self.attention[1].bias, attention_bias)
+        dim = num_attentions * backbone.channels
+        self.classifier = nn.Linear(dim, num_classes)
+        self.centers = FeatureCenters(num_classes, dim, beta)
+
+    def forward(self, images: Tensor) -> Output:
+        features = self.backbone(images)
+        if self.attention is None:
+            attentions = features[:, : self.num_attentions]
+        else:
+            attentions = self.attention(features)
+        pooled = bilinear_attention_pool(features, attentions).flatten(1)
+        return Output(self.classifier(self.scale * pooled), pooled, attentions)
+
+
+class PlainClassifier(nn.Module):
+    """The backbone with global average pooling and a linear classifier, for comparison.
+
+    forward: images (B,3,H,W) -> Output with pooled (B,C) and no attentions.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int):
+        super().__init__()
+        self.backbone = backbone.network
+        self.classifier = nn.Linear(backbone.channels, num_classes)
+
+    def forward(self, images: Tensor) -> Output:
+        pooled = self.backbone(images).mean((2, 3))
+        return Output(self.classifier(pooled), pooled, None)
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """The model of a resolved configuration, on the CPU. Raises UserError."""
+    backbone = build_backbone(config.backbone, config.pretrained)
+    if config.image_size < backbone.stride:
+        raise UserError(
+            f"--image-size must be at least the stride of {config.backbone} "
+            f"({backbone.stride} pixels); got {config.image_size}"
+        )
+    try:
+        if config.method == "baseline":
+            model = PlainClassifier(backbone, num_classes)
+        else:
+            model = WSDAN(
+                backbone,
+                num_classes,
+                config.num_attentions,
+                attention=config.attention,
+                attention_bias=config.attention_bias,
+                beta=config.beta,
+            )
+        _probe(model, config.image_size)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    return model
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, image_size: int) -> None:
+    """One picture through the model, so that an image too small for it is known at the start."""
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--image-size {image_size} is too small for the model: {reason}") from None
+    model.train()

@@ -1,0 +1,48 @@
+"""The optimiser and its learning rate."""
+
+import math
+
+import torch
+from torch import nn
+
+from wsdan.config import Config
+
+
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 on all weights alike (the published recipe), or AdamW.
+
+    AdamW leaves biases, norms and the classifier without weight decay.
+    """
+    classifier = list(model.classifier.parameters())
+    ids = {id(parameter) for parameter in classifier}
+    body = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    classifier_lr = config.lr * config.classifier_lr_scale
+    if config.optimizer == "sgd":
+        groups = [{"params": body}, {"params": classifier, "lr": classifier_lr}]
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
+        )
+    groups = [
+        {"params": [weight for weight in body if weight.dim() > 1]},
+        {"params": [weight for weight in body if weight.dim() <= 1], "weight_decay": 0.0},
+        {"params": classifier, "lr": classifier_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The rate at each step: a linear rise over the warm-up, then steps (x0.9 every 2 epochs) or a
+    cosine down to 0."""
+    total = config.epochs * steps_per_epoch
+    rise = config.warmup * total
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        if config.schedule == "step":
+            return 0.9 ** (step // steps_per_epoch // 2)
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

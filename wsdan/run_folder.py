@@ -1,0 +1,70 @@
+"""The output folder of a run: its name, its files, and what is refused."""
+
+import json
+from pathlib import Path
+
+from wsdan.config import Config
+from wsdan.errors import UserError
+
+RUNS = Path("runs")
+LAST, BEST, METRICS, CONFIG = "last.pt", "best.pt", "metrics.jsonl", "config.yaml"
+_FILES = (LAST, BEST, METRICS, CONFIG)
+
+
+def check_run_folder(config: Config) -> None:
+    """Raise UserError where --out already holds a run and neither --resume nor --overwrite is
+    given, or where there is nothing to resume. Makes nothing."""
+    if config.out is None:
+        return
+    folder = Path(config.out)
+    if config.resume and not (folder / LAST).exists():
+        raise UserError(f"--resume: {folder} holds no {LAST}")
+    holds_run = any((folder / name).exists() for name in _FILES)
+    if holds_run and not (config.resume or config.overwrite):
+        raise UserError(f"--out: {folder} already holds a run; pass --resume or --overwrite")
+
+
+def open_run_folder(config: Config) -> Path:
+    """Make the run's folder, or a new numbered one under runs/, and return it.
+
+    With overwrite the files of the run in it are removed. Raises UserError.
+    """
+    folder = RUNS if config.out is None else Path(config.out)
+    try:
+        if config.out is None:
+            return _numbered_folder(RUNS)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}") from None
+    if config.overwrite:
+        for path in (*folder.glob("events.out.tfevents.*"), *(folder / n for n in _FILES)):
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def append_metrics(folder: Path, record: dict) -> None:
+    """Add one line to metrics.jsonl."""
+    with open(folder / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def keep_metrics_before(folder: Path, epoch: int) -> None:
+    """Drop the lines of `epoch` and later, which a resumed run writes again."""
+    path = folder / METRICS
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _numbered_folder(parent: Path) -> Path:
+    numbers = [int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()]
+    number = max(numbers, default=0) + 1
+    while True:
+        folder = parent / f"{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:  # another run was faster
+            number += 1

@@ -1,0 +1,180 @@
+"""The training loop: straight-line code around one objective."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from wsdan.checkpoint import load_checkpoint, save_checkpoint
+from wsdan.config import Config
+from wsdan.data.loaders import train_loader, val_loader
+from wsdan.errors import UserError
+from wsdan.evaluate import accuracy_table, count_bad, evaluate, final_accuracy
+from wsdan.model import build_model
+from wsdan.objective import OBJECTIVES
+from wsdan.optim import build_optimizer, build_schedule
+from wsdan.run_folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    append_metrics,
+    check_run_folder,
+    keep_metrics_before,
+    open_run_folder,
+)
+
+
+def train(config: Config) -> tuple[Path, dict[str, float]]:
+    """Train, evaluate and write a run; `config` need not be resolved.
+
+    Returns the run's folder and the last evaluation's metrics. The folder holds config.yaml,
+    metrics.jsonl, last.pt, best.pt and TensorBoard events.
+
+    Raises:
+        UserError: for what a user can put right.
+    """
+    config = config.resolved()
+    check_run_folder(config)
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    batches, classes = train_loader(config)
+    val_batches = val_loader(config, classes)
+    model = build_model(config, len(classes)).to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config)
+    schedule = build_schedule(optimizer, config, len(batches))
+    folder = open_run_folder(config)
+    first_epoch, best = 0, -1.0
+    if config.resume:
+        first_epoch, best = _restore(folder / LAST, model, optimizer, schedule, classes, device)
+        keep_metrics_before(folder, first_epoch)
+    (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+    passes = "" if config.method == "wsdan" else ", plain backbone"
+    print(
+        f"{len(batches.dataset)} pictures of {len(classes)} classes to train on, "
+        f"{len(val_batches.dataset)} to validate; {config.backbone} at {config.image_size} px "
+        f"on {device}{passes}; writing to {folder}"
+    )
+    metrics: dict[str, float] = {}
+    with SummaryWriter(str(folder)) as board:
+        for epoch in range(first_epoch, config.epochs):
+            started = time.perf_counter()
+            record = train_one_epoch(model, batches, optimizer, schedule, config, device, epoch)
+            last = epoch + 1 == config.epochs
+            if last or (epoch + 1) % config.eval_every == 0:
+                metrics = evaluate(model, val_batches, config, device)
+                record |= {f"val_{name}": value for name, value in metrics.items()}
+            record = {"epoch": epoch, **record, "seconds": time.perf_counter() - started}
+            append_metrics(folder, record)
+            for name, value in record.items():
+                board.add_scalar(name, value, epoch)
+            print(_epoch_line(record, config.epochs))
+            improved = bool(metrics) and final_accuracy(metrics) > best
+            best = max(best, final_accuracy(metrics)) if metrics else best
+            state = _state(model, optimizer, schedule, epoch + 1, best)
+            save_checkpoint(folder / LAST, config, classes, state)
+            if improved:
+                save_checkpoint(folder / BEST, config, classes, state)
+    if not metrics:
+        metrics = evaluate(model, val_batches, config, device)
+    print(accuracy_table(metrics))
+    print(f"checkpoints: {folder / LAST}, {folder / BEST}")
+    return folder, metrics
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    config: Config,
+    device: torch.device,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the training batches.
+
+    Returns the means of the objective's scalars, "accuracy" (percent, of the raw view while
+    training), "lr" and "bad", the number of pictures skipped.
+    """
+    model.train()
+    objective = OBJECTIVES[config.method]
+    totals: dict[str, torch.Tensor] = {}
+    correct = torch.zeros((), device=device)
+    pictures = steps = bad = 0
+    bar = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
+    for batch in bar:
+        bad += count_bad(batch, config)
+        if len(batch.labels) < 2:  # batch norm cannot train on a single picture
+            continue
+        images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        result = objective(model, images, labels, center_weight=config.center_weight)
+        optimizer.zero_grad(set_to_none=True)
+        result["loss"].backward()
+        optimizer.step()
+        schedule.step()
+        for name, value in result.items():
+            if value.dim() == 0:
+                totals[name] = totals.get(name, 0) + value.detach()
+        correct += (result["logits"].detach().argmax(1) == labels).sum()
+        pictures += len(labels)
+        steps += 1
+        if not bar.disable:
+            loss, accuracy = float(totals["loss"]) / steps, 100 * float(correct) / pictures
+            bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
+    if steps == 0:
+        raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
+    means = {name: float(total) / steps for name, total in totals.items()}
+    accuracy = 100 * float(correct) / pictures
+    return {**means, "accuracy": accuracy, "lr": schedule.get_last_lr()[0], "bad": bad}
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the GPU where one can be used. Raises UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this torch sees no CUDA device (see `wsdan info`)")
+    return torch.device(name)
+
+
+def _state(model, optimizer, schedule, epoch: int, best: float) -> dict:
+    """What a run needs to go on after `epoch` epochs."""
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "epoch": epoch,
+        "best": best,
+        "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+    }
+
+
+def _restore(path, model, optimizer, schedule, classes, device) -> tuple[int, float]:
+    """Load a run's state in place; returns the epoch to go on with and the best accuracy."""
+    state = load_checkpoint(path)
+    if state["classes"] != classes:
+        raise UserError(f"--resume: {path} was trained on other classes than --root holds")
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError):
+        raise UserError(f"--resume: {path} holds another model than the settings ask for") from None
+    schedule.load_state_dict(state["schedule"])
+    torch.set_rng_state(state["rng"]["cpu"])
+    if device.type == "cuda" and state["rng"]["cuda"]:
+        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+    return state["epoch"], state["best"]
+
+
+def _epoch_line(record: dict, epochs: int) -> str:
+    text = f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.3f}"
+    text += f", training accuracy {record['accuracy']:.1f} %"
+    for view in ("raw", "refined", "mean"):
+        if f"val_{view}" in record:
+            text += f", {view} {record[f'val_{view}']:.1f} %"
+    if record["bad"]:
+        text += f", {record['bad']} unreadable pictures skipped"
+    return text + f" ({record['seconds']:.1f} s)"

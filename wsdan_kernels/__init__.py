@@ -1,0 +1,35 @@
+"""Fused operators for WS-DAN (arXiv:1901.09891), attention-guided fine-grained classification."""
+
+from wsdan_kernels._version import VERSION
+from wsdan_kernels.backends import BackendUnavailableError, available, explain
+from wsdan_kernels.functional import (
+    attention_boxes,
+    attention_drop,
+    bilinear_attention_pool,
+    center_loss,
+    crop_resize,
+    sample_attention,
+    update_centers_,
+)
+from wsdan_kernels.modules import BilinearAttentionPool, FeatureCenters
+from wsdan_kernels.views import attention_crop, attention_crop_drop, attention_refine
+
+__version__ = VERSION
+
+__all__ = [
+    "BackendUnavailableError",
+    "BilinearAttentionPool",
+    "FeatureCenters",
+    "attention_boxes",
+    "attention_crop",
+    "attention_crop_drop",
+    "attention_drop",
+    "attention_refine",
+    "available",
+    "bilinear_attention_pool",
+    "center_loss",
+    "crop_resize",
+    "explain",
+    "sample_attention",
+    "update_centers_",
+]

@@ -1,0 +1,99 @@
+"""Argument checks of the public functions, and the wording of their errors.
+
+Every error names the function, the argument, the rule and what came: TypeError for a wrong kind of
+value (not a tensor, wrong dtype), ValueError for a wrong one (shape, range, device mix).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGER = (torch.int64, torch.int32)
+
+
+def wrong_type(op: str, name: str, rule: str, came: str) -> TypeError:
+    return TypeError(f"{op}: {name} must be {rule}, but got {came}")
+
+
+def wrong_value(op: str, name: str, rule: str, came: str) -> ValueError:
+    return ValueError(f"{op}: {name} must be {rule}, but got {came}")
+
+
+def shape_text(value: Tensor) -> str:
+    return "(" + ", ".join(str(size) for size in value.shape) + ")"
+
+
+def tensor(op: str, name: str, value: Tensor, layout: str, dtypes: tuple = FLOATING) -> None:
+    """Check that `value` is a dense tensor with as many axes as `layout` names, and its dtype.
+
+    layout: axis names separated by blanks, such as "B C h w".
+    """
+    if not isinstance(value, Tensor):
+        raise wrong_type(op, name, "a torch.Tensor", type(value).__name__)
+    axes = "(" + layout.replace(" ", ", ") + ")"
+    if value.layout != torch.strided:
+        raise wrong_type(op, name, "a dense (strided) tensor", str(value.layout))
+    if value.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise wrong_type(op, name, f"of dtype {names}", str(value.dtype).removeprefix("torch."))
+    if value.dim() != len(layout.split()):
+        raise wrong_value(op, name, f"of shape {axes}", shape_text(value))
+
+
+def not_empty(op: str, name: str, value: Tensor, axes: tuple[int, ...]) -> None:
+    """Check that the given axes of `value` have at least one element (the batch may be empty)."""
+    for axis in axes:
+        if value.shape[axis] == 0:
+            raise wrong_value(op, name, f"non-empty along axis {axis}", shape_text(value))
+
+
+def same_batch(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
+    if first[1].shape[0] != second[1].shape[0]:
+        rule = f"of the batch size of {first[0]} {shape_text(first[1])}"
+        raise wrong_value(op, second[0], rule, shape_text(second[1]))
+
+
+def same_device(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
+    if first[1].device != second[1].device:
+        rule = f"on the device of {first[0]} ({first[1].device})"
+        raise wrong_value(op, second[0], rule, str(second[1].device))
+
+
+def same_dtype(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
+    if first[1].dtype != second[1].dtype:
+        rule = f"of the dtype of {first[0]} ({first[1].dtype})"
+        raise wrong_type(op, second[0], rule, str(second[1].dtype))
+
+
+def choice(op: str, name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        names = ", ".join(repr(item) for item in allowed)
+        raise wrong_value(op, name, f"one of {names}", repr(value))
+
+
+def number(op: str, name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Check that `value` is a real number with low <= value <= high, and finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong_type(op, name, "a number", type(value).__name__)
+    if not (low <= value <= high) or math.isinf(value):
+        rule = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"finite and >= {low:g}"
+        raise wrong_value(op, name, rule, f"{value:g}")
+
+
+def flag(op: str, name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise wrong_type(op, name, "True or False", type(value).__name__)
+
+
+def image_size(op: str, name: str, value: tuple[int, int]) -> tuple[int, int]:
+    """Check a (height, width) pair of positive integers and return it as a tuple."""
+    if not isinstance(value, (tuple, list, torch.Size)) or len(value) != 2:
+        raise wrong_type(op, name, "a pair (height, width)", repr(value))
+    for size in value:
+        if isinstance(size, (bool, float, str)):
+            raise wrong_type(op, name, "a pair of integers", repr(value))
+        if size < 1:
+            raise wrong_value(op, name, "a pair of positive integers", repr(value))
+    return value[0], value[1]

@@ -1,0 +1,82 @@
+"""Which backends can run here, which one runs an operator, and why not the others.
+
+A backend is a set of kernels: `reference` (plain PyTorch, everywhere), `cpu` (C++), `triton` and
+`cuda` (C++/CUDA). An operator need not have a kernel in each.
+"""
+
+import torch
+
+from wsdan_kernels import _native
+from wsdan_kernels.ops import KERNELS
+
+NAMES = ("reference", "cpu", "triton", "cuda")
+_FASTEST_FIRST = ("cuda", "triton", "cpu", "reference")
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was asked for by name and cannot run; the message says why."""
+
+
+def available() -> dict[str, str | None]:
+    """Each backend's name with None where it can run here, or one line that says why it cannot."""
+    return {name: _failure(name) for name in NAMES}
+
+
+def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why `backend` cannot run `op` on such a tensor, or None where it can.
+
+    op: a name of `wsdan_kernels.ops.KERNELS`; backend: one of NAMES; device_type: "cpu", "cuda" ...
+    """
+    failure = _failure(backend)
+    if failure is not None:
+        return failure
+    kernel = KERNELS[op].get(backend)
+    if kernel is None:
+        return f"no {backend} kernel for {op} in this version"
+    return kernel.refusal(device_type, dtype)
+
+
+@torch.compiler.assume_constant_result
+def resolve(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs `op`: "auto" takes the fastest that can.
+
+    Raises ValueError for an unknown name, BackendUnavailableError (a RuntimeError) with the reason
+    for a backend that was asked for by name and cannot run.
+    """
+    if backend == "auto":
+        return next(
+            name for name in _FASTEST_FIRST if why_not(op, name, device_type, dtype) is None
+        )
+    if backend not in NAMES:
+        names = ", ".join(repr(name) for name in ("auto", *NAMES))
+        raise ValueError(f"{op}: backend must be one of {names}, but got {backend!r}")
+    reason = why_not(op, backend, device_type, dtype)
+    if reason is not None:
+        raise BackendUnavailableError(f"{op}: backend {backend!r} cannot run: {reason}")
+    return backend
+
+
+def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """Text: each backend with why it cannot run, then what "auto" takes for each operator and why.
+
+    device: a device type or device string; dtype: of the operator's first tensor.
+    """
+    device_type = torch.device(device).type
+    lines = ["backends:"]
+    for name, failure in available().items():
+        lines.append(f"  {name}: {'can run' if failure is None else f'cannot run: {failure}'}")
+    lines.append(f'backend="auto" on {device_type}, {str(dtype).removeprefix("torch.")}:')
+    for op in KERNELS:
+        chosen = resolve(op, "auto", device_type, dtype)
+        faster = _FASTEST_FIRST[: _FASTEST_FIRST.index(chosen)]
+        reasons = [why_not(op, name, device_type, dtype) for name in faster if not _failure(name)]
+        lines.append(f"  {op}: {chosen}" + "".join(f" ({reason})" for reason in reasons))
+    return "\n".join(lines)
+
+
+def _failure(backend: str) -> str | None:
+    if backend == "cpu":
+        return _native.failure("cpu")
+    if not any(backend in kernels for kernels in KERNELS.values()):
+        return f"this version has no {backend} kernels"
+    return None

@@ -1,0 +1,65 @@
+"""How an operator is declared: a schema, its kernels by backend, its fake kernel, its autograd.
+
+Every dispatcher op `wsdan::<name>` takes the name of the resolved backend as its last argument, so
+that the choice is part of the graph and reaches the backward pass on every thread.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+LIBRARY = torch.library.Library("wsdan", "DEF")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One backend's implementation of one op, and where it can run.
+
+    run: called with the op's arguments less the backend's name.
+    devices: device types it runs on, or None for all.
+    dtypes: dtypes of the op's first tensor that it takes, or None for all the op takes.
+    """
+
+    run: Callable
+    devices: tuple[str, ...] | None = None
+    dtypes: tuple[torch.dtype, ...] | None = None
+
+    def refusal(self, device_type: str, dtype: torch.dtype) -> str | None:
+        """Why this kernel cannot take such a tensor, or None where it can."""
+        if self.devices is not None and device_type not in self.devices:
+            return f"runs on {' and '.join(self.devices)} tensors only, not {device_type}"
+        if self.dtypes is not None and dtype not in self.dtypes:
+            names = ", ".join(str(item).removeprefix("torch.") for item in self.dtypes)
+            return f"takes {names} only, not {str(dtype).removeprefix('torch.')}"
+        return None
+
+
+def declare(
+    schema: str,
+    kernels: dict[str, Kernel],
+    fake: Callable,
+    *,
+    setup_context: Callable | None = None,
+    backward: Callable | None = None,
+    tags: Iterable[torch.Tag] = (torch.Tag.pt2_compliant_tag,),
+) -> Callable:
+    """Register `wsdan::<schema>` and return the op; `kernels` maps a backend's name to its kernel."""
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=tuple(tags))
+
+    def run(*arguments):
+        kernel = kernels[arguments[-1]].run
+        device = next(item for item in arguments if isinstance(item, torch.Tensor)).device.type
+        if torch.is_autocast_enabled(device):  # the kernels choose their own precision
+            with torch.autocast(device, enabled=False):
+                return kernel(*arguments[:-1])
+        return kernel(*arguments[:-1])
+
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"wsdan::{name}", fake, lib=LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"wsdan::{name}", backward, setup_context=setup_context, lib=LIBRARY
+        )
+    return getattr(torch.ops.wsdan, name)

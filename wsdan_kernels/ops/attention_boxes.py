@@ -1,0 +1,34 @@
+"""attention_boxes: schema, kernels and fake kernel."""
+
+import torch
+
+from wsdan_kernels import _native
+from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.reference import attention_boxes as reference
+
+_SCHEMA = (
+    "attention_boxes(Tensor maps, Tensor thresholds, SymInt height, SymInt width, float padding, "
+    "str rule, bool align_corners{backend}) -> Tensor"
+)
+_native.define(_SCHEMA.format(backend=""))
+
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.operator("attention_boxes"), devices=("cpu",)),
+}
+
+
+def _fake(maps, thresholds, *options):
+    return maps.new_empty((*thresholds.shape, 4), dtype=torch.int32)
+
+
+forward = declare(_SCHEMA.format(backend=", str backend"), KERNELS, _fake)
+
+
+def first_unreached(maps, thresholds, *options) -> int | None:
+    """The first sample that gives no box of its own, for validate=True: one host synchronisation.
+
+    maps (B,h,w), thresholds (B,T), options height, width, rule, align_corners.
+    """
+    hit = reference.reached(maps, thresholds, *options).any(3).any(2).all(1)
+    return None if bool(hit.all()) else int((~hit).nonzero()[0])

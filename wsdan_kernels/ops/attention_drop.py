@@ -1,0 +1,31 @@
+"""attention_drop: schema, kernels, fake kernel and autograd."""
+
+from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.reference import attention_drop as reference
+
+KERNELS = {"reference": Kernel(reference.forward)}
+
+
+def _fake(images, *options):
+    return images.new_empty(images.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    _, maps, thresholds, *ctx.options = inputs
+    ctx.save_for_backward(maps, thresholds)
+
+
+def _backward(ctx, grad_output):
+    # The operator is a diagonal of zeros and ones: it is its own transpose.
+    grad_images = forward(grad_output, *ctx.saved_tensors, *ctx.options)
+    return (grad_images, None, None, *[None] * len(ctx.options))
+
+
+forward = declare(
+    "attention_drop(Tensor images, Tensor maps, Tensor thresholds, str rule, bool align_corners, "
+    "str backend) -> Tensor",
+    KERNELS,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)

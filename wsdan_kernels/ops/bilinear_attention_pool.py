@@ -1,0 +1,52 @@
+"""bilinear_attention_pool: schema, kernels, fake kernels and autograd."""
+
+import torch
+
+from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.reference import bilinear_attention_pool as reference
+
+_OPTIONS = (
+    "str reduce, bool signed_sqrt, str normalize, int groups, float eps, float scale, str backend"
+)
+KERNELS = {"reference": Kernel(reference.forward)}
+BACKWARD_KERNELS = {"reference": Kernel(reference.backward)}
+
+
+def _fake(features, attentions, reduce, *options):
+    shape = (features.shape[0], attentions.shape[1], features.shape[1])
+    dtype = reference.accumulation_dtype(features.dtype)
+    output = features.new_empty(shape, dtype=dtype)
+    index = features.new_empty(shape if reduce == "max" else (0,), dtype=torch.int64)
+    return output, torch.empty_like(output), index
+
+
+def _fake_backward(grad_output, features, attentions, *rest):
+    return features.new_empty(features.shape), attentions.new_empty(attentions.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    features, attentions, *ctx.options = inputs
+    _, pooled, index = output
+    ctx.mark_non_differentiable(pooled, index)
+    ctx.save_for_backward(features, attentions, pooled, index)
+
+
+def _backward(ctx, grad_output, grad_pooled, grad_index):
+    grads = backward(grad_output, *ctx.saved_tensors, *ctx.options)
+    return (*grads, *[None] * len(ctx.options))
+
+
+backward = declare(
+    "bilinear_attention_pool_backward(Tensor grad_output, Tensor features, Tensor attentions, "
+    f"Tensor pooled, Tensor index, {_OPTIONS}) -> (Tensor, Tensor)",
+    BACKWARD_KERNELS,
+    _fake_backward,
+)
+forward = declare(
+    f"bilinear_attention_pool(Tensor features, Tensor attentions, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor)",
+    KERNELS,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)

@@ -1,0 +1,46 @@
+"""center_loss and update_centers_: schemas, kernels, fake kernels and autograd.
+
+Two ops, because an op that writes to its argument cannot carry an autograd formula.
+"""
+
+import torch
+
+from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.reference import center_loss as reference
+
+KERNELS = {"reference": Kernel(reference.forward)}
+UPDATE_KERNELS = {"reference": Kernel(reference.update)}
+
+
+def _fake(features, *rest):
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    difference = features.new_empty(features.shape, dtype=dtype)
+    return difference.new_empty(()), difference
+
+
+def _setup_context(ctx, inputs, output):
+    # The difference, not the centers: those change in place before the backward pass runs.
+    ctx.dtype = inputs[0].dtype
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+
+
+def _backward(ctx, grad_loss, grad_difference):
+    (difference,) = ctx.saved_tensors
+    factor = 2 * grad_loss / max(difference.shape[0], 1)
+    return (factor * difference).to(ctx.dtype), None, None, None
+
+
+forward = declare(
+    "center_loss(Tensor features, Tensor centers, Tensor labels, str backend) -> (Tensor, Tensor)",
+    KERNELS,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+update = declare(
+    "update_centers_(Tensor(a!) centers, Tensor features, Tensor labels, float beta, "
+    "str duplicates, str backend) -> ()",
+    UPDATE_KERNELS,
+    lambda *arguments: None,
+)

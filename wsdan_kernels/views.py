@@ -1,0 +1,112 @@
+"""The attention-guided views of an image: crop, drop, both, and the refined view of test time.
+
+They compose `attention_boxes`, `crop_resize` and `attention_drop` of `wsdan_kernels.functional`.
+"""
+
+from torch import Tensor
+
+from wsdan_kernels import _checks as check
+from wsdan_kernels.functional import attention_boxes, attention_drop, crop_resize
+
+
+def attention_crop(
+    images: Tensor,
+    maps: Tensor,
+    *,
+    threshold: float | Tensor,
+    padding: float = 0.1,
+    rule: str = "paper",
+    align_corners: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Attention cropping (arXiv:1901.09891 section 3.2): the box of each map, resized to (H,W).
+
+    Args:
+        images: (B,C,H,W) floating point. maps: (B,h,w) floating point, same device.
+        threshold: a float in [0,1] or a (B,) tensor. padding: share of the image's side, >= 0.
+        rule, align_corners: see `attention_boxes`; align_corners is that of the map's resize.
+
+    Returns:
+        views (B,C,H,W) of the images' dtype, and boxes (B,4) int32, x1 y1 x2 y2, half-open.
+
+    Raises:
+        TypeError, ValueError: naming argument, rule and what came.
+    """
+    check.tensor("attention_crop", "images", images, "B C H W")
+    boxes = attention_boxes(
+        maps,
+        tuple(images.shape[2:]),
+        threshold=threshold,
+        padding=padding,
+        rule=rule,
+        align_corners=align_corners,
+        backend=backend,
+    )
+    return crop_resize(images, boxes, backend=backend), boxes
+
+
+def attention_crop_drop(
+    images: Tensor,
+    crop_maps: Tensor,
+    drop_maps: Tensor,
+    *,
+    crop_threshold: float | Tensor,
+    drop_threshold: float | Tensor,
+    padding: float = 0.1,
+    rule: str = "paper",
+    align_corners: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Both training views in one call: `attention_crop` and `attention_drop` of the same images.
+
+    Args:
+        images: (B,C,H,W) floating point. crop_maps, drop_maps: (B,h,w) floating point.
+        crop_threshold, drop_threshold: floats in [0,1] or (B,) tensors (paper: U(0.4,0.6) and
+            U(0.2,0.5)). padding, rule, align_corners: as in `attention_crop`.
+
+    Returns:
+        crops and drops, each (B,C,H,W) of the images' dtype.
+
+    Raises:
+        TypeError, ValueError: naming argument, rule and what came.
+    """
+    options = {"rule": rule, "align_corners": align_corners, "backend": backend}
+    crops, _ = attention_crop(
+        images, crop_maps, threshold=crop_threshold, padding=padding, **options
+    )
+    return crops, attention_drop(images, drop_maps, threshold=drop_threshold, **options)
+
+
+def attention_refine(
+    images: Tensor,
+    attentions: Tensor,
+    *,
+    threshold: float | Tensor = 0.1,
+    padding: float = 0.05,
+    rule: str = "paper",
+    align_corners: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Object localisation and refinement (section 3.3): crop by the mean of all maps.
+
+    Args:
+        images: (B,C,H,W) floating point. attentions: (B,M,h,w) floating point, same device.
+        threshold, padding, rule, align_corners: as in `attention_crop`.
+
+    Returns:
+        views (B,C,H,W) of the images' dtype, and boxes (B,4) int32, x1 y1 x2 y2, half-open.
+
+    Raises:
+        TypeError, ValueError: naming argument, rule and what came.
+    """
+    check.tensor("attention_refine", "attentions", attentions, "B M h w")
+    check.not_empty("attention_refine", "attentions", attentions, (1, 2, 3))
+    return attention_crop(
+        images,
+        attentions.detach().mean(dim=1),
+        threshold=threshold,
+        padding=padding,
+        rule=rule,
+        align_corners=align_corners,
+        backend=backend,
+    )
