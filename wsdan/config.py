@@ -93,9 +93,7 @@ class Config:
     classifier_lr_scale: float | None = _setting(
         None, "factor on the learning rate of the classifier"
     )
-    schedule: str | None = _setting(
-        None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES
-    )
+    schedule: str | None = _setting(None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES)
     warmup: float | None = _setting(None, "share of the steps over which the rate rises")
     attention: str = _setting(
         "conv", "maps from a 1x1 convolution, or the first channels of the features", ATTENTIONS
@@ -185,7 +183,9 @@ def _check_choices(config: Config) -> None:
     for item in dataclasses.fields(config):
         value, choices = getattr(config, item.name), item.metadata["choices"]
         if choices is not None and value is not None and value not in choices:
-            raise UserError(f"{_option(item.name)} must be one of {', '.join(choices)}; got {value}")
+            raise UserError(
+                f"{_option(item.name)} must be one of {', '.join(choices)}; got {value}"
+            )
     if config.data == "folder" and config.root is None:
         raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
     if config.data == "synthetic" and config.root is not None:

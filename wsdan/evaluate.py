@@ -1,4 +1,4 @@
-"""Evaluation: the raw view, the refined view, and the mean of both (arXiv:1901.09891 section 3.3)."""
+"""Evaluation of the raw view, the refined view and the mean of both (arXiv:1901.09891 3.3)."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

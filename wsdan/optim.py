@@ -19,9 +19,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     classifier_lr = config.lr * config.classifier_lr_scale
     if config.optimizer == "sgd":
         groups = [{"params": body}, {"params": classifier, "lr": classifier_lr}]
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
-        )
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
     groups = [
         {"params": [weight for weight in body if weight.dim() > 1]},
         {"params": [weight for weight in body if weight.dim() <= 1], "weight_decay": 0.0},

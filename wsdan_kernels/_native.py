@@ -1,7 +1,7 @@
 """Loads the C++ library, and keeps the reason where it does not load.
 
-Schemas are defined here in Python, in the namespace `wsdan_native`; the library only adds kernels to
-them, through the libtorch stable ABI, so one build works under every torch from 2.11 on.
+Schemas are defined here in Python, in the namespace `wsdan_native`; the library only adds kernels
+to them, through the libtorch stable ABI, so one build works under every torch from 2.11 on.
 """
 
 import functools

@@ -36,7 +36,6 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str 
     return kernel.refusal(device_type, dtype)
 
 
-@torch.compiler.assume_constant_result
 def resolve(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
     """The name of the backend that runs `op`: "auto" takes the fastest that can.
 
@@ -54,6 +53,11 @@ def resolve(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
     if reason is not None:
         raise BackendUnavailableError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+# What torch.compiler.assume_constant_result sets, without its import of the compiler (1.8 s): a
+# compiled graph takes the choice made while it is traced.
+resolve._dynamo_marked_constant = True
 
 
 def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:

@@ -59,7 +59,8 @@ def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
         dataset = PictureFolder(folder, train_transform(config.image_size))
         classes = dataset.classes
     # Batch norm cannot train on a single picture, which a last short batch may be.
-    return _loader(dataset, config, shuffle=True, drop_last=len(dataset) > config.batch_size), classes
+    drop_last = len(dataset) > config.batch_size
+    return _loader(dataset, config, shuffle=True, drop_last=drop_last), classes
 
 
 def val_loader(config: Config, classes: list[str]) -> DataLoader:

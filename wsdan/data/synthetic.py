@@ -2,10 +2,12 @@
 
 Every picture is a pure function of (seed, index, image_size): a moth at random place, scale and
 pose on a busy meadow. All classes share one body. A class is a pair: the colour of the fore wings
-(the family, told at a glance) and the colour of the pupils of the two eyespots on the hind wings
-(the species, a few pixels wide). The body's tint, the light and the noise mean nothing, and the
-meadow is strewn with petals of the fore wings' colours that carry eyespots of their own, so a
-bag of colours does not tell the class. Nothing is read from disk.
+(told at a glance) and the two eyespots on the hind wings, a few pixels wide. Eyespots come in two
+pairs, blue about gold and gold about blue, white about red and red about white, ring and pupil
+of equal areas: from afar the two of a pair look alike, and only a closer look tells them apart.
+The body's tint, the light and the noise mean nothing, and the meadow is strewn with petals of the
+fore wings' colours that carry eyespots of their own, so a bag of colours does not tell the class.
+Nothing is read from disk.
 
 Random numbers are raw Philox words, whose stream numpy guarantees, and pixels use only + - * /
 and square roots, which IEEE 754 rounds alike everywhere; so the bytes do not depend on the
@@ -25,10 +27,15 @@ from torch.utils.data import Dataset
 _GOLD, _BLUE, _RED = (1.0, 0.74, 0.08), (0.16, 0.52, 1.0), (0.90, 0.10, 0.14)
 _WHITE, _DARK = (1.0, 1.0, 1.0), (0.07, 0.06, 0.08)
 _WINGS = {"goldwing": _GOLD, "bluewing": _BLUE, "redwing": _RED, "whitewing": _WHITE}
-_PUPILS = {"gold-eyed": _GOLD, "blue-eyed": _BLUE, "red-eyed": _RED, "dark-eyed": _DARK}
-_WING_COLOURS, _PUPIL_COLOURS = tuple(_WINGS.values()), tuple(_PUPILS.values())
+_EYES = {  # (ring, pupil)
+    "gold-eyed": (_BLUE, _GOLD),
+    "blue-eyed": (_GOLD, _BLUE),
+    "red-eyed": (_WHITE, _RED),
+    "white-eyed": (_RED, _WHITE),
+}
+_WING_COLOURS, _EYE_COLOURS = tuple(_WINGS.values()), tuple(_EYES.values())
 _TINTS = ((0.50, 0.33, 0.20), (0.40, 0.42, 0.22), (0.30, 0.36, 0.44), (0.45, 0.31, 0.42))
-CLASSES = tuple(f"{pupil} {wing}" for wing in _WINGS for pupil in _PUPILS)
+CLASSES = tuple(f"{eye} {wing}" for wing in _WINGS for eye in _EYES)
 MIN_IMAGE_SIZE = 32
 
 
@@ -43,13 +50,12 @@ class Picture(NamedTuple):
 class SyntheticDataset(Dataset):
     """`length` pictures of moths; picture i has label i modulo the number of classes.
 
-    Items are (image (3, H, W) uint8, label int), the same at every access. Use different seeds
-    for training and validation.
+    Items are (image (3, H, W) uint8, label int), the same at every access; `classes` names the
+    labels. Use different seeds for training and validation.
     """
 
-    classes: list[str] = list(CLASSES)
-
     def __init__(self, length: int, *, seed: int = 0, image_size: int = 128):
+        self.classes = list(CLASSES)
         self.length = _whole("length", length, 1)
         self.seed = _whole("seed", seed, 0)
         self.image_size = _whole("image_size", image_size, MIN_IMAGE_SIZE)
@@ -58,9 +64,9 @@ class SyntheticDataset(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        index = _whole("index", index, -self.length)
-        if index >= self.length:
-            raise IndexError(f"index must be < {self.length}, the data set's length; got {index}")
+        index = _whole("index", index, -(2**63))
+        if not -self.length <= index < self.length:
+            raise IndexError(f"index must be in [-{self.length}, {self.length}); got {index}")
         image, label, _ = draw(self.seed, index % self.length, self.image_size)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), label
 
@@ -78,7 +84,7 @@ def draw(seed: int, index: int, image_size: int = 128, label: int | None = None)
         raise ValueError(f"label must be < {len(CLASSES)}, the number of classes; got {label}")
     stream = _Stream(seed, index)
     canvas = _draw_meadow(stream, image_size)
-    box = _draw_moth(stream, canvas, *divmod(label, len(_PUPILS)))
+    box = _draw_moth(stream, canvas, *divmod(label, len(_EYES)))
     _expose(stream, canvas)
     image = np.ascontiguousarray((canvas * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
     return Picture(image, label, box)
@@ -105,8 +111,8 @@ class _Stream:
     def pick(self, items: tuple):
         return items[int(self.uniform(0, len(items)))]
 
-    def colour(self, *ranges: tuple[float, float]) -> tuple[float, ...]:
-        return tuple(self.uniform(low, high) for low, high in ranges)
+    def colour(self, *ranges: tuple[float, float]) -> list[float]:
+        return [self.uniform(low, high) for low, high in ranges]
 
     def bytes(self, *shape: int) -> np.ndarray:
         """An array of `shape`, float32, uniform over k/255, k = 0..255."""
@@ -146,10 +152,10 @@ class _Patch:
         cover = 0.5 - distance * slope
         return np.minimum(np.maximum(cover, 0, out=cover), 1, out=cover)
 
-    def paint(self, colour, cover: np.ndarray) -> None:
-        """Blend a colour (3 numbers, or (3, h, w)) over the pixels, weighted by `cover` (h, w)."""
-        colour = np.asarray(colour, np.float32)
-        change = (colour if colour.ndim == 3 else colour[:, None, None]) - self.pixels
+    def paint(self, colour, cover: np.ndarray, light: np.ndarray | None = None) -> None:
+        """Blend a colour (3), lit by `light` (h, w), over the pixels, weighted by `cover` (h, w)."""
+        colour = np.asarray(colour, np.float32)[:, None, None]
+        change = (colour if light is None else colour * light) - self.pixels
         change *= cover
         self.pixels += change
 
@@ -192,7 +198,7 @@ def _draw_meadow(stream: _Stream, size: int) -> np.ndarray:
         _draw_petal(stream, canvas)
     for _ in range(6):
         patch = _somewhere(stream, canvas, stream.uniform(0.012, 0.026))
-        _draw_eye(patch, _disc(patch.u, patch.v, 0, 0, 0), 1.0, stream.pick(_PUPIL_COLOURS), 1.0)
+        _draw_eye(patch, _disc(patch.u, patch.v, 0, 0, 0), 1.0, stream.pick(_EYE_COLOURS), 1.0)
     return canvas
 
 
@@ -203,14 +209,15 @@ def _draw_petal(stream: _Stream, canvas: np.ndarray) -> None:
     patch.paint(_DARK, 0.4 * patch.cover(outline - 0.1, blur=0.5))
     cover = patch.cover(outline)
     base = stream.pick(_WING_COLOURS) if stream.uniform(0, 1) < 0.6 else _tint(stream)
-    patch.paint(_shade(base, 1.0 + 0.35 * outline), cover)
-    _draw_eye(patch, _disc(patch.u, patch.v, 0.2, 0, 0), 0.35, stream.pick(_PUPIL_COLOURS), cover)
+    patch.paint(base, cover, 1.0 + 0.35 * outline)
+    _draw_eye(patch, _disc(patch.u, patch.v, 0.2, 0, 0), 0.35, stream.pick(_EYE_COLOURS), cover)
 
 
-def _draw_eye(patch: _Patch, distance, radius: float, colour, cover) -> None:
-    """An eyespot, a white disc with a coloured pupil; `distance` (h, w) is that from its middle."""
-    patch.paint(_WHITE, cover * patch.cover(distance - radius))
-    patch.paint(colour, cover * patch.cover(distance - 0.5 * radius))
+def _draw_eye(patch: _Patch, distance, radius: float, colours, cover) -> None:
+    """An eyespot: ring and pupil of equal areas; `distance` (h, w) is that from its middle."""
+    ring, pupil = colours
+    patch.paint(ring, cover * patch.cover(distance - radius))
+    patch.paint(pupil, cover * patch.cover(distance - math.sqrt(0.5) * radius))
 
 
 def _somewhere(stream: _Stream, canvas: np.ndarray, scale: float) -> _Patch:
@@ -225,20 +232,12 @@ def _tint(stream: _Stream) -> tuple[float, ...]:
     return tuple(channel * gain + stream.uniform(-0.05, 0.05) for channel in base)
 
 
-def _shade(colour, light):
-    """The colour (3) under a light (h, w): an array (3, h, w)."""
-    return np.asarray(colour, np.float32)[:, None, None] * light
-
-
 def _value_noise(stream: _Stream, size: int, cells: tuple[int, ...]) -> np.ndarray:
     """Smooth noise (size, size) in [0, 1]: random grids, each half as strong as the one before."""
     total = stream.bytes(cells[0], cells[0])
     for step, count in enumerate(cells[1:], start=1):
-        total = _enlarge(total, count)
-        total += 0.5**step * stream.bytes(count, count)
-    total = _enlarge(total, size)
-    total *= 1 / (2 - 0.5 ** (len(cells) - 1))
-    return total
+        total = _enlarge(total, count) + 0.5**step * stream.bytes(count, count)
+    return _enlarge(total, size) * (1 / (2 - 0.5 ** (len(cells) - 1)))
 
 
 def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
@@ -247,15 +246,15 @@ def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
     low = np.minimum(position.astype(np.int64), len(grid) - 2)
     part = position - low.astype(np.float32)
     part = part * part * (3 - 2 * part)
-    grid = grid[low] + part[:, None] * (grid[low + 1] - grid[low])
-    grid = np.ascontiguousarray(grid.T)
-    grid = grid[low] + part[:, None] * (grid[low + 1] - grid[low])
-    return np.ascontiguousarray(grid.T)
+    for _ in range(2):  # rows, then columns
+        grid = grid[low] + part[:, None] * (grid[low + 1] - grid[low])
+        grid = np.ascontiguousarray(grid.T)
+    return grid
 
 
-def _draw_moth(stream: _Stream, canvas: np.ndarray, wing: int, pupil: int):
+def _draw_moth(stream: _Stream, canvas: np.ndarray, wing: int, eye: int):
     """Draw the moth of a class somewhere; return its box. No random draw depends on the class."""
-    scale = 0.12 * 2 ** stream.uniform(0, 1)
+    scale = 0.13 * 2 ** stream.uniform(0, 1)
     x, y = (stream.uniform(1.05 * scale, 1 - 1.05 * scale) for _ in range(2))
     patch = _Patch(canvas, x, y, stream.uniform(0, math.tau), scale, 1.1, 1.1)
     tint = _tint(stream)
@@ -270,16 +269,14 @@ def _draw_moth(stream: _Stream, canvas: np.ndarray, wing: int, pupil: int):
     outline = np.minimum(np.minimum(fore_wing, hind_wing), np.minimum(body, head))
     patch.paint(_DARK, 0.5 * patch.cover(outline - 0.08, blur=0.3))
     hind_cover, fore_cover = patch.cover(hind_wing), patch.cover(fore_wing)
-    patch.paint(_shade(tint, 0.95 + 0.9 * np.maximum(hind_wing, -0.2)), hind_cover)
-    _draw_eye(patch, _disc(*hind, 0.42, 0, 0), 0.16, _PUPIL_COLOURS[pupil], hind_cover)
-    light = 1.0 + 1.2 * np.maximum(fore_wing, -0.25)
-    patch.paint(_shade(_WING_COLOURS[wing], light), fore_cover)
+    patch.paint(tint, hind_cover, 0.95 + 0.9 * np.maximum(hind_wing, -0.2))
+    _draw_eye(patch, _disc(*hind, 0.42, 0, 0), 0.19, _EYE_COLOURS[eye], hind_cover)
+    patch.paint(_WING_COLOURS[wing], fore_cover, 1.0 + 1.2 * np.maximum(fore_wing, -0.25))
     patch.paint(tint, fore_cover * patch.cover(fore[0] - 0.3, blur=0.5))
     patch.paint(_DARK, 0.8 * fore_cover * patch.cover(np.abs(fore_wing + 0.02) - 0.02))
     patch.paint(_DARK, patch.cover(feelers))
-    fur = _shade([0.55 * c + 0.06 for c in tint], 0.8 - 4.0 * np.minimum(body, 0))
-    patch.paint(fur, patch.cover(body))
-    patch.paint(fur, patch.cover(head))
+    fur, light = [0.55 * channel + 0.06 for channel in tint], 0.8 - 4.0 * np.minimum(body, 0)
+    patch.paint(fur, patch.cover(np.minimum(body, head)), light)
     return _tight_box(patch.cover(np.minimum(outline, feelers)), patch.origin)
 
 
@@ -292,11 +289,10 @@ def _wing_frame(u, v, root: float, sweep: float) -> tuple[np.ndarray, np.ndarray
 
 def _tight_box(cover: np.ndarray, origin: tuple[int, int]) -> tuple[int, int, int, int]:
     """The box x1, y1, x2, y2 of the covered pixels."""
-    columns, rows = (np.flatnonzero(cover.any(axis=axis)) for axis in (0, 1))
+    rows, columns = np.nonzero(cover)
     left, top = origin
-    x1, x2 = left + int(columns[0]), left + int(columns[-1]) + 1
-    y1, y2 = top + int(rows[0]), top + int(rows[-1]) + 1
-    return x1, y1, x2, y2
+    x1, x2 = left + int(columns.min()), left + int(columns.max()) + 1
+    return x1, top + int(rows.min()), x2, top + int(rows.max()) + 1
 
 
 def _expose(stream: _Stream, canvas: np.ndarray) -> None:

@@ -44,7 +44,7 @@ def declare(
     backward: Callable | None = None,
     tags: Iterable[torch.Tag] = (torch.Tag.pt2_compliant_tag,),
 ) -> Callable:
-    """Register `wsdan::<schema>` and return the op; `kernels` maps a backend's name to its kernel."""
+    """Register `wsdan::<schema>` and return the op; `kernels` has one kernel for each backend."""
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=tuple(tags))
 

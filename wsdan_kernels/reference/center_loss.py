@@ -1,6 +1,7 @@
 """Attention regularisation by feature centers, arXiv:1901.09891 eq. 5, in plain PyTorch.
 
-c_b = centers[labels_b] / max(||centers[labels_b]||_2, 1e-12);  loss = mean over b of ||f_b - c_b||^2.
+c_b = centers[labels_b] / max(||centers[labels_b]||_2, 1e-12);
+loss = mean over b of ||f_b - c_b||^2.
 """
 
 import torch
@@ -20,9 +21,7 @@ def forward(features: Tensor, centers: Tensor, labels: Tensor) -> tuple[Tensor, 
     return difference.square().sum() / max(features.shape[0], 1), difference
 
 
-def update(
-    centers: Tensor, features: Tensor, labels: Tensor, beta: float, duplicates: str
-) -> None:
+def update(centers: Tensor, features: Tensor, labels: Tensor, beta: float, duplicates: str) -> None:
     """centers (N,D) in place: centers[labels_b] += beta (f_b - c_b), c_b read before any update."""
     step = beta * _difference(features, centers, labels)
     if duplicates == "mean":

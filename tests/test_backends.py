@@ -1,0 +1,142 @@
+"""The choice of a backend, and what is said where one cannot run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import wsdan_kernels as wk
+from wsdan_kernels import _native, backends
+from wsdan_kernels.ops import KERNELS
+
+
+def run_python(code: str, root, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_native_library_is_built_and_loads():
+    assert backends.available()["cpu"] is None, "run pip install -e . (with a C++ compiler)"
+    assert backends.resolve("attention_boxes", "auto", "cpu", torch.float32) == "cpu"
+
+
+def test_a_backend_that_cannot_run_raises_with_the_reason():
+    with pytest.raises(
+        wk.BackendUnavailableError, match="'triton' cannot run: this version has no"
+    ):
+        wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="triton")
+    with pytest.raises(RuntimeError, match="no cpu kernel for center_loss in this version"):
+        wk.center_loss(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0]), backend="cpu")
+    reason = backends.why_not("attention_boxes", "cpu", "cuda", torch.float32)
+    assert reason == "runs on cpu tensors only, not cuda"
+
+
+def test_every_op_has_a_reference_kernel_that_takes_everything():
+    for op in KERNELS:
+        for device in ("cpu", "cuda", "meta"):
+            for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+                assert backends.why_not(op, "reference", device, dtype) is None
+
+
+def test_explain_names_every_backend_and_op():
+    text = wk.explain()
+    for name in backends.NAMES:
+        assert re.search(rf"^  {name}: can", text, re.MULTILINE)
+    for op in KERNELS:
+        assert re.search(rf"^  {op}: (reference|cpu)", text, re.MULTILINE)
+    assert "  attention_boxes: reference (runs on cpu tensors only, not cuda)" in wk.explain("cuda")
+
+
+def test_a_switched_off_library_falls_back_and_says_so(root):
+    code = """
+import torch, wsdan_kernels as wk
+print(wk.attention_boxes(torch.ones(1, 4, 4), (8, 8), threshold=0.5, padding=0.1).tolist())
+print(wk.explain())
+try:
+    wk.attention_boxes(torch.ones(1, 4, 4), (8, 8), threshold=0.5, padding=0.1, backend="cpu")
+except wk.BackendUnavailableError as error:
+    print(error)
+"""
+    result = run_python(code, root, WSDAN_DISABLE_NATIVE="1")
+    assert result.returncode == 0, result.stderr
+    assert "[[0, 0, 7, 7]]" in result.stdout
+    assert "cpu: cannot run: switched off by WSDAN_DISABLE_NATIVE=1" in result.stdout
+    assert "attention_boxes: reference" in result.stdout
+    assert "attention_boxes: backend 'cpu' cannot run: switched off" in result.stdout
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_missing_or_broken_library_says_what_to_do(broken, tmp_path, root):
+    copy = tmp_path / "wsdan_kernels"
+    shutil.copytree(root / "wsdan_kernels", copy, ignore=shutil.ignore_patterns("*.so"))
+    if broken:
+        (copy / "_cpu.abi3.so").write_bytes(b"not a library")
+    result = run_python("import wsdan_kernels as wk; print(wk.explain())", tmp_path)
+    assert result.returncode == 0, result.stderr
+    expected = "does not load" if broken else "was not built; run `pip install -e .` again"
+    assert expected in result.stdout
+    assert "attention_boxes: reference" in result.stdout
+
+
+def test_importing_loads_neither_triton_nor_the_library(root):
+    code = """
+import sys, torch
+before = set(sys.modules)
+import wsdan_kernels
+assert not any(name.split(".")[0] == "triton" for name in set(sys.modules) - before)
+from wsdan_kernels import _native
+assert _native.failure.cache_info().currsize == 0
+"""
+    result = run_python(code, root)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_library_uses_the_stable_abi_only(root):
+    """No C++ symbol of torch is needed: only the C shims, which keep their meaning."""
+    assert _native.failure("cpu") is None
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("no nm to read the library's symbols with; CI has it")
+    (library,) = (root / "wsdan_kernels").glob("_cpu.*")
+    listing = subprocess.run(
+        [nm, "-D", "--undefined-only", library], capture_output=True, text=True, check=True
+    ).stdout
+    symbols = [line.split()[-1] for line in listing.splitlines()]
+    assert any(symbol.startswith(("aoti_torch_", "torch_")) for symbol in symbols)
+    unstable = [symbol for symbol in symbols if re.match(r"_ZNK?(2at|3c10|5torch)", symbol)]
+    assert unstable == []
+
+
+def test_the_native_op_follows_the_number_of_threads():
+    maps = torch.rand(8, 13, 11, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append(
+                wk.attention_boxes(maps, (99, 77), threshold=0.5, padding=0.1, backend="cpu")
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_native_argument_checks_are_a_runtime_error():
+    """What Python checks first is checked again at the boundary."""
+    assert _native.failure("cpu") is None
+    with pytest.raises(RuntimeError, match="differ in B"):
+        torch.ops.wsdan_native.attention_boxes(
+            torch.ones(2, 4, 4), torch.ones(3, 1), 8, 8, 0.1, "paper", True
+        )

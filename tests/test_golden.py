@@ -1,0 +1,234 @@
+"""Parity with the published implementations: their outputs stand in tests/golden (its README).
+
+The full set of cases is larger than a repository should hold; where it is at hand, in
+WSDAN_GOLDEN or in ../shared/golden, it is used too.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import wsdan_kernels as wk
+from wsdan_kernels import backends
+from wsdan_kernels.compat import guyuc, paper
+from wsdan_kernels.testing import relative_error
+
+HERE = Path(__file__).parent
+FOLDERS = (
+    HERE / "golden",
+    Path(os.environ.get("WSDAN_GOLDEN", HERE.parent.parent / "shared" / "golden")),
+)
+FILES = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.npz"))}
+TOLERANCE = 1e-5
+
+
+def named(prefix: str):
+    names = sorted(name for name in FILES if name.startswith(prefix))
+    assert names, f"no golden case {prefix}*"
+    return pytest.mark.parametrize("name", names)
+
+
+def load(name: str) -> dict:
+    with np.load(FILES[name]) as arrays:
+        return {
+            key: torch.from_numpy(arrays[key]) if arrays[key].ndim else arrays[key].item()
+            for key in arrays
+        }
+
+
+def assert_parity(value, truth):
+    assert relative_error(value, truth) <= TOLERANCE
+
+
+def runnable(op: str) -> list[str]:
+    return [
+        name for name in backends.NAMES if backends.why_not(op, name, "cpu", torch.float32) is None
+    ]
+
+
+def test_the_repository_holds_a_case_of_each_kind():
+    kinds = {path.stem.rstrip("0123456789_") for path in FOLDERS[0].glob("*.npz")}
+    assert kinds == {
+        "bap_cal_eval",
+        "bap_max_guyuc",
+        "bap_mean_resized_attention_guyuc",
+        "bap_mean_seed",
+        "bap_mean_signed",
+        "center_duplicates_accumulate",
+        "center_seed",
+        "crop_drop_guyuc",
+        "crop_drop_seed",
+        "crop_drop_wvinzh",
+        "refine_seed",
+    }
+
+
+@named("bap_m")
+def test_pooling_and_its_gradients(name):
+    case = load(name)
+    for backend in runnable("bilinear_attention_pool"):
+        features = case["features"].clone().requires_grad_()
+        attentions = case["attentions"].clone().requires_grad_()
+        reduce = "max" if "max" in name else "mean"
+        output = wk.bilinear_attention_pool(features, attentions, reduce=reduce, backend=backend)
+        output.flatten(1).backward(case["grad_output"])
+        assert_parity(output.flatten(1), case["output"])
+        assert_parity(features.grad, case["grad_features"])
+        assert_parity(attentions.grad, case["grad_attentions"])
+
+
+@named("bap_m")
+def test_compat_pooling_modules(name):
+    case = load(name)
+    module = guyuc.BAP("GMP" if "max" in name else "GAP")
+    assert_parity(module(case["features"], case["attentions"]), case["output"])
+    if name.startswith("bap_mean_s"):
+        raw, scaled = paper.BAP()(case["features"], case["attentions"])
+        assert_parity(raw, case["output"])
+        assert_parity(scaled, 100 * case["output"])
+
+
+@named("bap_cal")
+def test_counterfactual_pooling_in_one_call(name):
+    case = load(name)
+    features, attentions = case["features"], case["attentions"]
+    both = torch.cat((attentions, torch.ones_like(attentions)), dim=1)
+    pooled = wk.bilinear_attention_pool(features, both, eps=case["eps"], groups=2)
+    actual, counterfactual = pooled.chunk(2, dim=1)
+    assert_parity(actual.flatten(1), case["output"])
+    assert_parity(counterfactual.flatten(1), case["counterfactual"])
+    assert_parity(guyuc.BAP(eps=case["eps"])(features, attentions), case["output"])
+
+
+def options(name: str) -> dict:
+    if "guyuc" in name:
+        return {"rule": "guyuc"}
+    return {"align_corners": "wvinzh" not in name}
+
+
+@named("crop_drop")
+def test_views(name):
+    case = load(name)
+    images, thetas = case["images"], case["thetas"]
+    rows = torch.arange(images.shape[0])
+    crop_maps, drop_maps = (case["attentions"][rows, case["picks"][:, i]] for i in (0, 1))
+    for backend in runnable("attention_boxes"):
+        kwargs = {**options(name), "padding": 0.1, "backend": backend}
+        size = tuple(images.shape[2:])
+        boxes = wk.attention_boxes(crop_maps, size, threshold=thetas[:, 0], **kwargs)
+        assert_parity(wk.crop_resize(images, boxes), case["crop"])
+        if "boxes" in case:
+            assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
+    crops, drops = wk.attention_crop_drop(
+        images,
+        crop_maps,
+        drop_maps,
+        crop_threshold=thetas[:, 0],
+        drop_threshold=thetas[:, 1],
+        **options(name),
+    )
+    assert_parity(crops, case["crop"])
+    assert torch.equal(drops, case["drop"])
+    if "drop_mask" in case:
+        kept = wk.attention_drop(
+            torch.ones_like(images[:, :1]), drop_maps, threshold=thetas[:, 1], **options(name)
+        )
+        assert torch.equal(kept, case["drop_mask"])
+    if "refined" in case:
+        views, _ = wk.attention_refine(images, case["attentions"], **options(name))
+        assert_parity(views, case["refined"])
+
+
+@named("refine")
+def test_refine(name):
+    case = load(name)
+    for backend in runnable("attention_boxes"):
+        maps, size = case["attentions"].mean(1), tuple(case["images"].shape[2:])
+        boxes = wk.attention_boxes(maps, size, threshold=0.1, padding=0.05, backend=backend)
+        assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
+    assert_parity(paper.mask2bbox(case["attentions"], case["images"]), case["crop"])
+
+
+@named("crop_drop_guyuc")
+def test_compat_batch_augment(name, monkeypatch):
+    case = load(name)
+    rows = torch.arange(case["images"].shape[0])
+    for column, mode in enumerate(("crop", "drop")):
+        maps = case["attentions"][rows, case["picks"][:, column]][:, None]
+        thetas = iter(case["thetas"][:, column].tolist())
+        monkeypatch.setattr(random, "uniform", lambda low, high, thetas=thetas: next(thetas))
+        limits = (0.4, 0.6) if mode == "crop" else (0.2, 0.5)
+        views = guyuc.batch_augment(case["images"], maps, mode=mode, theta=limits)
+        assert_parity(views, case[mode])
+    mean = case["attentions"].mean(1, keepdim=True)
+    refined = guyuc.batch_augment(case["images"], mean, theta=0.1, padding_ratio=0.05)
+    assert_parity(refined, case["refined"])
+
+
+@named("crop_drop_seed")
+def test_compat_listing(name, monkeypatch):
+    """The listing's functions, steered to the recorded picks and thresholds."""
+    case = load(name)
+    weights = case["attentions"].mean((2, 3)).sqrt().double()
+    ends = weights.cumsum(1) / weights.sum(1, keepdim=True)
+    middles = ends - weights / weights.sum(1, keepdim=True) / 2
+    uniforms = middles.gather(1, case["picks"]).numpy()
+    images, attentions = case["images"], case["attentions"]
+
+    def steer(columns):
+        thetas = iter(case["thetas"][:, columns].flatten().tolist())
+        monkeypatch.setattr(np.random, "random_sample", lambda shape: uniforms[:, columns])
+        monkeypatch.setattr(random, "uniform", lambda low, high: next(thetas))
+
+    for function in (paper.attention_crop_drop, paper.attention_crop_drop2):
+        steer([0, 1])
+        crops, drops = function(attentions, images)
+        assert_parity(crops, case["crop"])
+        assert torch.equal(drops, case["drop"])
+    steer([0])
+    assert_parity(paper.attention_crop(attentions, images), case["crop"])
+    steer([1])
+    assert torch.equal(paper.attention_drop(attentions, images), case["drop"])
+
+
+def test_compat_draws_like_the_published_loop():
+    """The same seeds pick the same maps as numpy.random.choice does in the published loop."""
+    attentions = torch.rand((6, 5, 4, 4), generator=torch.Generator().manual_seed(0))
+    weights = attentions.mean((2, 3)).sqrt().double()
+    weights = (weights / weights.sum(1, keepdim=True)).numpy()
+    np.random.seed(3)
+    expected = [[np.random.choice(5, 1, p=row)[0] for _ in range(2)] for row in weights]
+    np.random.seed(3)
+    (first, second), _ = paper._draw(attentions, ((0.4, 0.6), (0.2, 0.5)))
+    for b, (i, j) in enumerate(expected):
+        assert torch.equal(first[b], attentions[b, i])
+        assert torch.equal(second[b], attentions[b, j])
+
+
+@named("center")
+def test_centers(name):
+    case = load(name)
+    centers, labels, beta = case["centers"], case["labels"], case["beta"]
+    features = case["features"].clone().requires_grad_()
+    loss = wk.center_loss(features, centers, labels)
+    loss.backward()
+    assert_parity(loss, torch.tensor(case["loss"]))
+    if "grad_features" in case:
+        assert_parity(features.grad, case["grad_features"])
+    updated = wk.update_centers_(centers.clone(), case["features"], labels, beta=beta)
+    assert_parity(updated, case["updated_centers"])
+    twin_loss, diff = paper.calculate_pooling_center_loss(case["features"], centers, labels, beta)
+    assert_parity(twin_loss, torch.tensor(case["loss"]))
+    assert_parity(diff, case["diff"])
+
+
+def test_compat_center_loss():
+    """WS-DAN.PyTorch's CenterLoss against its definition."""
+    outputs = torch.randn(4, 7, generator=torch.Generator().manual_seed(1))
+    targets = torch.ones(4, 7)
+    expected = sum((outputs[b] - targets[b]).square().sum() for b in range(4)) / 4
+    torch.testing.assert_close(guyuc.CenterLoss()(outputs, targets), expected)
