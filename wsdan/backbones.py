@@ -19,6 +19,7 @@ _LAYERS = {
     "wide_resnet": "layer4",
     "regnet": "trunk_output",
     "shufflenet": "conv5",
+    "swin": "permute",
 }
 _PROBE_SIZE = 320
 
@@ -115,8 +116,9 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
     layer = layer or _default_layer(model_name)
     try:
         return _Layer(model, layer)
-    except ValueError:
-        raise UserError(f"--backbone {name}: the model has no layer {layer!r}") from None
+    except (ValueError, TypeError, AssertionError) as error:  # what tracing the model raises
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--backbone {name}: cannot take layer {layer!r}: {reason}") from None
 
 
 def _default_layer(model_name: str) -> str:
@@ -129,7 +131,7 @@ class _Layer(nn.Module):
 
     def __init__(self, model: nn.Module, layer: str):
         super().__init__()
-        self.body = create_feature_extractor(model, {layer: "features"})
+        self.body = create_feature_extractor(model, {layer: "features"}, suppress_diff_warning=True)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)["features"]

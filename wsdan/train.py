@@ -51,33 +51,30 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         first_epoch, best = _restore(folder / LAST, model, optimizer, schedule, classes, device)
         keep_metrics_before(folder, first_epoch)
     (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
-    passes = "" if config.method == "wsdan" else ", plain backbone"
     print(
         f"{len(batches.dataset)} pictures of {len(classes)} classes to train on, "
-        f"{len(val_batches.dataset)} to validate; {config.backbone} at {config.image_size} px "
-        f"on {device}{passes}; writing to {folder}"
+        f"{len(val_batches.dataset)} to validate; {config.method}, {config.backbone} at "
+        f"{config.image_size} px on {device}; writing to {folder}"
     )
     metrics: dict[str, float] = {}
     with SummaryWriter(str(folder)) as board:
         for epoch in range(first_epoch, config.epochs):
             started = time.perf_counter()
-            record = train_one_epoch(model, batches, optimizer, schedule, config, device, epoch)
-            last = epoch + 1 == config.epochs
-            if last or (epoch + 1) % config.eval_every == 0:
+            record = {"epoch": epoch}
+            record |= train_one_epoch(model, batches, optimizer, schedule, config, device, epoch)
+            improved = False
+            if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 metrics = evaluate(model, val_batches, config, device)
                 record |= {f"val_{name}": value for name, value in metrics.items()}
-            record = {"epoch": epoch, **record, "seconds": time.perf_counter() - started}
-            append_metrics(folder, record)
-            for name, value in record.items():
-                board.add_scalar(name, value, epoch)
-            print(_epoch_line(record, config.epochs))
-            improved = bool(metrics) and final_accuracy(metrics) > best
-            best = max(best, final_accuracy(metrics)) if metrics else best
+                improved = final_accuracy(metrics) > best
+                best = max(best, final_accuracy(metrics))
+            record["seconds"] = time.perf_counter() - started
+            _log(record, config, folder, board)
             state = _state(model, optimizer, schedule, epoch + 1, best)
             save_checkpoint(folder / LAST, config, classes, state)
             if improved:
                 save_checkpoint(folder / BEST, config, classes, state)
-    if not metrics:
+    if not metrics:  # resumed after the last epoch
         metrics = evaluate(model, val_batches, config, device)
     print(accuracy_table(metrics))
     print(f"checkpoints: {folder / LAST}, {folder / BEST}")
@@ -169,12 +166,16 @@ def _restore(path, model, optimizer, schedule, classes, device) -> tuple[int, fl
     return state["epoch"], state["best"]
 
 
-def _epoch_line(record: dict, epochs: int) -> str:
-    text = f"epoch {record['epoch'] + 1}/{epochs}: loss {record['loss']:.3f}"
+def _log(record: dict, config: Config, folder: Path, board: SummaryWriter) -> None:
+    """One epoch's record to metrics.jsonl, to TensorBoard and, as a line, to the terminal."""
+    append_metrics(folder, record)
+    for name, value in record.items():
+        board.add_scalar(name, value, record["epoch"])
+    text = f"epoch {record['epoch'] + 1}/{config.epochs}: loss {record['loss']:.3f}"
     text += f", training accuracy {record['accuracy']:.1f} %"
     for view in ("raw", "refined", "mean"):
         if f"val_{view}" in record:
             text += f", {view} {record[f'val_{view}']:.1f} %"
     if record["bad"]:
         text += f", {record['bad']} unreadable pictures skipped"
-    return text + f" ({record['seconds']:.1f} s)"
+    print(f"{text} ({record['seconds']:.1f} s)", flush=True)

@@ -5,13 +5,11 @@ pose on a busy meadow. All classes share one body. A class is a pair: the colour
 (told at a glance) and the two eyespots on the hind wings, a few pixels wide. Eyespots come in two
 pairs, blue about gold and gold about blue, white about red and red about white, ring and pupil
 of equal areas: from afar the two of a pair look alike, and only a closer look tells them apart.
-The body's tint, the light and the noise mean nothing, and the meadow is strewn with petals of the
-fore wings' colours that carry eyespots of their own, so a bag of colours does not tell the class.
-Nothing is read from disk.
+Body tint, light and noise mean nothing, and petals in the fore wings' colours, with eyespots of
+their own, are strewn about, so a bag of colours does not tell the class. No file is read.
 
 Random numbers are raw Philox words, whose stream numpy guarantees, and pixels use only + - * /
-and square roots, which IEEE 754 rounds alike everywhere; so the bytes do not depend on the
-machine.
+and square roots, which IEEE 754 rounds alike everywhere: the bytes do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -140,11 +138,10 @@ class _Patch:
         self.origin = left, top
         height, width = self.pixels.shape[1:]
         self._sharpness = scale * size  # pixels per unit of u and v
-        dx = np.arange(width, dtype=np.float32) * (1 / self._sharpness)
-        dy = np.arange(height, dtype=np.float32)[:, None] * (1 / self._sharpness)
-        dx += ((left + 0.5) / size - x) / scale
-        dy += ((top + 0.5) / size - y) / scale
-        self.u, self.v = dx * cos + dy * sin, dy * cos - dx * sin
+        dx = (np.arange(width, dtype=np.float32) + (left + 0.5 - x * size)) / (scale * size)
+        dy = (np.arange(height, dtype=np.float32) + (top + 0.5 - y * size)) / (scale * size)
+        self.u = dx * cos + (dy * sin)[:, None]
+        self.v = (dy * cos)[:, None] - dx * sin
 
     def cover(self, distance: np.ndarray, blur: float = 0.0) -> np.ndarray:
         """Coverage in [0, 1] of the shape distance <= 0, its edge one pixel (or `blur`) wide."""
@@ -153,7 +150,7 @@ class _Patch:
         return np.minimum(np.maximum(cover, 0, out=cover), 1, out=cover)
 
     def paint(self, colour, cover: np.ndarray, light: np.ndarray | None = None) -> None:
-        """Blend a colour (3), lit by `light` (h, w), over the pixels, weighted by `cover` (h, w)."""
+        """Blend a colour (3), lit by `light` (h, w), over the pixels, as far as `cover` (h, w)."""
         colour = np.asarray(colour, np.float32)[:, None, None]
         change = (colour if light is None else colour * light) - self.pixels
         change *= cover
@@ -188,15 +185,13 @@ def _draw_meadow(stream: _Stream, size: int) -> np.ndarray:
     ground = [stream.colour((0.22, 0.50), (0.28, 0.52), (0.12, 0.34)) for _ in range(2)]
     mix = _value_noise(stream, size, (5, 11, 23, 47))
     canvas = np.stack([a + (1.5 * b - a) * mix for a, b in zip(*ground, strict=True)])
-    for _ in range(8):
-        x, y, angle = stream.uniform(0, 1), stream.uniform(0, 1), stream.uniform(0, math.tau)
+    for _ in range(6):
         length, width = stream.uniform(0.12, 0.3), stream.uniform(0.006, 0.018)
-        patch = _Patch(canvas, x, y, angle, 1.0, length + 0.01, width + 0.02)
+        patch = _somewhere(stream, canvas, 1.0, length + 0.01, width + 0.02)
         blade = _ellipse(patch.u, patch.v, length, width)
         patch.paint(stream.colour((0.20, 0.62), (0.36, 0.72), (0.10, 0.36)), patch.cover(blade))
     for _ in range(6):
         _draw_petal(stream, canvas)
-    for _ in range(6):
         patch = _somewhere(stream, canvas, stream.uniform(0.012, 0.026))
         _draw_eye(patch, _disc(patch.u, patch.v, 0, 0, 0), 1.0, stream.pick(_EYE_COLOURS), 1.0)
     return canvas
@@ -220,16 +215,16 @@ def _draw_eye(patch: _Patch, distance, radius: float, colours, cover) -> None:
     patch.paint(pupil, cover * patch.cover(distance - math.sqrt(0.5) * radius))
 
 
-def _somewhere(stream: _Stream, canvas: np.ndarray, scale: float) -> _Patch:
-    """A patch about a random point, turned at random, wide enough for a shape of radius 1.4."""
+def _somewhere(stream: _Stream, canvas, scale: float, half_u=1.4, half_v=1.2) -> _Patch:
+    """A patch about a random point, turned at random."""
     x, y, angle = stream.uniform(0, 1), stream.uniform(0, 1), stream.uniform(0, math.tau)
-    return _Patch(canvas, x, y, angle, scale, 1.4, 1.2)
+    return _Patch(canvas, x, y, angle, scale, half_u, half_v)
 
 
 def _tint(stream: _Stream) -> tuple[float, ...]:
     """A body colour: brown, olive, slate or mauve, dark enough for every eyespot to show."""
-    base, gain = stream.pick(_TINTS), stream.uniform(0.8, 1.2)
-    return tuple(channel * gain + stream.uniform(-0.05, 0.05) for channel in base)
+    gain = stream.uniform(0.8, 1.2)
+    return tuple(c * gain + stream.uniform(-0.05, 0.05) for c in stream.pick(_TINTS))
 
 
 def _value_noise(stream: _Stream, size: int, cells: tuple[int, ...]) -> np.ndarray:
@@ -277,20 +272,18 @@ def _draw_moth(stream: _Stream, canvas: np.ndarray, wing: int, eye: int):
     patch.paint(_DARK, patch.cover(feelers))
     fur, light = [0.55 * channel + 0.06 for channel in tint], 0.8 - 4.0 * np.minimum(body, 0)
     patch.paint(fur, patch.cover(np.minimum(body, head)), light)
-    return _tight_box(patch.cover(np.minimum(outline, feelers)), patch.origin)
+    return _tight_box(patch.cover(np.minimum(outline, feelers)), *patch.origin)
 
 
 def _wing_frame(u, v, root: float, sweep: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates along and across a wing that starts at (root, 0.04), swept forward by `sweep`."""
-    cos, sin = math.cos(sweep), math.sin(sweep)
-    du, dv = u - root, v - 0.04
+    cos, sin, du, dv = math.cos(sweep), math.sin(sweep), u - root, v - 0.04
     return du * sin + dv * cos, du * cos - dv * sin
 
 
-def _tight_box(cover: np.ndarray, origin: tuple[int, int]) -> tuple[int, int, int, int]:
+def _tight_box(cover: np.ndarray, left: int, top: int) -> tuple[int, int, int, int]:
     """The box x1, y1, x2, y2 of the covered pixels."""
     rows, columns = np.nonzero(cover)
-    left, top = origin
     x1, x2 = left + int(columns.min()), left + int(columns.max()) + 1
     return x1, top + int(rows.min()), x2, top + int(rows.max()) + 1
 

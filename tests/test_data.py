@@ -1,0 +1,150 @@
+"""Reading pictures of every kind, folders, and what is wrong with them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trees import make_tree
+
+from wsdan.config import Config
+from wsdan.data.folder import PictureFolder, split_folder
+from wsdan.data.loaders import train_loader, val_loader
+from wsdan.data.pictures import (
+    BadPictureError,
+    box_in_picture,
+    eval_transform,
+    load_picture,
+    train_transform,
+)
+from wsdan.errors import UserError
+
+
+def gradient(width=37, height=21):
+    return np.linspace(0, 255, width * height).reshape(height, width)
+
+
+def folder_config(root, **options):
+    defaults = {"data": "folder", "root": str(root), "image_size": 32, "workers": 0}
+    return Config(**{**defaults, **options}).resolved()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P", "1", "LA", "I;16", "I", "F"])
+def test_every_kind_of_picture_becomes_rgb(mode, tmp_path):
+    grey = gradient()
+    if mode == "I;16":
+        image = Image.fromarray((grey * 257).astype(np.uint16))
+    elif mode in ("I", "F"):
+        image = Image.fromarray(grey.astype(np.int32 if mode == "I" else np.float32))
+    else:
+        image = Image.fromarray(grey.astype(np.uint8)).convert(mode)
+    path = tmp_path / ("a.png" if mode in ("L", "RGB", "RGBA", "P", "1", "LA", "I;16") else "a.tif")
+    image.save(path)
+    picture = load_picture(path)
+    assert picture.mode == "RGB"
+    assert picture.size == (37, 21)
+    if mode not in ("1", "P"):
+        difference = np.abs(np.asarray(picture, dtype=float) - grey[:, :, None])
+        assert difference.max() <= 2
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    Image.new("RGBA", (5, 5), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert load_picture(tmp_path / "a.png").getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_exif_orientation_is_followed(tmp_path):
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert load_picture(tmp_path / "a.jpg").size == (4, 8)
+
+
+def bad_files(folder):
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("no picture")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        folder / "whole.png"
+    )
+    data = (folder / "whole.png").read_bytes()
+    (folder / "cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "whole.png").unlink()
+    return ["empty.png", "text.jpg", "cut.png"]
+
+
+def test_bad_pictures_are_named(tmp_path):
+    for name in [*bad_files(tmp_path), "missing.png"]:
+        with pytest.raises(BadPictureError, match=rf"{name}: not a readable picture: \S+"):
+            load_picture(tmp_path / name)
+
+
+def test_transforms_give_the_input_size():
+    picture = Image.fromarray(gradient().astype(np.uint8)).convert("RGB")
+    for transform in (train_transform(32), eval_transform(32), eval_transform(32, whole=True)):
+        tensor = transform(picture)
+        assert tensor.shape == (3, 32, 32)
+        assert tensor.dtype == torch.float32
+
+
+def test_a_box_maps_back_to_the_picture():
+    # 448 is cut out of the middle of 512, to which the picture was resized.
+    assert box_in_picture([0, 0, 448, 448], (1024, 512), 448) == [64, 32, 960, 480]
+    assert box_in_picture([0, 0, 96, 96], (300, 200), 96, whole=True) == [0, 0, 300, 200]
+
+
+@pytest.mark.parametrize("val", ["val", "test"])
+def test_loaders_of_a_folder(tmp_path, val):
+    make_tree(tmp_path, val=val)
+    config = folder_config(tmp_path, batch_size=5)
+    loader, classes = train_loader(config)
+    assert classes == ["blue", "green", "red"]
+    batches = list(loader)
+    assert [len(batch.labels) for batch in batches] == [5, 5]  # the short one is left out
+    batches = list(val_loader(config, classes))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert batches[0].images.shape == (5, 3, 32, 32)
+
+
+def test_a_bad_picture_is_reported_not_raised(tmp_path):
+    make_tree(tmp_path)
+    bad_files(tmp_path / "train" / "red")
+    for workers in (0, 1):
+        loader, _ = train_loader(folder_config(tmp_path, batch_size=15, workers=workers))
+        (batch,) = list(loader)
+        assert len(batch.labels) == 12
+        assert sorted(line.split(":")[0].split("/")[-1] for line in batch.bad) == [
+            "cut.png",
+            "empty.png",
+            "text.jpg",
+        ]
+
+
+def test_validation_uses_the_training_labels(tmp_path):
+    make_tree(tmp_path)
+    for path in (tmp_path / "val" / "blue").iterdir():
+        path.unlink()
+    (tmp_path / "val" / "blue").rmdir()
+    dataset = PictureFolder(tmp_path / "val", eval_transform(32), ["blue", "green", "red"])
+    assert {dataset[index][1] for index in range(len(dataset))} == {1, 2}
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(UserError, match="--root: no such folder: .*nowhere"):
+        split_folder(tmp_path / "nowhere", ("train",))
+    with pytest.raises(UserError, match="has no val/ or test/ folder"):
+        split_folder(tmp_path, ("val", "test"))
+    make_tree(tmp_path / "tree")
+    train = tmp_path / "tree" / "train"
+    (train / "void").mkdir()
+    with pytest.raises(UserError, match=r"train/void: the class folder holds no picture"):
+        PictureFolder(train, eval_transform(32))
+    (train / "void").rmdir()
+    with pytest.raises(UserError, match="class 'green' is not among the training classes"):
+        PictureFolder(train, eval_transform(32), ["blue", "red"])
+    single = make_tree(tmp_path / "single") / "train"
+    for name in ("green", "red"):
+        for path in (single / name).iterdir():
+            path.unlink()
+        (single / name).rmdir()
+    with pytest.raises(UserError, match="at least two class folders are needed; found 1"):
+        PictureFolder(single, eval_transform(32))
