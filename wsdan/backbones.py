@@ -52,16 +52,27 @@ def build_backbone(name: str, pretrained: bool = False) -> Backbone:
         network = _timm(name.removeprefix("timm/"), pretrained)
     else:
         network = _torchvision(name, pretrained)
-    with torch.no_grad():
-        was_training = network.training
-        features = network.eval()(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
-        network.train(was_training)
+    features = _probe(network, name)
     if features.dim() != 4:
         raise UserError(
             f"--backbone {name}: its output has shape {tuple(features.shape)}, "
             "but a feature map (B, C, h, w) is needed; name a layer as NAME:LAYER"
         )
     return Backbone(network, features.shape[1], round(_PROBE_SIZE / features.shape[2]))
+
+
+@torch.no_grad()
+def _probe(network: nn.Module, name: str) -> Tensor:
+    """The network's output on one empty picture."""
+    try:
+        return network.eval()(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--backbone {name}: takes no picture of {_PROBE_SIZE} x {_PROBE_SIZE} pixels: {reason}"
+        ) from None
+    finally:
+        network.train()
 
 
 class Tiny(nn.Sequential):
