@@ -57,7 +57,8 @@ def table(rows: list[Row], baseline: str) -> str:
 
 def write_json(rows: list[Row], path: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({"torch": torch.__version__, "rows": [asdict(row) for row in rows]}, file, indent=1)
+        content = {"torch": torch.__version__, "rows": [asdict(row) for row in rows]}
+        json.dump(content, file, indent=1)
 
 
 def _percentile(values: list[float], share: float) -> float:

@@ -76,14 +76,15 @@ def _probe(network: nn.Module, name: str) -> Tensor:
 
 
 class Tiny(nn.Sequential):
-    """A small residual network of stride 8 for the embedded pictures: 64 channels."""
+    """A small residual network of stride 8 for the embedded pictures: 64 channels.
+
+    It sees a picture as averages of 8x8 pixels, so small marks are lost to it unless the picture
+    is enlarged: it makes looking closer pay, for a network that runs in minutes on a CPU.
+    """
 
     def __init__(self):
         super().__init__(
-            _conv_bn_relu(3, 24, kernel=4, stride=4, padding=0),
-            _conv_bn_relu(24, 48, stride=2),
-            _Residual(48),
-            _conv_bn_relu(48, 64),
+            nn.AvgPool2d(8), _conv_bn_relu(3, 48), _Residual(48), _conv_bn_relu(48, 64)
         )
 
 
@@ -98,9 +99,9 @@ class _Residual(nn.Module):
         return F.relu(x + self.norm(self.second(self.first(x))))
 
 
-def _conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1):
+def _conv_bn_relu(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )

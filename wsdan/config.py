@@ -24,8 +24,8 @@ DEVICES = ("auto", "cpu", "cuda")
 RECIPES = {
     "synthetic": {
         "backbone": "tiny",
-        "image_size": 96,
-        "epochs": 14,
+        "image_size": 128,
+        "epochs": 12,
         "batch_size": 32,
         "num_attentions": 8,
         "optimizer": "adamw",
@@ -34,10 +34,10 @@ RECIPES = {
         "weight_decay": 1e-2,
         "schedule": "cosine",
         "warmup": 0.1,
-        "refine_threshold": 0.3,
+        "refine_threshold": 0.4,
         "refine_padding": 0.1,
         "attention_bias": -1.0,
-        "eval_every": 7,
+        "eval_every": 4,
         "workers": 0,
     },
     "folder": {

@@ -17,7 +17,7 @@ from wsdan.data.pictures import (
 )
 from wsdan.data.synthetic import SyntheticDataset
 
-SYNTHETIC_TRAIN = 2048
+SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
 
 

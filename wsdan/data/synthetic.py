@@ -9,8 +9,7 @@ Body tint, light and noise mean nothing, and petals in the fore wings' colours, 
 their own, are strewn about, so a bag of colours does not tell the class. No file is read.
 
 Random numbers are raw Philox words, whose stream numpy guarantees, and pixels use only + - * /
-and square roots, which IEEE 754 rounds alike everywhere: but for the last bit of a sine or cosine
-(the scalars of a pose), the bytes do not depend on the machine.
+and square roots, rounded alike everywhere: only the last bit of a sine can depend on the machine.
 """
 
 from __future__ import annotations
