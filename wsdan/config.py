@@ -25,11 +25,11 @@ RECIPES = {
     "synthetic": {
         "backbone": "tiny",
         "image_size": 128,
-        "epochs": 12,
+        "epochs": 16,
         "batch_size": 32,
         "num_attentions": 8,
         "optimizer": "adamw",
-        "lr": 4e-3,
+        "lr": 8e-3,
         "classifier_lr_scale": 0.1,
         "weight_decay": 1e-2,
         "schedule": "cosine",

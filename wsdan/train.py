@@ -26,6 +26,8 @@ from wsdan.run_folder import (
     open_run_folder,
 )
 
+BAR_EVERY = 5  # steps between the progress bar's figures
+
 
 def train(config: Config) -> tuple[Path, dict[str, float]]:
     """Train, evaluate and write a run; `config` need not be resolved.
@@ -118,7 +120,7 @@ def train_one_epoch(
         correct += (result["logits"].detach().argmax(1) == labels).sum()
         pictures += len(labels)
         steps += 1
-        if not bar.disable:
+        if not bar.disable and steps % BAR_EVERY == 1:  # reading a value waits for the device
             loss, accuracy = float(totals["loss"]) / steps, 100 * float(correct) / pictures
             bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
     if steps == 0:
