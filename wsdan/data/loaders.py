@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from wsdan.config import Config
 from wsdan.data.folder import PictureFolder, split_folder
@@ -35,7 +36,8 @@ class InMemory(Dataset):
 
     def __init__(self, source: SyntheticDataset, transform):
         self.transform = transform
-        items = [source[index] for index in range(len(source))]
+        indices = tqdm(range(len(source)), desc="drawing pictures", leave=False, disable=None)
+        items = [source[index] for index in indices]
         self.images = torch.stack([image for image, _ in items])
         self.labels = [label for _, label in items]
 
