@@ -1,13 +1,17 @@
-// Neighbours and weights of bilinear resampling along one axis, as torch's interpolate has them.
+// Neighbours, weights and blending of bilinear resampling along one axis.
+//
+// Each rounding is where torch's interpolate has it on a CPU with fused multiply-add, and is
+// written out as std::fma, so that every machine and every compiler gives the same bits.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "macros.h"
 
 namespace wsdan {
 
-// out = (1 - weight) * in[lower] + weight * in[upper]
+// out = blend(in[lower], in[upper], weight)
 template <typename T>
 struct Tap {
     int64_t lower;
@@ -25,7 +29,7 @@ WSDAN_HOST_DEVICE Tap<T> bilinear_tap(int64_t i, int64_t in, int64_t out, bool a
         source = step * static_cast<T>(i);
     } else {
         const T step = static_cast<T>(in) / static_cast<T>(out);
-        source = step * (static_cast<T>(i) + T(0.5)) - T(0.5);
+        source = std::fma(step, static_cast<T>(i) + T(0.5), T(-0.5));
         source = source < T(0) ? T(0) : source;
     }
     int64_t lower = static_cast<int64_t>(source);
@@ -34,6 +38,12 @@ WSDAN_HOST_DEVICE Tap<T> bilinear_tap(int64_t i, int64_t in, int64_t out, bool a
     weight = weight < T(0) ? T(0) : (weight > T(1) ? T(1) : weight);
     const int64_t upper = lower < in - 1 ? lower + 1 : lower;
     return {lower, upper, weight};
+}
+
+// (1 - weight) * lower + weight * upper
+template <typename T>
+WSDAN_HOST_DEVICE T blend(T lower, T upper, T weight) {
+    return std::fma(lower, T(1) - weight, upper * weight);
 }
 
 }  // namespace wsdan

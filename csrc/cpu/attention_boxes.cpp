@@ -20,6 +20,7 @@
 
 #include "../common/bilinear.h"
 #include "../common/boxes.h"
+#include "levels.h"
 
 namespace wsdan {
 namespace {
@@ -79,8 +80,7 @@ public:
             T* target = wide_.data() + y * width;
             for (int64_t x = 0; x < width; ++x) {
                 const Tap<T>& tap = columns_[x];
-                target[x] =
-                    source[tap.lower] * (T(1) - tap.weight) + source[tap.upper] * tap.weight;
+                target[x] = blend(source[tap.lower], source[tap.upper], tap.weight);
             }
             row_maxima_[y] = maximum(target, width);
         }
@@ -100,7 +100,7 @@ public:
         const T* upper = wide_.data() + tap.upper * geometry_.width;
         const T weight = tap.weight;
         for (int64_t x = 0; x < geometry_.width; ++x)
-            row_[x] = lower[x] * (T(1) - weight) + upper[x] * weight;
+            row_[x] = blend(lower[x], upper[x], weight);
         return row_.data();
     }
 
@@ -176,6 +176,21 @@ void image_boxes(
     }
 }
 
+// Everything an image needs, compiled for each level of instructions: one is chosen at run time.
+template <typename T>
+WSDAN_CPU_LEVELS void batch_boxes(
+    const T* maps, const T* thresholds, int64_t begin, int64_t end, const Geometry& geometry,
+    int32_t* boxes
+) {
+    ResizedMap<T> resized(geometry);
+    const int64_t map_size = geometry.map_height * geometry.map_width;
+    for (int64_t b = begin; b < end; ++b)
+        image_boxes<T>(
+            resized, maps + b * map_size, thresholds + b * geometry.thresholds, geometry,
+            boxes + b * geometry.thresholds * 4
+        );
+}
+
 template <typename T>
 void launch_attention_boxes(
     const Tensor& maps, const Tensor& thresholds, const Geometry& geometry, Tensor& boxes
@@ -183,14 +198,8 @@ void launch_attention_boxes(
     const T* map_data = static_cast<const T*>(maps.const_data_ptr());
     const T* threshold_data = static_cast<const T*>(thresholds.const_data_ptr());
     int32_t* box_data = static_cast<int32_t*>(boxes.mutable_data_ptr());
-    const int64_t map_size = geometry.map_height * geometry.map_width;
     torch::stable::parallel_for(0, maps.size(0), 1, [&](int64_t begin, int64_t end) {
-        ResizedMap<T> resized(geometry);
-        for (int64_t b = begin; b < end; ++b)
-            image_boxes<T>(
-                resized, map_data + b * map_size, threshold_data + b * geometry.thresholds,
-                geometry, box_data + b * geometry.thresholds * 4
-            );
+        batch_boxes<T>(map_data, threshold_data, begin, end, geometry, box_data);
     });
 }
 
