@@ -75,7 +75,7 @@ MISTAKES = [
     (pool, {"signed_sqrt": 1}, TypeError, "signed_sqrt must be True or False, but got int"),
     (pool, {"eps": -1.0}, ValueError, "eps must be finite and >= 0, but got -1"),
     (pool, {"eps": "x"}, TypeError, "eps must be a number, but got str"),
-    (pool, {"scale": float("nan")}, ValueError, "scale must be .*got nan"),
+    (pool, {"scale": float("nan")}, ValueError, "scale must be finite, but got nan"),
     (pool, {"groups": 2}, ValueError, "groups must be a divisor of M.*got 2 for M = 5"),
     (pool, {"groups": 0}, ValueError, "groups must be finite and >= 1"),
     (pool, {"groups": 5, "normalize": None}, ValueError, "groups must be .*normalize"),

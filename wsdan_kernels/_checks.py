@@ -4,13 +4,14 @@ Every error names the function, the argument, the rule and what came: TypeError 
 value (not a tensor, wrong dtype), ValueError for a wrong one (shape, range, device mix).
 """
 
-import math
+import sys
 
 import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGER = (torch.int64, torch.int32)
+LARGEST = sys.float_info.max
 
 
 def wrong_type(op: str, name: str, rule: str, came: str) -> TypeError:
@@ -73,12 +74,14 @@ def choice(op: str, name: str, value: object, allowed: tuple) -> None:
         raise wrong_value(op, name, f"one of {names}", repr(value))
 
 
-def number(op: str, name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Check that `value` is a real number with low <= value <= high, and finite."""
+def number(op: str, name: str, value: float, low: float, high: float = LARGEST) -> None:
+    """Check that `value` is a real number with low <= value <= high, which infinities are not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise wrong_type(op, name, "a number", type(value).__name__)
-    if not (low <= value <= high) or math.isinf(value):
-        rule = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"finite and >= {low:g}"
+    if not low <= value <= high:
+        rule = f"in [{low:g}, {high:g}]"
+        if high == LARGEST:
+            rule = "finite" if low == -LARGEST else f"finite and >= {low:g}"
         raise wrong_value(op, name, rule, f"{value:g}")
 
 

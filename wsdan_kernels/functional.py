@@ -75,7 +75,7 @@ def bilinear_attention_pool(
         rule = 'a divisor of M, and 1 unless normalize="all"'
         raise check.wrong_value(op, "groups", rule, f"{groups} for M = {attentions.shape[1]}")
     check.number(op, "eps", eps, 0.0)
-    check.number(op, "scale", scale, -torch.finfo(torch.float32).max)
+    check.number(op, "scale", scale, -check.LARGEST)
     if attentions.shape[2:] != features.shape[2:]:
         size = features.shape[2:]
         attentions = F.interpolate(attentions, size, mode="bilinear", align_corners=True)
