@@ -1,9 +1,11 @@
 """The harness of the benchmarks: rows timed in turn on the same inputs, and one table."""
 
 import json
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -57,8 +59,23 @@ def table(rows: list[Row], baseline: str) -> str:
 
 def write_json(rows: list[Row], path: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        content = {"torch": torch.__version__, "rows": [asdict(row) for row in rows]}
+        content = {
+            "torch": torch.__version__,
+            "cpu": f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
+            "threads": torch.get_num_threads(),
+            "rows": [asdict(row) for row in rows],
+        }
         json.dump(content, file, indent=1)
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), "cpu"
+    )
 
 
 def _percentile(values: list[float], share: float) -> float:
