@@ -149,6 +149,8 @@ def test_resume_equals_an_uninterrupted_run(small, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 32)
     assert len(metrics_of(broken)) == 1
+    with open(broken / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 1, "lo')  # as a killed run may leave it
     assert main([*small, "--out", str(broken), "--resume"]) == 0
     for one, two in zip(metrics_of(whole), metrics_of(broken), strict=True):
         one.pop("seconds")
@@ -187,6 +189,7 @@ def test_config_file(small, tmp_path, capsys):
     assert settings["lr"] == 1e-3
     assert settings["seed"] == 4
     assert (settings["batch_size"], settings["epochs"]) == (16, 2)  # options override the file
+    assert not {"out", "resume", "overwrite"} & set(settings)
     again = ["train", "--config", str(tmp_path / "out/config.yaml"), "--out", str(tmp_path / "two")]
     assert main(again) == 0
     assert metrics_of(tmp_path / "two")[1]["loss"] == metrics_of(tmp_path / "out")[1]["loss"]

@@ -178,6 +178,17 @@ def _expanded_storage(value):
 
 
 @each_case
+def test_shapes_on_the_meta_device(case):
+    inputs = case.inputs(case.shapes[0])
+    expected = as_tuple(case.run(inputs, "auto"))
+    found = as_tuple(
+        case.run({name: value.detach().to("meta") for name, value in inputs.items()}, "auto")
+    )
+    for value, truth in zip(found, expected, strict=True):
+        assert (value.shape, value.dtype) == (truth.shape, truth.dtype)
+
+
+@each_case
 def test_inputs_are_not_written(case):
     inputs = case.inputs(case.shapes[0])
     before = {name: value.detach().clone() for name, value in inputs.items()}

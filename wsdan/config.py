@@ -123,7 +123,11 @@ class Config:
         return config
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+        """The settings for --config, less what belongs to one output folder."""
+        settings = dataclasses.asdict(self)
+        for name in ("out", "resume", "overwrite"):
+            del settings[name]
+        return yaml.safe_dump(settings, sort_keys=False)
 
 
 def from_dict(values: dict, source: str) -> Config:

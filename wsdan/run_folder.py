@@ -49,12 +49,12 @@ def append_metrics(folder: Path, record: dict) -> None:
 
 
 def keep_metrics_before(folder: Path, epoch: int) -> None:
-    """Drop the lines of `epoch` and later, which a resumed run writes again."""
+    """Drop the lines of `epoch` and later, which a resumed run writes again, and a broken one."""
     path = folder / METRICS
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 

@@ -56,7 +56,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     print(
         f"{len(batches.dataset)} pictures of {len(classes)} classes to train on, "
         f"{len(val_batches.dataset)} to validate; {config.method}, {config.backbone} at "
-        f"{config.image_size} px on {device}; writing to {folder}"
+        f"{config.image_size} px on {device}; writing to {folder}",
+        flush=True,
     )
     metrics: dict[str, float] = {}
     with SummaryWriter(str(folder)) as board:

@@ -64,7 +64,8 @@ def bilinear_attention_pool(
     check.not_empty(op, "attentions", attentions, (1, 2, 3))
     check.same_batch(op, ("features", features), ("attentions", attentions))
     check.same_device(op, ("features", features), ("attentions", attentions))
-    if torch.is_autocast_enabled(features.device.type):
+    mixed = attentions.dtype != features.dtype
+    if mixed and torch.is_autocast_enabled(features.device.type):
         attentions = attentions.to(features.dtype)
     check.same_dtype(op, ("features", features), ("attentions", attentions))
     check.choice(op, "reduce", reduce, REDUCTIONS)
