@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 import wsdan_kernels
-from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, value_type
+from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, option_name, value_type
 from wsdan.errors import UserError
 
 USER_MISTAKE = 2
@@ -75,7 +75,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """One option for each field of Config; what is not given stays out of the namespace."""
     metavars = {int: "N", float: "X", str: "NAME"}
     for item in dataclasses.fields(Config):
-        option = "--" + item.name.replace("_", "-")
+        option = option_name(item.name)
         text = item.metadata["help"]
         kind = value_type(item)
         if kind is bool:
@@ -101,9 +101,7 @@ def _train(options: dict) -> None:
 
     path = options.pop("config")
     values = load_yaml(path) if path is not None else {}
-    if path is not None:
-        from_dict(values, str(path))
-    train(from_dict({**values, **options}, "settings"))
+    train(from_dict({**values, **options}, str(path)))  # the options' types are checked already
 
 
 def _eval(options: dict) -> None:

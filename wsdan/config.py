@@ -136,8 +136,6 @@ def from_dict(values: dict, source: str) -> Config:
     Raises UserError for an unknown name or a value of the wrong type.
     """
     fields = {item.name: item for item in dataclasses.fields(Config)}
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: expected `name: value` lines, got {type(values).__name__}")
     checked = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
@@ -148,15 +146,17 @@ def from_dict(values: dict, source: str) -> Config:
 
 
 def load_yaml(path: str | Path) -> dict:
-    """The name: value pairs of a configuration file, unchecked."""
+    """The name: value pairs of a configuration file; `from_dict` checks them."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        return yaml.safe_load(text) or {}
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).replace("\n", " ")
         raise UserError(f"--config: {path} is not YAML: {line}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `name: value` lines, got {type(values).__name__}")
+    return values
 
 
 def value_type(item: dataclasses.Field) -> type:
@@ -179,7 +179,8 @@ def _converted(item: dataclasses.Field, value, name: str):
     return value
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """The command-line option of a setting."""
     return "--" + name.replace("_", "-")
 
 
@@ -188,7 +189,7 @@ def _check_choices(config: Config) -> None:
         value, choices = getattr(config, item.name), item.metadata["choices"]
         if choices is not None and value is not None and value not in choices:
             raise UserError(
-                f"{_option(item.name)} must be one of {', '.join(choices)}; got {value}"
+                f"{option_name(item.name)} must be one of {', '.join(choices)}; got {value}"
             )
     if config.data == "folder" and config.root is None:
         raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
@@ -217,7 +218,9 @@ def _check_ranges(config: Config) -> None:
     }
     for name, low in at_least.items():
         if not getattr(config, name) >= low:
-            raise UserError(f"{_option(name)} must be at least {low}; got {getattr(config, name)}")
+            raise UserError(
+                f"{option_name(name)} must be at least {low}; got {getattr(config, name)}"
+            )
     for name in ("beta", "refine_threshold", "warmup"):
         if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{_option(name)} must be in [0, 1]; got {getattr(config, name)}")
+            raise UserError(f"{option_name(name)} must be in [0, 1]; got {getattr(config, name)}")

@@ -12,6 +12,8 @@ from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
 from wsdan_kernels import attention_refine
 
+VIEWS = ("raw", "refined", "mean")
+
 
 class Prediction(NamedTuple):
     """Class probabilities (B,N) of the views of a batch, and the object's boxes (B,4) int32.
@@ -69,7 +71,7 @@ def evaluate(
         pictures += len(batch.labels)
         labels = batch.labels.to(device)
         prediction = predict_views(model, batch.images.to(device), config)
-        for view in ("raw", "refined", "mean"):
+        for view in VIEWS:
             scores = getattr(prediction, view)
             if scores is None:
                 continue
@@ -97,7 +99,7 @@ def final_accuracy(metrics: dict[str, float]) -> float:
 
 def accuracy_table(metrics: dict[str, float]) -> str:
     """A short table of the views' accuracy for the terminal."""
-    names = {"raw": "raw view", "refined": "refined view", "mean": "mean of both"}
+    names = dict(zip(VIEWS, ("raw view", "refined view", "mean of both"), strict=True))
     lines = ["view           top-1    top-5"]
     for view, name in names.items():
         if view in metrics:

@@ -1,5 +1,6 @@
 """Classifying pictures with a checkpoint."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
 from wsdan.data.pictures import BadPictureError, box_in_picture, eval_transform, load_picture
 from wsdan.errors import UserError
-from wsdan.evaluate import Prediction, predict_views
+from wsdan.evaluate import VIEWS, Prediction, predict_views
 from wsdan.model import build_model
 
 
@@ -29,7 +30,7 @@ class Classifier:
         self.config: Config = state["config"]
         self.classes: list[str] = state["classes"]
         # The weights come from the checkpoint, none are fetched.
-        config = Config(**{**vars(self.config), "pretrained": False})
+        config = dataclasses.replace(self.config, pretrained=False)
         self.model = build_model(config, len(self.classes))
         try:
             self.model.load_state_dict(state["model"])
@@ -70,9 +71,7 @@ class Classifier:
 
     def _best(self, prediction: Prediction, top: int) -> list[dict]:
         scores: dict[str, Tensor] = {
-            view: values[0]
-            for view, values in prediction._asdict().items()
-            if view != "boxes" and values is not None
+            view: values[0] for view in VIEWS if (values := getattr(prediction, view)) is not None
         }
         final = scores.get("mean", scores["raw"])
         order = final.topk(min(top, len(self.classes))).indices.tolist()
@@ -85,7 +84,7 @@ class Classifier:
 def prediction_text(result: dict) -> str:
     """A prediction for the terminal."""
     lines = [f"{result['image']} ({result['size'][0]} x {result['size'][1]})"]
-    views = [view for view in ("raw", "refined", "mean") if view in result["top"][0]]
+    views = [view for view in VIEWS if view in result["top"][0]]
     width = max(len(entry["class"]) for entry in result["top"])
     lines.append("  " + " " * width + "".join(f"{view:>10}" for view in views))
     for entry in result["top"]:

@@ -12,7 +12,7 @@ from wsdan.checkpoint import load_checkpoint, save_checkpoint
 from wsdan.config import Config
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.errors import UserError
-from wsdan.evaluate import accuracy_table, count_bad, evaluate, final_accuracy
+from wsdan.evaluate import VIEWS, accuracy_table, count_bad, evaluate, final_accuracy
 from wsdan.model import build_model
 from wsdan.objective import OBJECTIVES
 from wsdan.optim import build_optimizer, build_schedule
@@ -176,7 +176,7 @@ def _log(record: dict, config: Config, folder: Path, board: SummaryWriter) -> No
         board.add_scalar(name, value, record["epoch"])
     text = f"epoch {record['epoch'] + 1}/{config.epochs}: loss {record['loss']:.3f}"
     text += f", training accuracy {record['accuracy']:.1f} %"
-    for view in ("raw", "refined", "mean"):
+    for view in VIEWS:
         if f"val_{view}" in record:
             text += f", {view} {record[f'val_{view}']:.1f} %"
     if record["bad"]:
