@@ -1,8 +1,17 @@
 # setup: install with everything the tests need; lint, test, bench: what they say.
+# fuzz: 10,000 random cases of the C++ operators against the reference, minutes.
+# sanitize: their tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build apart.
 PYTHON ?= python3
 CLANG_FORMAT ?= clang-format
 
-.PHONY: setup lint format test bench
+# Later flags win over those of Python and setup.py: -fwrapv would make every overflow defined.
+SANITIZER_FLAGS = -fsanitize=address,undefined -fno-wrapv -fno-omit-frame-pointer -O1 -g1
+SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build/sanitized \
+	LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+NATIVE_TESTS = $(addprefix tests/test_,native.py properties.py ops.py boxes.py golden.py)
+
+.PHONY: setup lint format test bench fuzz sanitize
 
 setup:
 	$(PYTHON) -m pip install -e '.[test]'
@@ -22,3 +31,15 @@ test:
 
 bench:
 	$(PYTHON) benchmarks/augment_bench.py
+	$(PYTHON) benchmarks/bap_bench.py
+
+fuzz:
+	$(PYTHON) tests/fuzz.py --cases 10000
+
+# --force: the library that build_py copies from the checkout would pass for a new one. The pytest
+# program, not -m pytest, which would put the checkout before PYTHONPATH.
+sanitize:
+	WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q build_py --build-lib build/sanitized \
+		build_ext --force --build-lib build/sanitized --build-temp build/sanitized-temp
+	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
+	$(SANITIZED) $(PYTHON) tests/fuzz.py --cases 300 --seed 20000

@@ -35,8 +35,8 @@ def test_a_backend_that_cannot_run_raises_with_the_reason():
         wk.BackendUnavailableError, match="'triton' cannot run: this version has no"
     ):
         wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="triton")
-    with pytest.raises(RuntimeError, match="no cpu kernel for center_loss in this version"):
-        wk.center_loss(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0]), backend="cpu")
+    reason = backends.why_not("center_loss", "cpu", "meta", torch.float32)
+    assert reason == "runs on cpu tensors only, not meta"
     reason = backends.why_not("attention_boxes", "cpu", "cuda", torch.float32)
     assert reason == "runs on cpu tensors only, not cuda"
 
@@ -136,7 +136,14 @@ def test_the_native_op_follows_the_number_of_threads():
 def test_native_argument_checks_are_a_runtime_error():
     """What Python checks first is checked again at the boundary."""
     assert _native.failure("cpu") is None
+    maps, boxes = torch.ones(2, 4, 4), torch.zeros(2, 4, dtype=torch.int32)
+    images, labels = torch.ones(3, 3, 8, 8), torch.tensor([0, 5])
+    native, out = torch.ops.wsdan_native, torch.empty(0)
     with pytest.raises(RuntimeError, match="differ in B"):
-        torch.ops.wsdan_native.attention_boxes(
-            torch.ones(2, 4, 4), torch.ones(3, 1), 8, 8, 0.1, "paper", True
-        )
+        native.attention_boxes(maps, torch.ones(3, 1), 8, 8, 0.1, "paper", True, out)
+    with pytest.raises(RuntimeError, match="differ in B"):
+        native.attention_drop(images, maps, torch.ones(2), "paper", True, torch.empty_like(images))
+    with pytest.raises(RuntimeError, match="B that of the images"):
+        native.crop_resize(images, boxes, 8, 8, True, torch.empty_like(images))
+    with pytest.raises(RuntimeError, match=r"labels must be in \[0, 3\), but got 5"):
+        native.center_loss(torch.ones(2, 4), torch.ones(3, 4), labels, out, torch.empty(2, 4))

@@ -20,7 +20,7 @@ ALLOWED = {
     "ops": {"_native", "ops", "reference"},
     "reference": {"reference"},
     "testing": {"functional", "views"},
-    "views": {"_checks", "functional"},
+    "views": {"_checks", "backends", "functional", "ops"},
 }
 KERNELS = sorted((ROOT / "wsdan_kernels").rglob("*.py"))
 PROGRAM = sorted((ROOT / "wsdan").rglob("*.py"))

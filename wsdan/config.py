@@ -109,6 +109,7 @@ class Config:
     eval_every: int | None = _setting(None, "epochs between evaluations")
     resume: bool = _setting(False, "go on from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
+    profile: bool = _setting(False, "print where a step's time goes; on a GPU this slows the run")
 
     def resolved(self) -> "Config":
         """This configuration with every None that has a recipe filled in, and checked."""
@@ -123,9 +124,9 @@ class Config:
         return config
 
     def to_yaml(self) -> str:
-        """The settings for --config, less what belongs to one output folder."""
+        """The settings for --config, less what belongs to one run alone."""
         settings = dataclasses.asdict(self)
-        for name in ("out", "resume", "overwrite"):
+        for name in ("out", "resume", "overwrite", "profile"):
             del settings[name]
         return yaml.safe_dump(settings, sort_keys=False)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wsdan.backbones import Backbone, build_backbone
 from wsdan.config import ATTENTIONS, Config
 from wsdan.errors import UserError
-from wsdan_kernels import FeatureCenters, bilinear_attention_pool
+from wsdan_kernels import BilinearAttentionPool, FeatureCenters
 
 
 class Output(NamedTuple):
@@ -74,6 +74,7 @@ class WSDAN(nn.Module):
                 nn.ReLU(),
             )
             nn.init.constant_(self.attention[1].bias, attention_bias)
+        self.pool = BilinearAttentionPool()
         dim = num_attentions * backbone.channels
         self.classifier = nn.Linear(dim, num_classes)
         self.centers = FeatureCenters(num_classes, dim, beta)
@@ -84,7 +85,7 @@ class WSDAN(nn.Module):
             attentions = features[:, : self.num_attentions]
         else:
             attentions = self.attention(features)
-        pooled = bilinear_attention_pool(features, attentions).flatten(1)
+        pooled = self.pool(features, attentions).flatten(1)
         return Output(self.classifier(self.scale * pooled), pooled, attentions)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsdan.phases import UNTIMED, Phases
 from wsdan_kernels import attention_crop_drop, sample_attention
 
 # arXiv:1901.09891 section 3.2 and 4.1.
@@ -21,6 +22,7 @@ def wsdan_objective(
     *,
     center_weight: float = 1.0,
     generator: torch.Generator | None = None,
+    phases: Phases = UNTIMED,
 ) -> dict[str, Tensor]:
     """The WS-DAN objective: three cross-entropies and the center loss; moves the centers.
 
@@ -30,6 +32,7 @@ def wsdan_objective(
     Args:
         model: a WSDAN in training mode. images (B,3,H,W) floating point, labels (B,) int64.
         generator: of the images' device, for the draws of maps and thresholds.
+        phases: times the making of the views.
 
     Returns:
         "loss" to run backward on; "raw", "crop", "drop" and "center", its parts; "logits" (B,N) of
@@ -38,7 +41,8 @@ def wsdan_objective(
     raw = model(images)
     center = model.centers(raw.pooled, labels)
     model.centers.update_(raw.pooled, labels)
-    crops, drops = training_views(images, raw.attentions.detach(), generator)
+    with phases("views"):
+        crops, drops = training_views(images, raw.attentions.detach(), generator)
     parts = {
         "raw": F.cross_entropy(raw.logits, labels),
         "crop": F.cross_entropy(model(crops).logits, labels),

@@ -16,6 +16,7 @@ from wsdan.evaluate import VIEWS, accuracy_table, count_bad, evaluate, final_acc
 from wsdan.model import build_model
 from wsdan.objective import OBJECTIVES
 from wsdan.optim import build_optimizer, build_schedule
+from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
 from wsdan.run_folder import (
     BEST,
     CONFIG,
@@ -47,6 +48,7 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     model = build_model(config, len(classes)).to(device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, config, len(batches))
+    phases = TimedPhases(device_clock(device), model) if config.profile else UNTIMED
     folder = open_run_folder(config)
     first_epoch, best = 0, -1.0
     if config.resume:
@@ -64,7 +66,9 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         for epoch in range(first_epoch, config.epochs):
             started = time.perf_counter()
             record = {"epoch": epoch}
-            record |= train_one_epoch(model, batches, optimizer, schedule, config, device, epoch)
+            record |= train_one_epoch(
+                model, batches, optimizer, schedule, config, device, phases, epoch
+            )
             improved = False
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 metrics = evaluate(model, val_batches, config, device)
@@ -80,6 +84,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     if not metrics:  # resumed after the last epoch
         metrics = evaluate(model, val_batches, config, device)
     print(accuracy_table(metrics))
+    if config.profile:
+        print(phases.table())
     print(f"checkpoints: {folder / LAST}, {folder / BEST}")
     return folder, metrics
 
@@ -91,6 +97,7 @@ def train_one_epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     config: Config,
     device: torch.device,
+    phases: Phases,
     epoch: int,
 ) -> dict[str, float]:
     """One pass over the training batches.
@@ -104,17 +111,23 @@ def train_one_epoch(
     correct = torch.zeros((), device=device)
     pictures = steps = bad = 0
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
-    for batch in bar:
+    for batch in phases.data(bar):
         bad += count_bad(batch, config)
         if len(batch.labels) < 2:  # batch norm cannot train on a single picture
             continue
-        images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        result = objective(model, images, labels, center_weight=config.center_weight)
-        optimizer.zero_grad(set_to_none=True)
-        result["loss"].backward()
-        optimizer.step()
-        schedule.step()
+        with phases("data"):
+            images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
+        with phases("classifier and losses"):
+            result = objective(
+                model, images, labels, center_weight=config.center_weight, phases=phases
+            )
+        with phases("backward"):
+            optimizer.zero_grad(set_to_none=True)
+            result["loss"].backward()
+        with phases("optimizer"):
+            optimizer.step()
+            schedule.step()
         for name, value in result.items():
             if value.dim() == 0:
                 totals[name] = totals.get(name, 0) + value.detach()
@@ -124,6 +137,7 @@ def train_one_epoch(
         if not bar.disable and steps % BAR_EVERY == 1:  # reading a value waits for the device
             loss, accuracy = float(totals["loss"]) / steps, 100 * float(correct) / pictures
             bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
+        phases.end_step()
     if steps == 0:
         raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
     means = {name: float(total) / steps for name, total in totals.items()}

@@ -12,17 +12,31 @@ from pathlib import Path
 import torch
 
 _SCHEMAS = torch.library.Library("wsdan_native", "DEF")
+_SCHEMAS.define("cpu_level() -> str")
 DISABLE = "WSDAN_DISABLE_NATIVE"
 
 
-def define(schema: str) -> None:
-    """Define `wsdan_native::<schema>` for the library to implement."""
-    _SCHEMAS.define(schema)
+def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
+    """Define `wsdan_native::<schema>` and return a callable that allocates its results and runs it.
 
+    schema: "name(arguments)"; the native operator takes `outputs` tensors to fill after them.
+    allocate: called with the same arguments, returns the uninitialised results: a tensor, or a
+    tuple of them. An operator's fake kernel does this, so that both always agree.
+    """
+    name, arguments = schema[:-1].split("(", 1)
+    targets = "".join(f", Tensor({chr(97 + i)}!) out{i}" for i in range(outputs))
+    _SCHEMAS.define(f"{name}({arguments}{targets}) -> ()")
+    operator = getattr(torch.ops.wsdan_native, name)
 
-def operator(name: str) -> Callable:
-    """A callable that runs `wsdan_native::<name>`; it needs failure("cpu") to be None."""
-    return getattr(torch.ops.wsdan_native, name)
+    def run(*values):
+        reason = failure("cpu")  # loads the library, where an exported program calls the op first
+        if reason is not None:
+            raise RuntimeError(f"{name}: {reason}")
+        results = allocate(*values)
+        operator(*values, *(results if isinstance(results, tuple) else (results,)))
+        return results if outputs else None
+
+    return run
 
 
 @functools.cache
@@ -42,7 +56,16 @@ def failure(name: str) -> str | None:
         )
     try:
         torch.ops.load_library(str(files[0]))
+        cpu_level()  # raises where WSDAN_CPU_LEVEL is wrong
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         return f"the C++ library {files[0].name} does not load: {reason}"
     return None
+
+
+def cpu_level() -> str:
+    """The vector instructions the CPU kernels use: "baseline", "avx2" or "avx512".
+
+    It is the machine's best, or what WSDAN_CPU_LEVEL names; needs failure("cpu") to be None.
+    """
+    return torch.ops.wsdan_native.cpu_level()

@@ -68,7 +68,10 @@ def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     device_type = torch.device(device).type
     lines = ["backends:"]
     for name, failure in available().items():
-        lines.append(f"  {name}: {'can run' if failure is None else f'cannot run: {failure}'}")
+        text = "can run" if failure is None else f"cannot run: {failure}"
+        if name == "cpu" and failure is None:
+            text += f" ({_native.cpu_level()} instructions)"
+        lines.append(f"  {name}: {text}")
     lines.append(f'backend="auto" on {device_type}, {str(dtype).removeprefix("torch.")}:')
     for op in KERNELS:
         chosen = resolve(op, "auto", device_type, dtype)

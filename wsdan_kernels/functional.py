@@ -257,18 +257,8 @@ def attention_drop(
         TypeError, ValueError: naming argument, rule and what came.
     """
     op = "attention_drop"
-    check.tensor(op, "images", images, "B C H W")
-    check.not_empty(op, "images", images, (1, 2, 3))
-    _check_maps(op, "maps", maps)
-    check.same_batch(op, ("images", images), ("maps", maps))
-    check.same_device(op, ("images", images), ("maps", maps))
-    check.choice(op, "rule", rule, RULES)
-    check.flag(op, "align_corners", align_corners)
-    thresholds, single = _thresholds(op, "threshold", threshold, maps)
-    if not single:
-        raise check.wrong_value(op, "threshold", "one number per image", repr(threshold))
+    thresholds = check_drop(op, images, maps, threshold, rule, align_corners)
     chosen = resolve(op, backend, images.device.type, images.dtype)
-    thresholds = thresholds.squeeze(1)
     return ops.attention_drop.forward(
         images, maps.detach(), thresholds, rule, align_corners, chosen
     )
@@ -338,6 +328,31 @@ def update_centers_(
     return centers
 
 
+def check_drop(
+    op: str,
+    images: Tensor,
+    maps: Tensor,
+    threshold: float | Tensor,
+    rule: str,
+    align_corners: bool,
+    *,
+    map_name: str = "maps",
+    threshold_name: str = "threshold",
+) -> Tensor:
+    """The checks of a drop's arguments, for `op`; returns the thresholds as a tensor (B,)."""
+    check.tensor(op, "images", images, "B C H W")
+    check.not_empty(op, "images", images, (1, 2, 3))
+    _check_maps(op, map_name, maps)
+    check.same_batch(op, ("images", images), (map_name, maps))
+    check.same_device(op, ("images", images), (map_name, maps))
+    check.choice(op, "rule", rule, RULES)
+    check.flag(op, "align_corners", align_corners)
+    thresholds, single = _thresholds(op, threshold_name, threshold, maps)
+    if not single:
+        raise check.wrong_value(op, threshold_name, "one number per image", repr(threshold))
+    return thresholds.squeeze(1)
+
+
 def _check_maps(op: str, name: str, maps: Tensor) -> None:
     check.tensor(op, name, maps, "B h w")
     check.not_empty(op, name, maps, (1, 2))
@@ -382,7 +397,8 @@ def _check_centers(op: str, features: Tensor, centers: Tensor, labels: Tensor) -
         raise check.wrong_value(op, "features", rule, check.shape_text(features))
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:
         return
-    low, high = int(labels.min()), int(labels.max())
+    numbers = labels.tolist()
+    low, high = min(numbers), max(numbers)
     if low < 0 or high >= centers.shape[0]:
         rule = f"in [0, {centers.shape[0]})"
         raise check.wrong_value(op, "labels", rule, str(low if low < 0 else high))

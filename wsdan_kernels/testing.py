@@ -207,7 +207,14 @@ CASES: tuple[OpCase, ...] = (
     _crop_case("corners", size=(7, 3), align_corners=False),
     _drop_case("paper", threshold=0.4),
     _drop_case("guyuc", threshold=0.2, rule="guyuc", align_corners=False),
-    OpCase("attention_crop_drop", "crop_resize", _crop_drop, _map_inputs, _MAP_SHAPES, ("images",)),
+    OpCase(
+        "attention_crop_drop",
+        "attention_crop_drop",
+        _crop_drop,
+        _map_inputs,
+        _MAP_SHAPES,
+        ("images",),
+    ),
     OpCase(
         "center_loss",
         "center_loss",

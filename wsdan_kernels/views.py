@@ -1,12 +1,15 @@
 """The attention-guided views of an image: crop, drop, both, and the refined view of test time.
 
-They compose `attention_boxes`, `crop_resize` and `attention_drop` of `wsdan_kernels.functional`.
+They compose the operators of `wsdan_kernels.functional`; crop and drop together have an op of their
+own, which reads the images once.
 """
 
 from torch import Tensor
 
 from wsdan_kernels import _checks as check
-from wsdan_kernels.functional import attention_boxes, attention_drop, crop_resize
+from wsdan_kernels import ops
+from wsdan_kernels.backends import resolve
+from wsdan_kernels.functional import attention_boxes, check_drop, crop_resize
 
 
 def attention_crop(
@@ -70,11 +73,25 @@ def attention_crop_drop(
     Raises:
         TypeError, ValueError: naming argument, rule and what came.
     """
-    options = {"rule": rule, "align_corners": align_corners, "backend": backend}
-    crops, _ = attention_crop(
-        images, crop_maps, threshold=crop_threshold, padding=padding, **options
+    op = "attention_crop_drop"
+    options = {"rule": rule, "align_corners": align_corners}
+    names = {"map_name": "drop_maps", "threshold_name": "drop_threshold"}
+    thresholds = check_drop(op, images, drop_maps, drop_threshold, **options, **names)
+    check.same_batch(op, ("images", images), ("crop_maps", crop_maps))
+    boxes = attention_boxes(
+        crop_maps,
+        tuple(images.shape[2:]),
+        threshold=crop_threshold,
+        padding=padding,
+        backend=backend,
+        **options,
     )
-    return crops, attention_drop(images, drop_maps, threshold=drop_threshold, **options)
+    if boxes.dim() != 2:
+        raise check.wrong_value(op, "crop_threshold", "one number per image", repr(crop_threshold))
+    chosen = resolve(op, backend, images.device.type, images.dtype)
+    return ops.attention_crop_drop.forward(
+        images, boxes, drop_maps.detach(), thresholds, rule, align_corners, chosen
+    )
 
 
 def attention_refine(

@@ -2,6 +2,7 @@
 
 from wsdan_kernels.ops import (
     attention_boxes,
+    attention_crop_drop,
     attention_drop,
     bilinear_attention_pool,
     center_loss,
@@ -16,6 +17,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "attention_boxes": attention_boxes.KERNELS,
     "crop_resize": crop_resize.KERNELS,
     "attention_drop": attention_drop.KERNELS,
+    "attention_crop_drop": attention_crop_drop.KERNELS,
     "center_loss": center_loss.KERNELS,
     "update_centers_": center_loss.UPDATE_KERNELS,
 }

@@ -6,23 +6,21 @@ from wsdan_kernels import _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import attention_boxes as reference
 
-_SCHEMA = (
+_FORWARD = (
     "attention_boxes(Tensor maps, Tensor thresholds, SymInt height, SymInt width, float padding, "
-    "str rule, bool align_corners{backend}) -> Tensor"
+    "str rule, bool align_corners)"
 )
-_native.define(_SCHEMA.format(backend=""))
-
-KERNELS = {
-    "reference": Kernel(reference.forward),
-    "cpu": Kernel(_native.operator("attention_boxes"), devices=("cpu",)),
-}
 
 
 def _fake(maps, thresholds, *options):
     return maps.new_empty((*thresholds.shape, 4), dtype=torch.int32)
 
 
-forward = declare(_SCHEMA.format(backend=", str backend"), KERNELS, _fake)
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
+}
+forward = declare(f"{_FORWARD[:-1]}, str backend) -> Tensor", KERNELS, _fake)
 
 
 def first_unreached(maps, thresholds, *options) -> int | None:

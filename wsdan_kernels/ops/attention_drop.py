@@ -1,13 +1,23 @@
 """attention_drop: schema, kernels, fake kernel and autograd."""
 
+from wsdan_kernels import _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import attention_drop as reference
+from wsdan_kernels.reference._layout import empty_like
 
-KERNELS = {"reference": Kernel(reference.forward)}
+_FORWARD = (
+    "attention_drop(Tensor images, Tensor maps, Tensor thresholds, str rule, bool align_corners)"
+)
 
 
 def _fake(images, *options):
-    return images.new_empty(images.shape)
+    return empty_like(images)
+
+
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
+}
 
 
 def _setup_context(ctx, inputs, output):
@@ -22,8 +32,7 @@ def _backward(ctx, grad_output):
 
 
 forward = declare(
-    "attention_drop(Tensor images, Tensor maps, Tensor thresholds, str rule, bool align_corners, "
-    "str backend) -> Tensor",
+    f"{_FORWARD[:-1]}, str backend) -> Tensor",
     KERNELS,
     _fake,
     setup_context=_setup_context,

@@ -2,26 +2,42 @@
 
 import torch
 
+from wsdan_kernels import _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import bilinear_attention_pool as reference
+from wsdan_kernels.reference._layout import empty_like
 
-_OPTIONS = (
-    "str reduce, bool signed_sqrt, str normalize, int groups, float eps, float scale, str backend"
+_OPTIONS = "str reduce, bool signed_sqrt, str normalize, int groups, float eps, float scale"
+_FORWARD = f"bilinear_attention_pool(Tensor features, Tensor attentions, {_OPTIONS})"
+_BACKWARD = (
+    "bilinear_attention_pool_backward(Tensor grad_output, Tensor features, Tensor attentions, "
+    f"Tensor pooled, Tensor index, {_OPTIONS})"
 )
-KERNELS = {"reference": Kernel(reference.forward)}
-BACKWARD_KERNELS = {"reference": Kernel(reference.backward)}
 
 
 def _fake(features, attentions, reduce, *options):
     shape = (features.shape[0], attentions.shape[1], features.shape[1])
     dtype = reference.accumulation_dtype(features.dtype)
     output = features.new_empty(shape, dtype=dtype)
-    index = features.new_empty(shape if reduce == "max" else (0,), dtype=torch.int64)
+    positions = features.shape[2] * features.shape[3]
+    index = features.new_empty(
+        shape if reduce == "max" else (0,), dtype=reference.index_dtype(positions)
+    )
     return output, torch.empty_like(output), index
 
 
 def _fake_backward(grad_output, features, attentions, *rest):
-    return features.new_empty(features.shape), attentions.new_empty(attentions.shape)
+    return empty_like(features), attentions.new_empty(attentions.shape)
+
+
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.kernel(_FORWARD, 3, _fake), devices=("cpu",)),
+}
+BACKWARD_KERNELS = {
+    "reference": Kernel(reference.backward),
+    "cpu": Kernel(_native.kernel(_BACKWARD, 2, _fake_backward), devices=("cpu",)),
+}
 
 
 def _setup_context(ctx, inputs, output):
@@ -37,14 +53,10 @@ def _backward(ctx, grad_output, grad_pooled, grad_index):
 
 
 backward = declare(
-    "bilinear_attention_pool_backward(Tensor grad_output, Tensor features, Tensor attentions, "
-    f"Tensor pooled, Tensor index, {_OPTIONS}) -> (Tensor, Tensor)",
-    BACKWARD_KERNELS,
-    _fake_backward,
+    f"{_BACKWARD[:-1]}, str backend) -> (Tensor, Tensor)", BACKWARD_KERNELS, _fake_backward
 )
 forward = declare(
-    f"bilinear_attention_pool(Tensor features, Tensor attentions, {_OPTIONS}) "
-    "-> (Tensor, Tensor, Tensor)",
+    f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor, Tensor)",
     KERNELS,
     _fake,
     setup_context=_setup_context,

@@ -5,17 +5,35 @@ Two ops, because an op that writes to its argument cannot carry an autograd form
 
 import torch
 
+from wsdan_kernels import _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import center_loss as reference
 
-KERNELS = {"reference": Kernel(reference.forward)}
-UPDATE_KERNELS = {"reference": Kernel(reference.update)}
+_FORWARD = "center_loss(Tensor features, Tensor centers, Tensor labels)"
+_UPDATE = (
+    "update_centers_(Tensor(a!) centers, Tensor features, Tensor labels, float beta, "
+    "str duplicates)"
+)
 
 
 def _fake(features, *rest):
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     difference = features.new_empty(features.shape, dtype=dtype)
     return difference.new_empty(()), difference
+
+
+def _fake_update(*arguments):
+    return ()
+
+
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.kernel(_FORWARD, 2, _fake), devices=("cpu",)),
+}
+UPDATE_KERNELS = {
+    "reference": Kernel(reference.update),
+    "cpu": Kernel(_native.kernel(_UPDATE, 0, _fake_update), devices=("cpu",)),
+}
 
 
 def _setup_context(ctx, inputs, output):
@@ -32,15 +50,10 @@ def _backward(ctx, grad_loss, grad_difference):
 
 
 forward = declare(
-    "center_loss(Tensor features, Tensor centers, Tensor labels, str backend) -> (Tensor, Tensor)",
+    f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor)",
     KERNELS,
     _fake,
     setup_context=_setup_context,
     backward=_backward,
 )
-update = declare(
-    "update_centers_(Tensor(a!) centers, Tensor features, Tensor labels, float beta, "
-    "str duplicates, str backend) -> ()",
-    UPDATE_KERNELS,
-    lambda *arguments: None,
-)
+update = declare(f"{_UPDATE[:-1]}, str backend) -> ()", UPDATE_KERNELS, lambda *arguments: None)

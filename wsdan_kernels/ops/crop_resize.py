@@ -1,15 +1,45 @@
 """crop_resize: schema, kernels, fake kernels and autograd."""
 
+import torch
+
+from wsdan_kernels import _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import crop_resize as reference
+from wsdan_kernels.reference._layout import memory_format
 
-_OPTIONS = "SymInt height, SymInt width, bool align_corners, str backend"
-KERNELS = {"reference": Kernel(reference.forward)}
-BACKWARD_KERNELS = {"reference": Kernel(reference.backward)}
+_OPTIONS = "SymInt height, SymInt width, bool align_corners"
+_FORWARD = f"crop_resize(Tensor images, Tensor boxes, {_OPTIONS})"
+_BACKWARD = f"crop_resize_backward(Tensor grad_output, Tensor boxes, {_OPTIONS})"
 
 
 def _fake(images, boxes, height, width, *options):
-    return images.new_empty((*images.shape[:2], height, width))
+    return torch.empty(
+        (*images.shape[:2], height, width),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=memory_format(images),
+    )
+
+
+def int32_boxes(boxes):
+    """Boxes as the native kernels take them; what does not fit is outside of every image."""
+    limits = torch.iinfo(torch.int32)
+    return boxes if boxes.dtype == torch.int32 else boxes.clamp(limits.min, limits.max).int()
+
+
+def _native_kernel(schema):
+    run = _native.kernel(schema, 1, _fake)
+    return lambda images, boxes, *options: run(images, int32_boxes(boxes), *options)
+
+
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native_kernel(_FORWARD), devices=("cpu",)),
+}
+BACKWARD_KERNELS = {
+    "reference": Kernel(reference.backward),
+    "cpu": Kernel(_native_kernel(_BACKWARD), devices=("cpu",)),
+}
 
 
 def _setup_context(ctx, inputs, output):
@@ -23,13 +53,9 @@ def _backward(ctx, grad_output):
     return grad_images, None, None, None, None, None
 
 
-backward = declare(
-    f"crop_resize_backward(Tensor grad_output, Tensor boxes, {_OPTIONS}) -> Tensor",
-    BACKWARD_KERNELS,
-    _fake,
-)
+backward = declare(f"{_BACKWARD[:-1]}, str backend) -> Tensor", BACKWARD_KERNELS, _fake)
 forward = declare(
-    f"crop_resize(Tensor images, Tensor boxes, {_OPTIONS}) -> Tensor",
+    f"{_FORWARD[:-1]}, str backend) -> Tensor",
     KERNELS,
     _fake,
     setup_context=_setup_context,

@@ -2,18 +2,19 @@
 
 import torch
 
+from wsdan_kernels import _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import sample_attention as reference
 
-KERNELS = {"reference": Kernel(reference.forward)}
+_FORWARD = "sample_attention(Tensor attentions, Tensor uniforms, str weighting)"
 
 
 def _fake(attentions, uniforms, *options):
     return uniforms.new_empty(uniforms.shape, dtype=torch.int64)
 
 
-forward = declare(
-    "sample_attention(Tensor attentions, Tensor uniforms, str weighting, str backend) -> Tensor",
-    KERNELS,
-    _fake,
-)
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
+}
+forward = declare(f"{_FORWARD[:-1]}, str backend) -> Tensor", KERNELS, _fake)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from wsdan_kernels.reference._layout import memory_format
 from wsdan_kernels.reference.attention_boxes import reached
 
 
@@ -12,4 +13,5 @@ def forward(
     """images (B,C,H,W), maps (B,h,w), thresholds (B,) -> images where up < T, 0 elsewhere."""
     height, width = images.shape[2:]
     hit = reached(maps, thresholds[:, None], height, width, rule, align_corners)
-    return torch.where(hit, torch.zeros((), dtype=images.dtype, device=images.device), images)
+    dropped = torch.where(hit, torch.zeros((), dtype=images.dtype, device=images.device), images)
+    return dropped.contiguous(memory_format=memory_format(images))

@@ -7,12 +7,22 @@ Y = scale * S / max(||S||_2, 1e-12).
 import torch
 from torch import Tensor
 
+from wsdan_kernels.reference._layout import memory_format
+
 MIN_NORM = 1e-12
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 stays float64, everything else is computed and returned in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def index_dtype(positions: int) -> torch.dtype:
+    """The smallest integer type that holds a position below `positions`."""
+    for dtype in (torch.uint8, torch.int16):
+        if positions <= torch.iinfo(dtype).max + 1:
+            return dtype
+    return torch.int32
 
 
 def forward(
@@ -31,9 +41,10 @@ def forward(
     maps = attentions.flatten(2).to(dtype)
     if reduce == "max":
         pooled, index = _max_pool(rows, maps)
+        index = index.to(index_dtype(rows.shape[2]))
     else:
         pooled = maps @ rows.mT
-        index = features.new_empty(0, dtype=torch.int64)
+        index = features.new_empty(0, dtype=index_dtype(rows.shape[2]))
         if reduce == "mean":
             pooled = pooled / rows.shape[2]
     root = _signed_sqrt(pooled, eps) if signed_sqrt else pooled
@@ -65,7 +76,7 @@ def backward(
         grad_rows = torch.zeros_like(rows)
         grad_maps = torch.zeros_like(maps)
         for m in range(maps.shape[1]):
-            k = index[:, m]
+            k = index[:, m].to(torch.int64)
             grad_rows.scatter_add_(
                 2, k[:, :, None], (grad_pooled[:, m] * maps[:, m].gather(1, k))[:, :, None]
             )
@@ -76,9 +87,10 @@ def backward(
             grad_pooled = grad_pooled / rows.shape[2]
         grad_rows = grad_pooled.mT @ maps
         grad_maps = grad_pooled @ rows
+    grad_features = grad_rows.to(features.dtype).view(features.shape)
     return (
-        grad_rows.to(features.dtype).view_as(features),
-        grad_maps.to(attentions.dtype).view_as(attentions),
+        grad_features.contiguous(memory_format=memory_format(features)),
+        grad_maps.to(attentions.dtype).view(attentions.shape),
     )
 
 

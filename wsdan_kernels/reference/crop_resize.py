@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsdan_kernels.reference._layout import memory_format
+
 
 def forward(images: Tensor, boxes: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """images (B,C,H,W), boxes (B,4) int, x1 y1 x2 y2 -> (B,C,height,width)."""
@@ -19,7 +21,12 @@ def forward(images: Tensor, boxes: Tensor, height: int, width: int, align_corner
 
 def by_image(images: Tensor, boxes: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """The published loop: fastest where the boxes are at hand on the host."""
-    output = images.new_empty((*images.shape[:2], height, width))
+    output = torch.empty(
+        (*images.shape[:2], height, width),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=memory_format(images),
+    )
     for b, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         part = images[b : b + 1, :, y1:y2, x1:x2]
         output[b] = F.interpolate(
@@ -31,14 +38,14 @@ def by_image(images: Tensor, boxes: Tensor, height: int, width: int, align_corne
 def by_batch(images: Tensor, boxes: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """The same without looking at the boxes, so that a device need not wait for the host."""
     x1, y1, x2, y2 = boxes.unbind(1)
-    top, bottom, dy = taps(y1, y2, height, align_corners)
-    left, right, dx = taps(x1, x2, width, align_corners)
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    dy = dy.to(dtype)[:, None, :, None]
-    dx = dx.to(dtype)[:, None, None, :]
+    top, bottom, dy = taps(y1, y2, height, align_corners, dtype)
+    left, right, dx = taps(x1, x2, width, align_corners, dtype)
+    dy = dy[:, None, :, None]
+    dx = dx[:, None, None, :]
     rows = torch.lerp(_rows(images, top).to(dtype), _rows(images, bottom).to(dtype), dy)
     output = torch.lerp(_columns(rows, left), _columns(rows, right), dx)
-    return output.to(images.dtype)
+    return output.to(images.dtype).contiguous(memory_format=memory_format(images))
 
 
 def backward(
@@ -50,10 +57,10 @@ def backward(
     """
     dtype = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
     x1, y1, x2, y2 = clamped(boxes, height, width).unbind(1)
-    rows = _matrix(taps(y1, y2, grad_output.shape[2], align_corners), height, dtype)
-    columns = _matrix(taps(x1, x2, grad_output.shape[3], align_corners), width, dtype)
+    rows = _matrix(taps(y1, y2, grad_output.shape[2], align_corners, dtype), height)
+    columns = _matrix(taps(x1, x2, grad_output.shape[3], align_corners, dtype), width)
     grad = rows.mT[:, None] @ grad_output.to(dtype) @ columns[:, None]
-    return grad.to(grad_output.dtype)
+    return grad.to(grad_output.dtype).contiguous(memory_format=memory_format(grad_output))
 
 
 def clamped(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -67,16 +74,16 @@ def clamped(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def taps(
-    start: Tensor, end: Tensor, size: int, align_corners: bool
+    start: Tensor, end: Tensor, size: int, align_corners: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """start, end (B,) -> lower neighbour, upper neighbour (B,size) int64, upper weight (B,size)."""
     length = end - start
-    position = torch.arange(size, device=start.device, dtype=torch.float32)
+    position = torch.arange(size, device=start.device, dtype=dtype)
     if align_corners:
-        step = (length - 1).to(torch.float32) / max(size - 1, 1)
+        step = (length - 1).to(dtype) / max(size - 1, 1)
         source = step[:, None] * position
     else:
-        step = length.to(torch.float32) / size
+        step = length.to(dtype) / size
         source = (step[:, None] * (position + 0.5) - 0.5).clamp_min(0)
     last = (length - 1)[:, None]
     lower = torch.minimum(source.to(torch.int64), last)
@@ -96,10 +103,9 @@ def _columns(images: Tensor, index: Tensor) -> Tensor:
     return images.gather(3, index[:, None, None, :].expand(-1, *images.shape[1:3], -1))
 
 
-def _matrix(neighbours: tuple[Tensor, Tensor, Tensor], size: int, dtype: torch.dtype) -> Tensor:
+def _matrix(neighbours: tuple[Tensor, Tensor, Tensor], size: int) -> Tensor:
     """Taps of one axis as a resampling matrix (B,S,size)."""
     lower, upper, weight = neighbours
-    weight = weight.to(dtype)
     axis = torch.arange(size, device=lower.device)
-    at_lower = (lower[:, :, None] == axis).to(dtype) * (1 - weight)[:, :, None]
-    return at_lower + (upper[:, :, None] == axis).to(dtype) * weight[:, :, None]
+    at_lower = (lower[:, :, None] == axis).to(weight.dtype) * (1 - weight)[:, :, None]
+    return at_lower + (upper[:, :, None] == axis).to(weight.dtype) * weight[:, :, None]

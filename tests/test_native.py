@@ -1,0 +1,371 @@
+"""The C++ operators: odd shapes, layouts, special values, threads, forks, levels, sanitizers."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fuzz
+import parity
+import pytest
+import torch
+from parity import DTYPES, STRIDES, arranged, outcomes, threads, values
+from torch._subclasses import FakeTensorMode
+from torch.utils.data import DataLoader, Dataset
+
+import wsdan_kernels as wk
+from wsdan_kernels.ops import KERNELS
+from wsdan_kernels.testing import CASES, TOLERANCES, OpCase, relative_error
+
+NATIVE = [case for case in CASES if "cpu" in KERNELS[case.op]]
+NAN, INF = float("nan"), float("inf")
+each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_strides = pytest.mark.parametrize("strides", STRIDES)
+
+# Large enough to be split between threads (csrc/cpu/parallel.h), less the batch.
+LARGE = {
+    "bilinear_attention_pool": (7, 130, 11, 9),
+    "sample_attention": (97, 33, 35),
+    "attention_boxes": (14, 9, 150, 171),
+    "crop_resize": (150, 171),
+    "attention_drop": (14, 9, 150, 171),
+    "attention_crop_drop": (14, 9, 150, 171),
+    "center_loss": (3, 30_000),
+    "update_centers_": (3, 30_000),
+}
+
+
+def native(case: OpCase, inputs, seed=0, **options):
+    """Outputs and gradients of the C++ operator."""
+    return outcomes(case.run, inputs, case.differentiable, "cpu", seed, **options)
+
+
+def large(case: OpCase, batch: int, strides="contiguous"):
+    inputs = case.inputs((batch, *LARGE[case.op]))
+    return {name: arranged(value.detach(), strides) for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "max"])
+@each_strides
+@each_dtype
+def test_pool_equals_the_reference(dtype, strides, reduce):
+    """B, M, C, h and w at 0, 1, primes, and about the widths of vectors and blocks."""
+    for i, shape in enumerate(
+        [
+            (0, 3, 5, 4, 4),
+            (1, 1, 1, 1, 1),
+            (2, 1, 7, 1, 1),
+            (3, 5, 1, 3, 2),
+            (2, 7, 31, 1, 17),
+            (1, 3, 97, 13, 1),
+            (2, 33, 65, 5, 7),
+            (1, 17, 129, 16, 16),
+            (1, 2, 3, 67, 61),
+        ]
+    ):
+        for signed in (False, True):
+            share = parity.check_pool(
+                shape,
+                dtype,
+                strides=strides,
+                upstream_strides=STRIDES[i % len(STRIDES)],
+                signed=signed,
+                poison=None,
+                seed=i,
+                reduce=reduce,
+                normalize=("all", "part", "none")[i % 3],
+                scale=100.0 if i % 2 else 1.0,
+            )
+            assert share <= 1, shape
+
+
+@each_dtype
+def test_a_norm_over_one_value_leaves_no_gradient(dtype):
+    features, attentions = (values((3, 1, 4, 5), dtype, seed).abs() + 0.5 for seed in (0, 1))
+    leaves = [tensor.requires_grad_() for tensor in (features, attentions)]
+    pooled = wk.bilinear_attention_pool(*leaves, scale=100.0, backend="cpu")
+    assert torch.allclose(pooled, torch.full_like(pooled, 100.0))
+    for grad in torch.autograd.grad(pooled.sum(), leaves):
+        assert float(grad.abs().max()) <= 100 * TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("poison", [NAN, INF, -INF])
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+@pytest.mark.parametrize("normalize", ["all", "part", "none"])
+@pytest.mark.parametrize("strides", ["contiguous", "channels_last"])
+def test_pool_of_nan_and_infinity(normalize, reduce, poison, strides):
+    for seed in range(3):
+        share = parity.check_pool(
+            (2, 5, 37, 4, 9),
+            torch.float32,
+            strides=strides,
+            upstream_strides="contiguous",
+            signed=True,
+            poison=poison,
+            seed=seed,
+            reduce=reduce,
+            normalize=normalize,
+        )
+        assert share <= 1
+
+
+def pool_max(features, attentions, backend):
+    options = ("max", False, "none", 1, 0.0, 1.0, backend)
+    return torch.ops.wsdan.bilinear_attention_pool(features, attentions, *options)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@each_dtype
+def test_a_tie_goes_to_the_lowest_position(dtype, layout):
+    """Few distinct values, so that the maximum is reached many times."""
+    generator = torch.Generator().manual_seed(0)
+    features, attentions = (
+        torch.randint(-2, 3, (2, size, 5, 61), generator=generator).to(dtype) for size in (37, 9)
+    )
+    pooled, index = pool_max(features.contiguous(memory_format=layout), attentions, "cpu")[1:]
+    products = attentions.flatten(2)[:, :, None].double() * features.flatten(2)[:, None].double()
+    lowest = (products == products.amax(3, keepdim=True)).int().argmax(3)
+    assert torch.equal(pooled.double(), products.amax(3))
+    assert torch.equal(index.long(), lowest)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [((16, 16), torch.uint8), ((257, 1), torch.int16), ((128, 256), torch.int16),
+     ((1, 32769), torch.int32)],
+)  # fmt: skip
+def test_the_index_is_as_wide_as_the_positions_need(size, dtype):
+    features = torch.full((1, 2, *size), -1.0)
+    features[0, 0, -1, -1] = 1
+    features = features.requires_grad_()
+    pooled, _, index = pool_max(features, torch.ones(1, 1, *size), "cpu")
+    assert index.dtype == dtype
+    assert index.long().flatten().tolist() == [size[0] * size[1] - 1, 0]
+    (grad,) = torch.autograd.grad(pooled.sum(), features)
+    assert grad[0, 0, -1, -1] == 1 and grad[0, 1, 0, 0] == 1 and float(grad.sum()) == 2
+
+
+@each_case
+@each_strides
+@each_dtype
+def test_layouts_and_the_fake_kernel(dtype, strides, case):
+    """Results lie in memory as the fake kernel says: a compiler believes it."""
+    shape = {3: (3, 7, 8), 4: (2, 4, 5, 6), 5: (2, 5, 4, 9, 7)}[len(case.shapes[0])]
+    made = {name: value.detach() for name, value in case.inputs(shape, dtype).items()}
+    inputs = {name: arranged(value, strides) for name, value in made.items()}
+    found = native(case, inputs, upstream_strides=strides)
+    for value in found:
+        if value.dim() == 4 and strides == "channels_last":
+            maps = case.op == "bilinear_attention_pool" and value is found[-1]
+            assert value.is_contiguous() == maps
+        else:
+            assert value.is_contiguous() or case.op == "update_centers_"  # it gives its argument
+    if "labels" in inputs:  # their range is checked, and a fake tensor has none
+        return
+    with FakeTensorMode() as mode:
+        fakes = {name: mode.from_tensor(value) for name, value in inputs.items()}
+        outputs = case.run(fakes, "cpu")
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for fake, value in zip(outputs, found, strict=False):
+        assert (fake.shape, fake.stride(), fake.dtype) == (value.shape, value.stride(), value.dtype)
+
+
+@pytest.mark.parametrize("size", [(513, 513), (1, 513), (513, 2), (127, 251)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_and_narrow_images(size, layout):
+    """The image views at the sizes of real images and at one pixel."""
+    height, width = size
+    images = values((2, 3, height, width)).contiguous(memory_format=layout)
+    boxes = torch.tensor([[width // 5, height // 7, width - width // 3, height], [0, 0, 1, 1]])
+    maps = values((2, 13, 11), seed=1).relu()
+    thresholds = torch.tensor([0.5, 0.3])
+    for target in (size, (97, 64), (1, 1)):
+        for align_corners in (True, False):
+
+            def crop(inputs, backend, target=target, align_corners=align_corners):
+                return wk.crop_resize(
+                    inputs["images"], boxes, target, align_corners=align_corners, backend=backend
+                )
+
+            share, found = parity.parity(crop, {"images": images}, ("images",))
+            assert share <= 1
+            parity.assert_layout(found[0], images)
+    for rule in ("paper", "guyuc"):
+        drops = wk.attention_drop(images, maps, threshold=thresholds, rule=rule, backend="cpu")
+        parity.check_drop(drops, images, maps, thresholds, rule, True)
+        found = wk.attention_boxes(
+            maps, size, threshold=thresholds[:, None], padding=0.1, rule=rule, backend="cpu"
+        )
+        parity.check_boxes(found, maps, thresholds[:, None], *size, 0.1, rule, True)
+
+
+def test_boxes_out_of_the_image_reversed_and_beyond_32_bits():
+    rows = [
+        [-3, -2, 4, 5], [5, 4, 20, 30], [40, 50, 60, 70], [-9, -9, -5, -5], [6, 5, 2, 1],
+        [3, 3, 3, 3], [-(2**40), -(2**40), 2**40, 2**40], [2**40, 2**33, -(2**40), 2**31],
+        [2**63 - 1, 0, 2**63 - 1, 4], [-(2**63), 2, -(2**63), 2**32 + 3],
+    ]  # fmt: skip
+    boxes = torch.tensor(rows)
+
+    def crop(inputs, backend):
+        return wk.crop_resize(inputs["images"], boxes, (6, 5), backend=backend)
+
+    images = {"images": values((len(rows), 3, 9, 8))}
+    assert parity.parity(crop, images, ("images",))[0] <= 1
+
+
+@pytest.mark.parametrize("rule", ["paper", "guyuc"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@each_dtype
+def test_unusable_maps_leave_the_image_bit_for_bit(dtype, layout, rule):
+    maps = torch.ones(6, 5, 4)
+    maps[0], maps[1], maps[2, 3, 1], maps[3, 0, 0], maps[4, 4, 3] = 0, -1, NAN, INF, -INF
+    images = values((6, 3, 20, 30), dtype).contiguous(memory_format=layout)
+    images[:, :, 3, 7], images[:, :, 4, 8], images[:, :, 5, 9] = NAN, -INF, -0.0
+    drops = wk.attention_drop(images, maps, threshold=0.5, rule=rule, backend="cpu")
+    parity.check_drop(drops, images, maps, torch.full((6,), 0.5), rule, True)
+    assert torch.equal(drops[:5].isnan(), images[:5].isnan())
+    assert not drops[5].any()
+    whole = wk.attention_boxes(maps, (20, 30), threshold=0.5, padding=0.0, backend="cpu")
+    assert whole[:5].tolist() == [[0, 0, 30, 20]] * 5
+
+
+@pytest.mark.parametrize("duplicates", ["accumulate", "mean"])
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
+def test_labels_with_duplicates(kind, duplicates):
+    centers, features = values((3, 1030)), values((9, 1030), seed=1)
+    labels = torch.tensor([2, 0, 2, 2, 0, 2, 2, 0, 2], dtype=kind)
+    before = centers.clone()
+    wk.update_centers_(centers, features, labels, duplicates=duplicates, backend="cpu")
+    unit = torch.nn.functional.normalize(before, dim=1)
+    for label in range(3):
+        mine = labels == label
+        step = 0.05 * (features[mine] - unit[label]).sum(0)
+        step = step / max(int(mine.sum()), 1) if duplicates == "mean" else step
+        assert relative_error(centers[label], before[label] + step) <= TOLERANCES[torch.float32]
+    assert torch.equal(centers[1], before[1])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+@each_case
+def test_threads_change_no_bit(case, batch):
+    for strides in ("contiguous", "channels_last"):
+        inputs = large(case, batch, strides)
+        with threads(1):
+            expected = native(case, inputs, upstream_strides=strides)
+        for count in (2, 4):
+            with threads(count):
+                found = native(case, inputs, upstream_strides=strides)
+            assert all(map(torch.equal, found, expected)), count
+
+
+class NativeItems(Dataset):
+    """Item i is what the C++ operator of case i gives for one set of inputs."""
+
+    def __len__(self):
+        return len(NATIVE)
+
+    def __getitem__(self, i):
+        return native(NATIVE[i], large(NATIVE[i], 3))
+
+
+def test_data_loader_workers_after_fork():
+    with threads(2):
+        expected = [NativeItems()[i] for i in range(len(NATIVE))]  # starts the parent's threads
+        loader = DataLoader(
+            NativeItems(),
+            batch_size=None,
+            num_workers=2,
+            multiprocessing_context="fork",
+            timeout=120,
+        )
+        for found, truth in zip(loader, expected, strict=True):
+            assert all(map(torch.equal, found, truth))
+
+
+def _send_items(pipe):
+    torch.set_num_threads(1)  # as a DataLoader's worker does
+    pipe.send([[value.numpy() for value in NativeItems()[i]] for i in range(len(NATIVE))])
+
+
+def test_a_forked_process():
+    with threads(2):
+        expected = [NativeItems()[i] for i in range(len(NATIVE))]
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send_items, args=(sender,), daemon=True)
+    child.start()
+    try:
+        assert receiver.poll(120), "the child does not answer"
+        for found, truth in zip(receiver.recv(), expected, strict=True):
+            assert all(map(torch.equal, map(torch.from_numpy, found), truth))
+        child.join(30)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+
+
+def run_python(*arguments, folder=Path(__file__).parent, **environment):
+    """Runs in tests/ with the wsdan_kernels in use here, installed or not."""
+    paths = [str(Path(wk.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_lowest_level_of_instructions():
+    assert torch.ops.wsdan_native.cpu_level() in ("baseline", "avx2", "avx512")
+    code = """
+import sys, fuzz, torch
+assert torch.ops.wsdan_native.cpu_level() == "baseline"
+sys.exit(fuzz.run_cases(100, 0))
+"""
+    result = run_python("-c", code, WSDAN_CPU_LEVEL="baseline", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_unknown_level_is_the_reason_given():
+    code = "import wsdan_kernels; print(wsdan_kernels.available()['cpu'])"
+    result = run_python("-c", code, WSDAN_CPU_LEVEL="sse9")
+    assert "does not load" in result.stdout and result.returncode == 0, result.stderr
+    assert "WSDAN_CPU_LEVEL must be baseline, avx2 or avx512" in result.stdout
+    assert result.stdout.strip().endswith("but is sse9")
+
+
+def test_a_slice_of_the_fuzz_driver(capsys):
+    failed = fuzz.run_cases(200, 0)
+    assert failed == 0, capsys.readouterr().out
+
+
+SANITIZED = os.environ.get("WSDAN_SANITIZED")
+FINDINGS = {
+    "heap-buffer-overflow": """
+out = torch.empty(1, dtype=torch.int32)
+torch.ops.wsdan_native.attention_boxes(
+    torch.ones(1, 4, 4), torch.ones(1, 500), 8, 8, 0.1, "paper", True, out)
+""",
+    "signed integer overflow": """
+out = torch.empty(1, 1, 4, 4)
+torch.ops.wsdan_native.crop_resize_backward(
+    torch.ones(1, 1, 4, 4), torch.zeros(1, 4, dtype=torch.int32), 2**62, 2**62, True, out)
+""",
+}
+
+
+@pytest.mark.skipif(not SANITIZED, reason="for `make sanitize`, which names its folder")
+@pytest.mark.parametrize("finding", list(FINDINGS))
+def test_the_sanitized_library_runs_and_a_finding_ends_it(finding):
+    assert Path(wk.__file__).is_relative_to(Path(SANITIZED).resolve())
+    code = "import torch, wsdan_kernels as wk\nassert wk.available()['cpu'] is None\n{}"
+    assert run_python("-c", code.format("")).returncode == 0
+    result = run_python("-c", code.format(FINDINGS[finding] + "\nprint('survived')"))
+    assert result.returncode != 0 and "survived" not in result.stdout
+    assert finding in result.stderr

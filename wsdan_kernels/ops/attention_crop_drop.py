@@ -1,0 +1,50 @@
+"""attention_crop_drop: crop_resize to the images' size and attention_drop of the same images.
+
+One op, so that a kernel can read the images once for both.
+"""
+
+from wsdan_kernels import _native
+from wsdan_kernels.ops import attention_drop, crop_resize
+from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.reference import attention_crop_drop as reference
+from wsdan_kernels.reference._layout import empty_like
+
+_FORWARD = (
+    "attention_crop_drop(Tensor images, Tensor boxes, Tensor maps, Tensor thresholds, str rule, "
+    "bool align_corners)"
+)
+
+
+def _fake(images, *options):
+    return empty_like(images), empty_like(images)
+
+
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native.kernel(_FORWARD, 2, _fake), devices=("cpu",)),
+}
+
+
+def _setup_context(ctx, inputs, output):
+    images, boxes, maps, thresholds, *ctx.options = inputs
+    ctx.image_size = images.shape[2:]
+    ctx.save_for_backward(boxes, maps, thresholds)
+
+
+def _backward(ctx, grad_crops, grad_drops):
+    boxes, maps, thresholds = ctx.saved_tensors
+    backend = ctx.options[-1]
+    grad_images = attention_drop.forward(grad_drops, maps, thresholds, *ctx.options)
+    grad_images = grad_images + crop_resize.backward(
+        grad_crops, boxes, *ctx.image_size, True, backend
+    )
+    return (grad_images, None, None, None, *[None] * len(ctx.options))
+
+
+forward = declare(
+    f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor)",
+    KERNELS,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
