@@ -89,7 +89,7 @@ def outcomes(run, inputs, leaves, backend, seed=0, upstream_strides="contiguous"
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     smooth = [output for output in outputs if output.requires_grad]
     upstreams = [
-        arranged(values(out.shape, out.dtype, seed + i), upstream_strides)
+        arranged(values(out.shape, out.dtype, ~seed - i), upstream_strides)
         for i, out in enumerate(smooth)
     ]
     wanted = [inputs[name] for name in leaves]
