@@ -44,15 +44,16 @@ def assert_parity(value, truth):
     assert relative_error(value, truth) <= TOLERANCE
 
 
-def assert_gradient_parity(value, truth, exact, backend):
+def assert_gradient_parity(value, truth, exact):
     """Equal to the published gradient, or, by another order of sums, as near to the exact one.
 
     Through the root, a gradient grows without bound where P nears 0: there the published float32
-    result itself is farther from the gradient in float64 than TOLERANCE.
+    result itself is farther from the gradient in float64 than TOLERANCE. torch's own product sums
+    in another order on every kind of CPU, so this holds for the reference as well.
     """
-    rounding = 0.0 if backend == "reference" else relative_error(truth, exact)
-    assert relative_error(value, truth) <= TOLERANCE + 2 * rounding
-    assert relative_error(value, exact) <= TOLERANCE + 2 * relative_error(truth, exact)
+    rounding = TOLERANCE + 2 * relative_error(truth, exact)
+    assert relative_error(value, truth) <= rounding
+    assert relative_error(value, exact) <= rounding
 
 
 def runnable(op: str) -> list[str]:
@@ -96,7 +97,7 @@ def test_pooling_and_its_gradients(name):
         assert_parity(output, case["output"])
         truths = (case["grad_features"], case["grad_attentions"])
         for value, truth, right in zip(gradients, truths, exact[1:], strict=True):
-            assert_gradient_parity(value, truth, right, backend)
+            assert_gradient_parity(value, truth, right)
 
 
 @named("bap_m")
