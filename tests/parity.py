@@ -10,6 +10,9 @@ from wsdan_kernels.reference.attention_boxes import reached
 from wsdan_kernels.testing import TOLERANCES, relative_error
 
 OPS = torch.ops.wsdan
+# Where a backend's tests put their tensors: without a GPU, Triton's interpreter runs on the CPU.
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = {"cpu": "cpu", "triton": GPU}
 DTYPES = tuple(TOLERANCES)
 STRIDES = ("contiguous", "channels_last", "sliced", "window", "transposed", "expanded")
 
@@ -47,10 +50,10 @@ def arranged(value, strides):
         return value.permute(axes).contiguous().permute(axes)
     filler = float("nan") if value.is_floating_point() else -(10**6)
     if strides == "sliced":
-        room = torch.full((*shape[:-1], 2 * shape[-1] + 1), filler, dtype=value.dtype)
+        room = value.new_full((*shape[:-1], 2 * shape[-1] + 1), filler)
         view = room[..., 1::2]
     else:
-        room = torch.full([size + 3 for size in shape], filler, dtype=value.dtype)
+        room = value.new_full([size + 3 for size in shape], filler)
         view = room[tuple(slice(1, 1 + size) for size in shape)]
     view.copy_(value)
     return view
@@ -89,7 +92,7 @@ def outcomes(run, inputs, leaves, backend, seed=0, upstream_strides="contiguous"
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     smooth = [output for output in outputs if output.requires_grad]
     upstreams = [
-        arranged(values(out.shape, out.dtype, ~seed - i), upstream_strides)
+        arranged(values(out.shape, out.dtype, ~seed - i).to(out.device), upstream_strides)
         for i, out in enumerate(smooth)
     ]
     wanted = [inputs[name] for name in leaves]
@@ -97,9 +100,9 @@ def outcomes(run, inputs, leaves, backend, seed=0, upstream_strides="contiguous"
     return [*(output.detach() for output in outputs), *grads]
 
 
-def parity(run, inputs, leaves=(), **options):
-    """The largest share of the tolerance of the outputs and gradients; and the native ones."""
-    found = outcomes(run, inputs, leaves, "cpu", **options)
+def parity(run, inputs, leaves=(), backend="cpu", **options):
+    """The largest share of the tolerance of the backend's outputs and gradients; and those."""
+    found = outcomes(run, inputs, leaves, backend, **options)
     truth = outcomes(run, inputs, leaves, "reference", **options)
 
     @functools.cache
@@ -127,7 +130,9 @@ def assert_layout(result, like):
     assert result.is_contiguous(memory_format=wanted), "memory format differs"
 
 
-def check_pool(shape, dtype, *, strides, upstream_strides, signed, poison, seed, **options):
+def check_pool(
+    shape, dtype, *, strides, upstream_strides, signed, poison, seed, backend="cpu", **options
+):
     """shape B M C h w. The root of values near 0 amplifies rounding: signed ones have no root."""
     batch, maps, channels, height, width = shape
     inputs = {
@@ -138,7 +143,7 @@ def check_pool(shape, dtype, *, strides, upstream_strides, signed, poison, seed,
         inputs = {name: value.relu() + 0.0625 for name, value in inputs.items()}
     if poison is not None and inputs["features"].numel():
         inputs["features"].view(-1)[seed % inputs["features"].numel()] = poison
-    inputs = {name: arranged(value, strides) for name, value in inputs.items()}
+    inputs = {name: arranged(value.to(DEVICE[backend]), strides) for name, value in inputs.items()}
     arguments = {
         "reduce": "mean", "signed_sqrt": not signed, "normalize": "all", "groups": 1,
         "eps": 1e-12, "scale": 1.0, **options,
@@ -152,7 +157,9 @@ def check_pool(shape, dtype, *, strides, upstream_strides, signed, poison, seed,
     alone, single = spanned * channels == 1, height * width == 1
     leaves = [] if alone or (single and spanned and channels == 1) else ["features"]
     leaves += [] if alone or (single and spanned == 1) else ["attentions"]
-    share, found = parity(run, inputs, leaves, seed=seed, upstream_strides=upstream_strides)
+    share, found = parity(
+        run, inputs, leaves, backend, seed=seed, upstream_strides=upstream_strides
+    )
     if arguments["reduce"] == "max":  # a product and a maximum do not round
         _, pooled, index = run(inputs, "reference")
         assert torch.equal(found[1].nan_to_num(), pooled.nan_to_num()), "maxima differ"

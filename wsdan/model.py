@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wsdan.backbones import Backbone, build_backbone
 from wsdan.config import ATTENTIONS, Config
 from wsdan.errors import UserError
-from wsdan_kernels import BilinearAttentionPool, FeatureCenters
+from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
 
 
 class Output(NamedTuple):
@@ -20,6 +20,18 @@ class Output(NamedTuple):
     logits: Tensor
     pooled: Tensor
     attentions: Tensor | None
+
+
+class AttentionHead(nn.Sequential):
+    """Attention maps (eq. 1): 1x1 convolution, batch norm, ReLU. (B,C,h,w) -> (B,M,h,w)."""
+
+    def __init__(self, channels: int, num_attentions: int, bias: float = 0.0):
+        super().__init__(
+            nn.Conv2d(channels, num_attentions, 1, bias=False),
+            nn.BatchNorm2d(num_attentions),
+            nn.ReLU(),
+        )
+        nn.init.constant_(self[1].bias, bias)
 
 
 class WSDAN(nn.Module):
@@ -68,12 +80,7 @@ class WSDAN(nn.Module):
         self.backbone = backbone.network
         self.attention = None
         if attention == "conv":
-            self.attention = nn.Sequential(
-                nn.Conv2d(backbone.channels, num_attentions, 1, bias=False),
-                nn.BatchNorm2d(num_attentions),
-                nn.ReLU(),
-            )
-            nn.init.constant_(self.attention[1].bias, attention_bias)
+            self.attention = AttentionHead(backbone.channels, num_attentions, attention_bias)
         self.pool = BilinearAttentionPool()
         dim = num_attentions * backbone.channels
         self.classifier = nn.Linear(dim, num_classes)
@@ -81,12 +88,26 @@ class WSDAN(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         features = self.backbone(images)
-        if self.attention is None:
-            attentions = features[:, : self.num_attentions]
+        if self._in_one_pass():
+            head, options = self.attention, self.pool.options
+            pooled, attentions = attend_and_pool(features, head[0].weight, head[1], **options)
         else:
-            attentions = self.attention(features)
-        pooled = self.pool(features, attentions).flatten(1)
+            if self.attention is None:
+                attentions = features[:, : self.num_attentions]
+            else:
+                attentions = self.attention(features)
+            pooled = self.pool(features, attentions)
+        pooled = pooled.flatten(1)
         return Output(self.classifier(self.scale * pooled), pooled, attentions)
+
+    def _in_one_pass(self) -> bool:
+        """Whether the maps and the pooling under them can be computed together: in inference."""
+        return (
+            not (self.training or torch.is_grad_enabled())
+            and isinstance(self.attention, AttentionHead)
+            and isinstance(self.pool, BilinearAttentionPool)
+            and self.pool.options["reduce"] != "max"
+        )
 
 
 class PlainClassifier(nn.Module):

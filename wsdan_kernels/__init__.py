@@ -3,6 +3,7 @@
 from wsdan_kernels._version import VERSION
 from wsdan_kernels.backends import BackendUnavailableError, available, explain
 from wsdan_kernels.functional import (
+    attend_and_pool,
     attention_boxes,
     attention_drop,
     bilinear_attention_pool,
@@ -20,6 +21,7 @@ __all__ = [
     "BackendUnavailableError",
     "BilinearAttentionPool",
     "FeatureCenters",
+    "attend_and_pool",
     "attention_boxes",
     "attention_crop",
     "attention_crop_drop",

@@ -4,6 +4,10 @@ A backend is a set of kernels: `reference` (plain PyTorch, everywhere), `cpu` (C
 `cuda` (C++/CUDA). An operator need not have a kernel in each.
 """
 
+import importlib.metadata
+import importlib.util
+import os
+
 import torch
 
 from wsdan_kernels import _native
@@ -11,6 +15,7 @@ from wsdan_kernels.ops import KERNELS
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = ("cuda", "triton", "cpu", "reference")
+_OLDEST_TRITON, _OLDEST_CARD = (3, 6), (8, 0)
 
 
 class BackendUnavailableError(RuntimeError):
@@ -33,6 +38,8 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str 
     kernel = KERNELS[op].get(backend)
     if kernel is None:
         return f"no {backend} kernel for {op} in this version"
+    if backend == "triton" and device_type == "cpu" and _interpreted():
+        device_type = "cuda"
     return kernel.refusal(device_type, dtype)
 
 
@@ -44,7 +51,10 @@ def resolve(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
     """
     if backend == "auto":
         return next(
-            name for name in _FASTEST_FIRST if why_not(op, name, device_type, dtype) is None
+            name
+            for name in _FASTEST_FIRST
+            if why_not(op, name, device_type, dtype) is None
+            and not (name == "triton" and _interpreted())  # a thousand times slower
         )
     if backend not in NAMES:
         names = ", ".join(repr(name) for name in ("auto", *NAMES))
@@ -71,13 +81,16 @@ def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
         text = "can run" if failure is None else f"cannot run: {failure}"
         if name == "cpu" and failure is None:
             text += f" ({_native.cpu_level()} instructions)"
+        if name == "triton" and _interpreted():
+            text += " (in Triton's interpreter, slowly: only where asked for by name)"
         lines.append(f"  {name}: {text}")
     lines.append(f'backend="auto" on {device_type}, {str(dtype).removeprefix("torch.")}:')
     for op in KERNELS:
         chosen = resolve(op, "auto", device_type, dtype)
         faster = _FASTEST_FIRST[: _FASTEST_FIRST.index(chosen)]
         reasons = [why_not(op, name, device_type, dtype) for name in faster if not _failure(name)]
-        lines.append(f"  {op}: {chosen}" + "".join(f" ({reason})" for reason in reasons))
+        notes = [reason for reason in (*reasons, KERNELS[op][chosen].note) if reason]
+        lines.append(f"  {op}: {chosen}" + "".join(f" ({note})" for note in notes))
     return "\n".join(lines)
 
 
@@ -86,4 +99,29 @@ def _failure(backend: str) -> str | None:
         return _native.failure("cpu")
     if not any(backend in kernels for kernels in KERNELS.values()):
         return f"this version has no {backend} kernels"
+    return _triton_failure() if backend == "triton" else None
+
+
+def _triton_failure() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; `pip install triton`"
+    version = importlib.metadata.version("triton")
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TRITON:
+        return f"triton {version} is older than {'.'.join(map(str, _OLDEST_TRITON))}"
+    if _interpreted():
+        return None
+    if torch.version.hip is not None:
+        return "the kernels are for NVIDIA GPUs, this torch is built for AMD's"
+    if not torch.cuda.is_available():
+        return "no NVIDIA GPU that torch can use"
+    for card in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_capability(card)
+        if found < _OLDEST_CARD:
+            name, rule = torch.cuda.get_device_name(card), ".".join(map(str, _OLDEST_CARD))
+            return f"{name} has compute capability {found[0]}.{found[1]}, {rule} is needed"
     return None
+
+
+def _interpreted() -> bool:
+    """Whether TRITON_INTERPRET asks Triton to run its kernels in Python, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

@@ -85,6 +85,63 @@ def bilinear_attention_pool(
     return ops.bilinear_attention_pool.forward(features, attentions, *options, chosen)[0]
 
 
+def attend_and_pool(
+    features: Tensor,
+    weight: Tensor,
+    norm: torch.nn.BatchNorm2d,
+    *,
+    reduce: str = "mean",
+    signed_sqrt: bool = True,
+    normalize: str | None = "all",
+    eps: float = 1e-12,
+    scale: float = 1.0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Attention maps (eq. 1) and the pooling under them in one pass over the features.
+
+    A = relu(norm(weight F)), a 1x1 convolution and batch norm with its running statistics; then
+    `bilinear_attention_pool(features, A)`. For inference: the results carry no gradient.
+
+    Args:
+        features: (B,C,h,w) float32, float64, bfloat16 or float16; B may be 0.
+        weight: (M,C,1,1) or (M,C), of the convolution; used in the dtype of the features.
+        norm: the BatchNorm2d(M) after it, affine, with running statistics.
+        reduce: "mean" or "sum". signed_sqrt, normalize, eps, scale: see `bilinear_attention_pool`.
+
+    Returns:
+        pooled (B,M,C), float64 for float64 features, else float32; and the maps (B,M,h,w) in the
+        dtype and memory format of the features.
+
+    Raises:
+        TypeError, ValueError: naming argument, rule and what came.
+    """
+    op = "attend_and_pool"
+    check.tensor(op, "features", features, "B C h w")
+    check.not_empty(op, "features", features, (1, 2, 3))
+    if weight.dim() == 4 and weight.shape[2:] == (1, 1):
+        weight = weight.flatten(1)
+    check.tensor(op, "weight", weight, "M C")
+    check.not_empty(op, "weight", weight, (0,))
+    if weight.shape[1] != features.shape[1]:
+        rule = f"of {features.shape[1]} columns, the channels of features"
+        raise check.wrong_value(op, "weight", rule, check.shape_text(weight))
+    check.same_device(op, ("features", features), ("weight", weight))
+    parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    if any(part is None or part.shape != weight.shape[:1] for part in parts):
+        rule = f"a BatchNorm2d({weight.shape[0]}), affine and with running statistics"
+        raise check.wrong_value(op, "norm", rule, repr(norm))
+    check.choice(op, "reduce", reduce, ("mean", "sum"))
+    check.flag(op, "signed_sqrt", signed_sqrt)
+    check.choice(op, "normalize", normalize, ("all", "part", None))
+    check.number(op, "eps", eps, 0.0)
+    check.number(op, "scale", scale, -check.LARGEST)
+    chosen = resolve(op, backend, features.device.type, features.dtype)
+    return ops.attend_and_pool.forward(
+        features.detach(), weight.detach(), *(part.detach() for part in parts), norm.eps,
+        reduce, signed_sqrt, normalize or "none", float(eps), float(scale), chosen,
+    )  # fmt: skip
+
+
 def sample_attention(
     attentions: Tensor,
     num_samples: int = 2,

@@ -78,6 +78,9 @@ def _pool_inputs(shape, dtype, generator) -> Inputs:
     }
 
 
+_POOL_SHAPES = ((2, 4, 6, 5, 5), (1, 1, 1, 1, 1), (2, 3, 7, 1, 11), (3, 4, 5, 7, 1))
+
+
 def _pool_case(name: str, **options) -> OpCase:
     return OpCase(
         name=f"bilinear_attention_pool[{name}]",
@@ -86,8 +89,34 @@ def _pool_case(name: str, **options) -> OpCase:
             **inputs, **options, backend=backend
         ),
         make=_pool_inputs,
-        shapes=((2, 4, 6, 5, 5), (1, 1, 1, 1, 1), (2, 3, 7, 1, 11), (3, 4, 5, 7, 1)),
+        shapes=_POOL_SHAPES,
         differentiable=("features", "attentions"),
+    )
+
+
+def _attend_inputs(shape, dtype, generator) -> Inputs:
+    batch, maps, channels, height, width = shape
+    return {
+        "features": _random((batch, channels, height, width), dtype, generator),
+        "weight": _random((maps, channels, 1, 1), dtype, generator),
+        "norm": _random((4, maps), dtype, generator),
+    }
+
+
+def _attend_case(name: str, **options) -> OpCase:
+    def run(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
+        features, weight, vectors = inputs["features"], inputs["weight"], inputs["norm"]
+        wide = torch.promote_types(vectors.dtype, torch.float32)
+        norm = torch.nn.BatchNorm2d(weight.shape[0], device=features.device, dtype=wide)
+        with torch.no_grad():
+            parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            for part, values in zip(parts, vectors.to(wide), strict=True):
+                part.copy_(values)
+            norm.running_var.abs_().add_(0.5)
+        return ops.attend_and_pool(features, weight, norm, **options, backend=backend)
+
+    return OpCase(
+        f"attend_and_pool[{name}]", "attend_and_pool", run, _attend_inputs, _POOL_SHAPES
     )
 
 
@@ -192,6 +221,8 @@ CASES: tuple[OpCase, ...] = (
     _pool_case("max", reduce="max"),
     _pool_case("linear", signed_sqrt=False, normalize=None),
     _pool_case("eps", eps=1e-6, normalize="all"),
+    _attend_case("mean"),
+    _attend_case("sum,part", reduce="sum", normalize="part", scale=100.0),
     OpCase(
         "sample_attention",
         "sample_attention",

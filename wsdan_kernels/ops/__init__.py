@@ -1,6 +1,7 @@
 """The dispatcher operators `torch.ops.wsdan.*`, each declared once in its own module."""
 
 from wsdan_kernels.ops import (
+    attend_and_pool,
     attention_boxes,
     attention_crop_drop,
     attention_drop,
@@ -13,6 +14,7 @@ from wsdan_kernels.ops._declare import Kernel
 
 KERNELS: dict[str, dict[str, Kernel]] = {
     "bilinear_attention_pool": bilinear_attention_pool.KERNELS,
+    "attend_and_pool": attend_and_pool.KERNELS,
     "sample_attention": sample_attention.KERNELS,
     "attention_boxes": attention_boxes.KERNELS,
     "crop_resize": crop_resize.KERNELS,

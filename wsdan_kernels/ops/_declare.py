@@ -4,12 +4,14 @@ Every dispatcher op `wsdan::<name>` takes the name of the resolved backend as it
 that the choice is part of the graph and reaches the backward pass on every thread.
 """
 
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
 LIBRARY = torch.library.Library("wsdan", "DEF")
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class Kernel:
     run: called with the op's arguments less the backend's name.
     devices: device types it runs on, or None for all.
     dtypes: dtypes of the op's first tensor that it takes, or None for all the op takes.
+    note: what a user should know of it, for explain().
     """
 
     run: Callable
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
+    note: str = ""
 
     def refusal(self, device_type: str, dtype: torch.dtype) -> str | None:
         """Why this kernel cannot take such a tensor, or None where it can."""
@@ -33,6 +37,23 @@ class Kernel:
             names = ", ".join(str(item).removeprefix("torch.") for item in self.dtypes)
             return f"takes {names} only, not {str(dtype).removeprefix('torch.')}"
         return None
+
+
+def triton_kernel(module: str, function: str, allocate: Callable, note: str = "") -> Kernel:
+    """The Triton kernel whose launcher is `_triton/<module>.py`'s `function`.
+
+    allocate: the op's fake kernel; called with the op's arguments, it returns the uninitialised
+    results, which the launcher takes after its arguments and fills. The module, and triton with it,
+    is imported at the first call.
+    """
+
+    def run(*arguments):
+        launcher = getattr(importlib.import_module(f"wsdan_kernels._triton.{module}"), function)
+        results = allocate(*arguments)
+        launcher(*arguments, *(results if isinstance(results, tuple) else (results,)))
+        return results if results != () else None
+
+    return Kernel(run, devices=("cuda",), dtypes=TRITON_DTYPES, note=note)
 
 
 def declare(

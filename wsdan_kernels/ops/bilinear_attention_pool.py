@@ -3,10 +3,11 @@
 import torch
 
 from wsdan_kernels import _native
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import Kernel, declare, triton_kernel
 from wsdan_kernels.reference import bilinear_attention_pool as reference
 from wsdan_kernels.reference._layout import empty_like
 
+_NAME = "bilinear_attention_pool"
 _OPTIONS = "str reduce, bool signed_sqrt, str normalize, int groups, float eps, float scale"
 _FORWARD = f"bilinear_attention_pool(Tensor features, Tensor attentions, {_OPTIONS})"
 _BACKWARD = (
@@ -33,10 +34,12 @@ def _fake_backward(grad_output, features, attentions, *rest):
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native.kernel(_FORWARD, 3, _fake), devices=("cpu",)),
+    "triton": triton_kernel(_NAME, "forward", _fake, "contiguous and channels_last are read in place, other strides from a copy"),
 }
 BACKWARD_KERNELS = {
     "reference": Kernel(reference.backward),
     "cpu": Kernel(_native.kernel(_BACKWARD, 2, _fake_backward), devices=("cpu",)),
+    "triton": triton_kernel(_NAME, "backward", _fake_backward),
 }
 
 

@@ -6,7 +6,7 @@ Two ops, because an op that writes to its argument cannot carry an autograd form
 import torch
 
 from wsdan_kernels import _native
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import Kernel, declare, triton_kernel
 from wsdan_kernels.reference import center_loss as reference
 
 _FORWARD = "center_loss(Tensor features, Tensor centers, Tensor labels)"
@@ -29,10 +29,12 @@ def _fake_update(*arguments):
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native.kernel(_FORWARD, 2, _fake), devices=("cpu",)),
+    "triton": triton_kernel("center_loss", "forward", _fake),
 }
 UPDATE_KERNELS = {
     "reference": Kernel(reference.update),
     "cpu": Kernel(_native.kernel(_UPDATE, 0, _fake_update), devices=("cpu",)),
+    "triton": triton_kernel("center_loss", "update", _fake_update),
 }
 
 

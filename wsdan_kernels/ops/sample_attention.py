@@ -3,7 +3,7 @@
 import torch
 
 from wsdan_kernels import _native
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import Kernel, declare, triton_kernel
 from wsdan_kernels.reference import sample_attention as reference
 
 _FORWARD = "sample_attention(Tensor attentions, Tensor uniforms, str weighting)"
@@ -16,5 +16,6 @@ def _fake(attentions, uniforms, *options):
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
+    "triton": triton_kernel("sample_attention", "forward", _fake),
 }
 forward = declare(f"{_FORWARD[:-1]}, str backend) -> Tensor", KERNELS, _fake)

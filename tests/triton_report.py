@@ -1,0 +1,242 @@
+"""Compiles the Triton kernels as they are launched, for cards that need not be here.
+
+python tests/triton_report.py [--capability 90 ...] [--json FILE] prints a table: registers, spills,
+shared memory, occupancy, tensor-core instructions, widest loads and stores. Run as a process of its
+own, without TRITON_INTERPRET: the kernels read it when they are imported.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from wsdan_kernels._triton import _launch
+from wsdan_kernels._triton import attend_and_pool as attend
+from wsdan_kernels._triton import bilinear_attention_pool as pool
+from wsdan_kernels._triton import center_loss, sample_attention
+from wsdan_kernels.ops import bilinear_attention_pool as pool_op
+from wsdan_kernels.testing import paper_shape
+
+CAPABILITIES = (80, 90, 100)
+MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
+# Bytes of shared memory a program may take, and a multiprocessor has (CUDA C++ Programming Guide,
+# technical specifications); sm_86 and sm_89, which take the table's 80, have the smaller 99 KiB.
+SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+REGISTERS, WARPS = 65536, 64
+TYPES = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
+    torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32",
+}  # fmt: skip
+TENSOR_CORES = r"\b(HMMA|HGMMA|UTC\w*MMA)"
+LOADS = {"128": r"\b(LDG\.E\.[\w.]*128|LDGSTS\.E[\w.]*\.128|LDGSTS\.E\.BYPASS\.[\w.]*128)"}
+STORES = {"128": r"\bSTG\.E\.[\w.]*128"}
+
+
+def launches(work: Callable[[], None]) -> list[tuple]:
+    """The kernels that `work` would launch: (function, arguments, keywords) each."""
+    found = []
+
+    def record(kernel, grid):
+        return lambda *values, **keywords: found.append((kernel, values, keywords))
+
+    jit = triton.runtime.jit.JITFunction
+    original = jit.__getitem__
+    jit.__getitem__ = record
+    try:
+        work()
+    finally:
+        jit.__getitem__ = original
+    return found
+
+
+def source_of(kernel, values, keywords) -> tuple[ASTSource, dict]:
+    """What triton compiles for such a launch: types, constants, divisibility by 16."""
+    options = {name: keywords[name] for name in ("num_warps", "num_stages") if name in keywords}
+    arguments = {**dict(zip(kernel.arg_names, values, strict=False)), **keywords}
+    signature, constants, attributes = {}, {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        value = arguments[name]
+        if kernel.params[place].is_constexpr or (type(value) is int and value == 1):
+            signature[name], constants[name] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[name] = TYPES[value.dtype]
+            divisible = value.storage_offset() * value.element_size() % 16 == 0
+        else:
+            wide = isinstance(value, int) and abs(value) >= 1 << 31
+            signature[name] = "fp32" if isinstance(value, float) else "i64" if wide else "i32"
+            divisible = isinstance(value, int) and value % 16 == 0
+        if divisible:
+            attributes[place,] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constants, attributes), options
+
+
+def tool(name: str, *arguments: str) -> str:
+    """Output of a CUDA binary tool that triton's package carries."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    command = [str(folder / name), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def report(name: str, kernel, values, keywords, capability: int) -> dict:
+    """Compile one launch and read its cubin."""
+    source, options = source_of(kernel, values, keywords)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = tool("cuobjdump", "-res-usage", file.name)
+        code = tool("cuobjdump", "-sass", file.name)
+    registers = int(re.search(r"REG:(\d+)", usage)[1])
+    local = int(re.search(r"LOCAL:(\d+)", usage)[1])
+    stack = int(re.search(r"STACK:(\d+)", usage)[1])
+    shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
+    granules = -(-registers // 8) * 8 * 32 * warps
+    resident = min(
+        REGISTERS // granules, WARPS // warps, SHARED[capability] // (shared + 1024), 32
+    )
+    return {
+        "name": name,
+        "kernel": kernel.fn.__name__,
+        "capability": capability,
+        "registers": registers,
+        "spilled": local,
+        "stack": stack,
+        "shared": shared,
+        "warps": warps,
+        "occupancy": resident * warps / WARPS,
+        "tensor_core": len(re.findall(TENSOR_CORES, code)),
+        "instruction": next(iter(re.findall(TENSOR_CORES, code)), ""),
+        "loads_128": len(re.findall(LOADS["128"], code)),
+        "stores_128": len(re.findall(STORES["128"], code)),
+        "narrow_loads": len(re.findall(r"\bLDG(?:STS)?\.E", code)),
+        "spill_instructions": len(re.findall(r"\b(?:LDL|STL)\b", code)),
+    }
+
+
+def tensors(batch: int, dtype: torch.dtype, last: bool, maps: int = 32, channels: int | None = None):
+    """Features and attentions of the paper's shape, without memory."""
+    size = paper_shape(batch)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return [
+        torch.empty(
+            (batch, rows, size["h"], size["w"]), dtype=dtype, device="meta", memory_format=layout
+        )
+        for rows in (channels or size["C"], maps)
+    ]
+
+
+def works() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every launch configuration: each op, dtype, layout, and what else selects another kernel."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for last in (True, False):
+            title = f"{str(dtype).removeprefix('torch.')} {'channels_last' if last else 'NCHW'}"
+            for batch in (12, 128):
+                yield f"pool {title} B {batch}", lambda d=dtype, t=last, b=batch: _pool(b, d, t)
+            yield f"max {title}", lambda d=dtype, t=last: _pool(12, d, t, "max")
+            yield f"attend {title}", lambda d=dtype, t=last: _attend(12, d, t)
+    for maps, channels in ((64, 768), (128, 768), (5, 768), (200, 100)):
+        for dtype in (torch.bfloat16, torch.float32):
+            title = f"pool {str(dtype).removeprefix('torch.')} M {maps} C {channels}"
+            yield title, lambda m=maps, c=channels, d=dtype: _pool(12, d, True, "mean", m, c)
+    yield "centers", _centers
+    yield "sample", _sample
+
+
+def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
+    features, attentions = tensors(batch, dtype, last, maps, channels)
+    options = (reduce, True, "all", 1, 1e-12, 1.0)
+    results = pool_op._fake(features, attentions, *options)
+    pool.forward(features, attentions, *options, *results)
+    output, pooled, index = results
+    grads = pool_op._fake_backward(output, features, attentions)
+    pool.backward(output, features, attentions, pooled, index, *options, *grads)
+
+
+def _attend(batch, dtype, last) -> None:
+    features, attentions = tensors(batch, dtype, last)
+    maps, channels = attentions.shape[1], features.shape[1]
+    vectors = torch.empty((4, maps), device="meta")
+    weight = torch.empty((maps, channels), device="meta")
+    output = torch.empty((batch, maps, channels), device="meta")
+    attend.forward(
+        features, weight, *vectors, 1e-5, "mean", True, "all", 1e-12, 1.0, output, attentions
+    )
+
+
+def _centers() -> None:
+    features, centers = torch.empty((12, 24576), device="meta"), torch.empty((200, 24576), device="meta")
+    labels = torch.empty(12, dtype=torch.int64, device="meta")
+    center_loss.forward(features, centers, labels, features.new_empty(()), features)
+    center_loss.update(centers, features, labels, 0.05, "accumulate")
+
+
+def _sample() -> None:
+    _, attentions = tensors(12, torch.bfloat16, True)
+    picks = torch.empty((12, 2), dtype=torch.int64, device="meta")
+    sample_attention.forward(attentions, torch.empty((12, 2), device="meta"), "sqrt_mass", picks)
+
+
+def reports(capabilities, only: str = "") -> Iterator[dict]:
+    """One report for each different launch and capability."""
+    for capability in capabilities:
+        _launch.assumed = _launch.Card(capability, MULTIPROCESSORS[capability])
+        seen = set()
+        for title, work in works():
+            if only not in title:
+                continue
+            for kernel, values, keywords in launches(work):
+                source, options = source_of(kernel, values, keywords)
+                key = (kernel.fn.__name__, source.hash(), str(options))
+                if key not in seen:
+                    seen.add(key)
+                    yield report(title, kernel, values, keywords, capability)
+
+
+COLUMNS = (
+    ("name", "launch", 34), ("kernel", "kernel", 24), ("capability", "sm", 4),
+    ("registers", "regs", 5), ("spilled", "spill", 6), ("shared", "shared", 7),
+    ("occupancy", "occup.", 7), ("tensor_core", "mma", 5), ("loads_128", "ld128", 6),
+    ("narrow_loads", "ld all", 7), ("stores_128", "st128", 6),
+)  # fmt: skip
+
+
+def line(values: dict) -> str:
+    cells = [
+        (f"{values[key]:.2f}" if isinstance(values[key], float) else str(values[key])).ljust(width)
+        for key, _, width in COLUMNS
+    ]
+    return "".join(cells).rstrip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES)
+    parser.add_argument("--only", default="", help="only launches with this text in their title")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    print(line({key: title for key, title, _ in COLUMNS}))
+    rows = []
+    for row in reports(options.capability, options.only):
+        rows.append(row)
+        print(line(row), flush=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

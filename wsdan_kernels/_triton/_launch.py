@@ -1,0 +1,90 @@
+"""What every launcher needs: how a tensor lies in memory, the products' precision, the device."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+# Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1, read at import as by
+# the kernels themselves.
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+LARGEST_STRIDE = 1 << 24  # within a tile, of at most 128 rows, offsets are 32 bits
+VECTOR_BYTES = 16  # the widest load of a thread
+
+
+class Rows(NamedTuple):
+    """A tensor (B,R,h,w) read as (B,R,K) with K = h*w; strides in elements.
+
+    last: the rows' stride is 1 (channels_last), else the positions' is.
+    vector: the most elements that one aligned load may take, a power of two up to 16 bytes.
+    """
+
+    tensor: Tensor
+    image: int
+    row: int
+    position: int
+    last: bool
+    vector: int
+
+
+def as_rows(tensor: Tensor) -> Rows:
+    """(B,R,h,w) as rows of positions, in place where its strides allow, else from a copy."""
+    _, count, height, width = tensor.shape
+    image, row, down, across = tensor.stride()
+    merges = height == 1 or width == 1 or down == width * across
+    position = 1 if height * width == 1 else across if width > 1 else down
+    row = row if count > 1 else 1 if position != 1 else height * width
+    if not merges or 1 not in (row, position) or max(row, position) > LARGEST_STRIDE:
+        return as_rows(tensor.contiguous())
+    last = position != 1
+    extent, other = (count, position) if last else (height * width, row)
+    most = VECTOR_BYTES // tensor.element_size()
+    vector = math.gcd(most, extent, other, image)
+    return Rows(tensor, image, row, position, last, vector)
+
+
+def dot_precision(dtype: torch.dtype, other: torch.dtype | None = None) -> str:
+    """How a product of tiles of this dtype is taken on the tensor cores.
+
+    float32: as three tf32 products, near float32's own precision, or as one where
+    torch.backends.cuda.matmul allows it. With an `other` of float32, 16 bits are widened and the
+    product is one of tf32, which holds every float16 and bfloat16. The interpreter widens all: it
+    has no bfloat16 product.
+    """
+    if INTERPRETED:
+        return "wide"
+    if dtype == torch.float32:
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if other == torch.float32 else "ieee"  # 16 bits: exact, summed in float32
+
+
+class Card(NamedTuple):
+    """Compute capability times ten, and the number of multiprocessors."""
+
+    capability: int
+    multiprocessors: int
+
+
+# Of tensors that lie on no card: in the interpreter, and where kernels are compiled for another.
+assumed = Card(80, 108)
+
+
+def card_of(tensor: Tensor) -> Card:
+    """The card that the tensor lies on."""
+    if not tensor.is_cuda:
+        return assumed
+    properties = torch.cuda.get_device_properties(tensor.device)
+    return Card(10 * properties.major + properties.minor, properties.multi_processor_count)
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager:
+    """A context in which kernels are launched on the tensor's card and its current stream."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def up_to_power_of_two(count: int, least: int, most: int) -> int:
+    """The smallest power of two that holds `count`, within [least, most]."""
+    return min(max(triton.next_power_of_2(count), least), most)

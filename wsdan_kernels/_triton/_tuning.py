@@ -1,0 +1,83 @@
+"""Every launch configuration of the Triton kernels: one table by kernel, dtype, maps and card.
+
+The figures follow from the bytes that must be in flight and from the compiler's report for each
+card (docs/kernels.md); tests/triton_report.py compiles every one of them. A first call compiles one
+configuration; nothing is searched at run time. `python -m benchmarks.tune` measures others.
+"""
+
+from typing import NamedTuple
+
+OLDEST = 80  # compute capability 8.0, times ten
+
+
+class Tile(NamedTuple):
+    """Channels and positions of a program's tile, warps of a program, stages of its pipeline."""
+
+    channels: int
+    positions: int
+    warps: int
+    stages: int
+
+
+# By (kernel, bytes of an element): the tile from the given capability on. The first for at most
+# FEW_MAPS maps a program, the second for more. Those of 80 fit the 99 KiB of sm_86 and sm_89.
+TILES: dict[tuple[str, int], dict[int, tuple[Tile, Tile]]] = {
+    ("pool", 2): {
+        80: (Tile(128, 64, 4, 3), Tile(64, 64, 8, 3)),
+        90: (Tile(128, 64, 4, 4), Tile(128, 64, 8, 3)),
+    },
+    ("pool", 4): {
+        80: (Tile(64, 32, 4, 3), Tile(64, 32, 8, 3)),
+        90: (Tile(64, 32, 4, 4), Tile(64, 32, 8, 3)),
+    },
+    ("gradients", 2): {
+        80: (Tile(64, 64, 4, 2), Tile(64, 32, 8, 2)),
+        90: (Tile(64, 64, 4, 3), Tile(64, 64, 8, 2)),
+    },
+    ("gradients", 4): {
+        80: (Tile(64, 32, 4, 2), Tile(32, 32, 8, 1)),
+        90: (Tile(64, 32, 4, 3), Tile(32, 32, 8, 2)),
+    },
+    ("attend", 2): {
+        80: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+        90: (Tile(128, 64, 8, 3), Tile(64, 64, 8, 2)),
+    },
+    ("attend", 4): {
+        80: (Tile(64, 32, 8, 2), Tile(64, 32, 8, 1)),
+        90: (Tile(64, 32, 8, 3), Tile(64, 32, 8, 2)),
+    },
+}
+FEW_MAPS = 64
+MOST_MAPS = 128  # of a program; more maps take several, which read the features once each
+MAX_TILE = Tile(64, 0, 4, 1)  # max pooling: MAX_MAPS maps x 64 channels in registers
+MAX_MAPS = 16
+MAX_GRADIENT_TILE = Tile(32, 64, 4, 1)
+ROW = 1024  # channels at a time where a program has one row (image, map)
+SPAN = 256  # sums at a time of what one norm spans
+ATTEND_SUMS = 1 << 15  # sums that a program of the attend kernel holds: maps x channels
+FILL = 2  # programs that each multiprocessor should get before the positions are not split further
+
+
+def tile(kernel: str, element_bytes: int, maps: int, capability: int) -> Tile:
+    """The tile for a card: that of the newest capability not newer than the card's own.
+
+    maps: of a program's tile.
+    """
+    by_card = TILES[kernel, element_bytes]
+    few, many = by_card[max(card for card in by_card if card <= max(capability, OLDEST))]
+    return few if maps <= FEW_MAPS else many
+
+
+def splits(programs: int, steps: int, multiprocessors: int) -> int:
+    """How many programs share the positions of a block: a power of two that fills the card.
+
+    programs: without splitting; steps: tiles of positions, of which a split keeps two at least.
+    """
+    count = 1
+    while programs * count < FILL * multiprocessors and count * 4 <= steps:
+        count *= 2
+    return count
+CENTER_WIDTH = 1024  # columns of a center in a program
+CENTER_PARTS = 256  # sums at a time
+CENTER_LABELS = 256  # labels at a time
+SAMPLE_ELEMENTS = 4096  # of the maps at a time
