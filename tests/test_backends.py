@@ -1,5 +1,7 @@
 """The choice of a backend, and what is said where one cannot run."""
 
+import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -31,10 +33,8 @@ def test_the_native_library_is_built_and_loads():
 
 
 def test_a_backend_that_cannot_run_raises_with_the_reason():
-    with pytest.raises(
-        wk.BackendUnavailableError, match="'triton' cannot run: this version has no"
-    ):
-        wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="triton")
+    with pytest.raises(wk.BackendUnavailableError, match="'cuda' cannot run: this version has no"):
+        wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="cuda")
     reason = backends.why_not("center_loss", "cpu", "meta", torch.float32)
     assert reason == "runs on cpu tensors only, not meta"
     reason = backends.why_not("attention_boxes", "cpu", "cuda", torch.float32)
@@ -54,7 +54,68 @@ def test_explain_names_every_backend_and_op():
         assert re.search(rf"^  {name}: can", text, re.MULTILINE)
     for op in KERNELS:
         assert re.search(rf"^  {op}: (reference|cpu)", text, re.MULTILINE)
-    assert "  attention_boxes: reference (runs on cpu tensors only, not cuda)" in wk.explain("cuda")
+    assert re.search(
+        r"  attention_boxes: reference .*\(runs on cpu tensors only, not cuda\)", wk.explain("cuda")
+    )
+
+
+class Card:
+    """Stands for torch.cuda where a card is to be there that is not."""
+
+    def __init__(self, *capability):
+        self.capability = capability
+
+    def is_available(self):
+        return bool(self.capability)
+
+    def device_count(self):
+        return 1
+
+    def get_device_capability(self, card):
+        return self.capability
+
+    def get_device_name(self, card):
+        return "a card"
+
+
+def test_triton_says_why_it_cannot_run(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch, "cuda", Card())
+    assert backends.available()["triton"] == "no NVIDIA GPU that torch can use"
+    with pytest.raises(wk.BackendUnavailableError, match="'triton' cannot run: no NVIDIA GPU"):
+        wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="triton")
+    monkeypatch.setattr(torch, "cuda", Card(7, 5))
+    reason = "a card has compute capability 7.5, 8.0 is needed"
+    assert backends.available()["triton"] == reason
+    assert backends.resolve("center_loss", "auto", "cuda", torch.float32) == "reference"
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "built for AMD's" in backends.available()["triton"]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.5.1")
+    assert backends.available()["triton"] == "triton 3.5.1 is older than 3.6"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert backends.available()["triton"] == "triton is not installed; `pip install triton`"
+
+
+def test_triton_takes_what_a_newer_card_offers(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch, "cuda", Card(9, 0))
+    for op in ("bilinear_attention_pool", "attend_and_pool", "center_loss", "sample_attention"):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            assert backends.resolve(op, "auto", "cuda", dtype) == "triton"
+        reason = backends.why_not(op, "triton", "cuda", torch.float64)
+        assert reason == "takes float32, bfloat16, float16 only, not float64"
+        assert backends.resolve(op, "auto", "cuda", torch.float64) == "reference"
+        assert backends.why_not(op, "triton", "cpu", torch.float32) is not None
+    lines = [line for line in wk.explain("cuda").splitlines() if "  bilinear" in line]
+    assert "triton" in lines[0] and "other strides from a copy" in lines[0]
+
+
+def test_the_interpreter_runs_only_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backends.available()["triton"] is None
+    assert backends.resolve("center_loss", "triton", "cpu", torch.float32) == "triton"
+    assert backends.resolve("center_loss", "auto", "cpu", torch.float32) == "cpu"
+    assert "in Triton's interpreter, slowly: only where asked for by name" in wk.explain()
 
 
 def test_a_switched_off_library_falls_back_and_says_so(root):

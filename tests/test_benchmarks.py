@@ -43,7 +43,9 @@ FACTS = {
 @named("bap_m")
 def test_published_pooling(name):
     case = load(name)
-    features, attentions = (case[key].clone().requires_grad_() for key in ("features", "attentions"))
+    features, attentions = (
+        case[key].clone().requires_grad_() for key in ("features", "attentions")
+    )
     pool = published.pool_max if "max" in name else published.pool_mean
     output = pool(features, attentions)
     output.backward(case["grad_output"])

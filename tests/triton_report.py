@@ -100,21 +100,16 @@ def report(name: str, kernel, values, keywords, capability: int) -> dict:
         file.flush()
         usage = tool("cuobjdump", "-res-usage", file.name)
         code = tool("cuobjdump", "-sass", file.name)
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    local = int(re.search(r"LOCAL:(\d+)", usage)[1])
-    stack = int(re.search(r"STACK:(\d+)", usage)[1])
+    registers = max(int(count) for count in re.findall(r"REG:(\d+)", usage))
     shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
     granules = -(-registers // 8) * 8 * 32 * warps
-    resident = min(
-        REGISTERS // granules, WARPS // warps, SHARED[capability] // (shared + 1024), 32
-    )
+    resident = min(REGISTERS // granules, WARPS // warps, SHARED[capability] // (shared + 1024), 32)
     return {
         "name": name,
         "kernel": kernel.fn.__name__,
         "capability": capability,
         "registers": registers,
-        "spilled": local,
-        "stack": stack,
+        "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
         "shared": shared,
         "warps": warps,
         "occupancy": resident * warps / WARPS,
@@ -123,11 +118,12 @@ def report(name: str, kernel, values, keywords, capability: int) -> dict:
         "loads_128": len(re.findall(LOADS["128"], code)),
         "stores_128": len(re.findall(STORES["128"], code)),
         "narrow_loads": len(re.findall(r"\bLDG(?:STS)?\.E", code)),
-        "spill_instructions": len(re.findall(r"\b(?:LDL|STL)\b", code)),
     }
 
 
-def tensors(batch: int, dtype: torch.dtype, last: bool, maps: int = 32, channels: int | None = None):
+def tensors(
+    batch: int, dtype: torch.dtype, last: bool, maps: int = 32, channels: int | None = None
+):
     """Features and attentions of the paper's shape, without memory."""
     size = paper_shape(batch)
     layout = torch.channels_last if last else torch.contiguous_format
@@ -148,10 +144,13 @@ def works() -> Iterator[tuple[str, Callable[[], None]]]:
                 yield f"pool {title} B {batch}", lambda d=dtype, t=last, b=batch: _pool(b, d, t)
             yield f"max {title}", lambda d=dtype, t=last: _pool(12, d, t, "max")
             yield f"attend {title}", lambda d=dtype, t=last: _attend(12, d, t)
-    for maps, channels in ((64, 768), (128, 768), (5, 768), (200, 100)):
+    for maps, channels in ((64, 768), (128, 768), (5, 768), (32, 100), (200, 100)):
         for dtype in (torch.bfloat16, torch.float32):
             title = f"pool {str(dtype).removeprefix('torch.')} M {maps} C {channels}"
             yield title, lambda m=maps, c=channels, d=dtype: _pool(12, d, True, "mean", m, c)
+            if maps == 128:
+                title = title.replace("pool", "attend")
+                yield title, lambda m=maps, d=dtype: _attend(12, d, True, m)
     yield "centers", _centers
     yield "sample", _sample
 
@@ -166,9 +165,9 @@ def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
     pool.backward(output, features, attentions, pooled, index, *options, *grads)
 
 
-def _attend(batch, dtype, last) -> None:
-    features, attentions = tensors(batch, dtype, last)
-    maps, channels = attentions.shape[1], features.shape[1]
+def _attend(batch, dtype, last, maps=32) -> None:
+    features, attentions = tensors(batch, dtype, last, maps)
+    channels = features.shape[1]
     vectors = torch.empty((4, maps), device="meta")
     weight = torch.empty((maps, channels), device="meta")
     output = torch.empty((batch, maps, channels), device="meta")
@@ -178,7 +177,10 @@ def _attend(batch, dtype, last) -> None:
 
 
 def _centers() -> None:
-    features, centers = torch.empty((12, 24576), device="meta"), torch.empty((200, 24576), device="meta")
+    features, centers = (
+        torch.empty((12, 24576), device="meta"),
+        torch.empty((200, 24576), device="meta"),
+    )
     labels = torch.empty(12, dtype=torch.int64, device="meta")
     center_loss.forward(features, centers, labels, features.new_empty(()), features)
     center_loss.update(centers, features, labels, 0.05, "accumulate")
@@ -208,7 +210,7 @@ def reports(capabilities, only: str = "") -> Iterator[dict]:
 
 COLUMNS = (
     ("name", "launch", 34), ("kernel", "kernel", 24), ("capability", "sm", 4),
-    ("registers", "regs", 5), ("spilled", "spill", 6), ("shared", "shared", 7),
+    ("registers", "regs", 5), ("spills", "spill", 6), ("shared", "shared", 7),
     ("occupancy", "occup.", 7), ("tensor_core", "mma", 5), ("loads_128", "ld128", 6),
     ("narrow_loads", "ld all", 7), ("stores_128", "st128", 6),
 )  # fmt: skip

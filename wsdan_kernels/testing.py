@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,6 +95,16 @@ def _pool_case(name: str, **options) -> OpCase:
     )
 
 
+class _Norm(NamedTuple):
+    """What attend_and_pool reads of a BatchNorm2d."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float = 1e-5
+
+
 def _attend_inputs(shape, dtype, generator) -> Inputs:
     batch, maps, channels, height, width = shape
     return {
@@ -106,18 +117,11 @@ def _attend_inputs(shape, dtype, generator) -> Inputs:
 def _attend_case(name: str, **options) -> OpCase:
     def run(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
         features, weight, vectors = inputs["features"], inputs["weight"], inputs["norm"]
-        wide = torch.promote_types(vectors.dtype, torch.float32)
-        norm = torch.nn.BatchNorm2d(weight.shape[0], device=features.device, dtype=wide)
-        with torch.no_grad():
-            parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-            for part, values in zip(parts, vectors.to(wide), strict=True):
-                part.copy_(values)
-            norm.running_var.abs_().add_(0.5)
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        norm = _Norm(vectors[0], vectors[1], vectors[2], vectors[3].abs() + 0.5)
         return ops.attend_and_pool(features, weight, norm, **options, backend=backend)
 
-    return OpCase(
-        f"attend_and_pool[{name}]", "attend_and_pool", run, _attend_inputs, _POOL_SHAPES
-    )
+    return OpCase(f"attend_and_pool[{name}]", "attend_and_pool", run, _attend_inputs, _POOL_SHAPES)
 
 
 def _sample_inputs(shape, dtype, generator) -> Inputs:

@@ -13,6 +13,19 @@ def aligned(value, VECTOR: tl.constexpr):
 
 
 @triton.jit
+def known(row, position, rows, positions, LAST: tl.constexpr, VECTOR: tl.constexpr):
+    """Strides and extents of rows (see _launch.Rows) with what the compiler should know of them.
+
+    The elements along the axis of stride 1 come in multiples of VECTOR, and so does the other
+    stride: then a masked load is as wide as an unmasked one.
+    """
+    if LAST:
+        return row, aligned(position, VECTOR), aligned(rows, VECTOR), positions
+    else:
+        return aligned(row, VECTOR), position, rows, aligned(positions, VECTOR)
+
+
+@triton.jit
 def product(left, right, total, PRECISION: tl.constexpr):
     """total + left @ right, summed in float32; PRECISION of _launch.dot_precision."""
     if PRECISION == "wide":

@@ -1,7 +1,7 @@
 """Mean and sum pooling as tensor-core products over the positions, forward and backward.
 
-Alphabet: B images, M maps, C channels, K positions. A program holds all maps of its block (up to
-128), so the features are read once in each direction.
+Alphabet: B images, M maps, C channels, K positions. A program holds up to 128 maps forward and 64
+backward: so many or fewer, and the features are read once in each direction.
 """
 
 import triton
@@ -11,6 +11,7 @@ from wsdan_kernels._triton._device import (
     aligned,
     features_tile,
     flipped,
+    known,
     product,
     rows_tile,
     signed_root,
@@ -46,18 +47,10 @@ def pool_kernel(
 
     first_map, first_channel = map_block * MAPS, channel_block * CHANNELS
     m, c, k = tl.arange(0, MAPS), tl.arange(0, CHANNELS), tl.arange(0, POSITIONS)
-    if F_LAST:
-        f_position = aligned(f_position, F_VECTOR)
-        f_extent, k_extent = aligned(channels, F_VECTOR), positions
-    else:
-        f_row = aligned(f_row, F_VECTOR)
-        f_extent, k_extent = channels, aligned(positions, F_VECTOR)
-    if A_LAST:
-        a_position = aligned(a_position, A_VECTOR)
-        a_extent, a_end = aligned(maps, A_VECTOR), positions
-    else:
-        a_row = aligned(a_row, A_VECTOR)
-        a_extent, a_end = maps, aligned(positions, A_VECTOR)
+    f_row, f_position, f_extent, k_extent = known(
+        f_row, f_position, channels, positions, F_LAST, F_VECTOR
+    )
+    a_row, a_position, a_extent, a_end = known(a_row, a_position, maps, positions, A_LAST, A_VECTOR)
     features += image * aligned(f_image, F_VECTOR) + first_channel.to(tl.int64) * f_row
     attentions += image * aligned(a_image, A_VECTOR) + first_map.to(tl.int64) * a_row
     has_map = first_map + m < a_extent
@@ -113,51 +106,35 @@ def gradients_kernel(
     G_LAST: tl.constexpr, G_VECTOR: tl.constexpr,
     WHOLE: tl.constexpr, ONE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Both gradients at one block of positions: dF = dP^T A, and dA = dP F summed over C.
+    """At one block of positions dA = dP F, summed over C, and with ONE dF = dP^T A too.
 
     grad_pooled (B,M,C) contiguous, in the features' dtype or in float32; grad_features lies as its
     strides g_* say, grad_attentions (B,M,K) contiguous. Grid: image, block of positions, map block.
-    ONE: a single block holds all maps. Else each map block writes the feature gradient of every
-    map_blocks-th block of channels, for which it goes through all maps.
+    ONE: a single block holds all maps, so this is all of the gradient to the features.
     """
     map_blocks, position_blocks = tl.cdiv(maps, MAPS), tl.cdiv(positions, POSITIONS)
     program = tl.program_id(0)
-    map_block = program % map_blocks
     block = program // map_blocks
     image = (block // position_blocks).to(tl.int64)
     first = (block % position_blocks) * POSITIONS
-
-    m, c, k = tl.arange(0, MAPS), tl.arange(0, CHANNELS), tl.arange(0, POSITIONS)
-    if F_LAST:
-        f_position = aligned(f_position, F_VECTOR)
-        f_extent, k_extent = aligned(channels, F_VECTOR), positions
-    else:
-        f_row = aligned(f_row, F_VECTOR)
-        f_extent, k_extent = channels, aligned(positions, F_VECTOR)
-    if G_LAST:
-        g_position = aligned(g_position, G_VECTOR)
-    else:
-        g_row = aligned(g_row, G_VECTOR)
-    if A_LAST:
-        a_position = aligned(a_position, A_VECTOR)
-        a_extent, a_end = aligned(maps, A_VECTOR), positions
-    else:
-        a_row = aligned(a_row, A_VECTOR)
-        a_extent, a_end = maps, aligned(positions, A_VECTOR)
+    m = (program % map_blocks) * MAPS + tl.arange(0, MAPS)
+    c, k = tl.arange(0, CHANNELS), tl.arange(0, POSITIONS)
+    f_row, f_position, f_extent, k_extent = known(
+        f_row, f_position, channels, positions, F_LAST, F_VECTOR
+    )
+    a_row, a_position, a_extent, a_end = known(a_row, a_position, maps, positions, A_LAST, A_VECTOR)
+    g_row, g_position, _, _ = known(g_row, g_position, channels, positions, G_LAST, G_VECTOR)
     there = first.to(tl.int64)
     features += image * aligned(f_image, F_VECTOR) + there * f_position
     grad_features += image * aligned(g_image, G_VECTOR) + there * g_position
     attentions += image * aligned(a_image, A_VECTOR) + there * a_position
     grad_pooled += image * maps * channels
-    in_maps = (first + k < a_end)[None, :]
+    in_maps = (m < a_extent)[:, None] & (first + k < a_end)[None, :]
     in_image = first + k < k_extent
-    zeros = flipped(tl.zeros((CHANNELS, POSITIONS), tl.float32), F_LAST)
 
-    first_map = map_block * MAPS
-    mine = first_map + m
-    a = rows_tile(
-        attentions, mine, k, a_row, a_position, in_maps & (mine < a_extent)[:, None]
-    ).to(grad_pooled.dtype.element_ty)
+    if ONE:
+        a = rows_tile(attentions, m, k, a_row, a_position, in_maps)
+        a = a.to(grad_pooled.dtype.element_ty)
     total = tl.zeros((MAPS, POSITIONS), tl.float32)
     for first_channel in range(0, channels, CHANNELS):
         from_channel = tl.cast(first_channel, tl.int64)
@@ -166,31 +143,57 @@ def gradients_kernel(
             features + from_channel * f_row, c, k, f_row, f_position,
             has_channel, in_image, F_LAST, WHOLE,
         )  # fmt: skip
-        g = rows_tile(
-            grad_pooled + first_channel, mine, c, channels, 1,
-            (mine < maps)[:, None] & (first_channel + c < channels)[None, :],
-        )  # fmt: skip
+        inside = (m < maps)[:, None] & (first_channel + c < channels)[None, :]
+        g = rows_tile(grad_pooled + first_channel, m, c, channels, 1, inside)
         total = product(g, flipped(f, F_LAST).to(g.dtype), total, PRECISION)
         if ONE:
-            slope = slope_of(g, a, zeros, F_LAST, PRECISION)
-        else:
-            slope = zeros
-            if (first_channel // CHANNELS) % map_blocks == map_block:
-                for other in range(0, maps, MAPS):
-                    theirs = other + m
-                    in_group = (theirs < maps)[:, None]
-                    near = in_group & (first_channel + c < channels)[None, :]
-                    g = rows_tile(grad_pooled + first_channel, theirs, c, channels, 1, near)
-                    a = rows_tile(attentions, theirs, k, a_row, a_position, in_group & in_maps)
-                    slope = slope_of(g, a.to(g.dtype), slope, F_LAST, PRECISION)
-        if ONE or (first_channel // CHANNELS) % map_blocks == map_block:
+            slope = flipped(tl.zeros((CHANNELS, POSITIONS), tl.float32), F_LAST)
+            slope = slope_of(g, a, slope, F_LAST, PRECISION)
             into = grad_features + from_channel * g_row
             store_features(
                 into, slope, c, k, g_row, g_position, has_channel, in_image, F_LAST, WHOLE
             )
-    into = grad_attentions + (image * maps + mine)[:, None] * positions + (first + k)[None, :]
-    inside = (mine < maps)[:, None] & (first + k < positions)[None, :]
+    into = grad_attentions + (image * maps + m)[:, None] * positions + (first + k)[None, :]
+    inside = (m < maps)[:, None] & (first + k < positions)[None, :]
     tl.store(into, total.to(grad_attentions.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def feature_gradient_kernel(
+    attentions, grad_pooled, grad_features, maps, channels, positions,
+    a_image, a_row, a_position, g_image, g_row, g_position,
+    MAPS: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+    A_LAST: tl.constexpr, A_VECTOR: tl.constexpr, G_LAST: tl.constexpr, G_VECTOR: tl.constexpr,
+    WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dF = dP^T A for more maps than one tile holds. Grid: image, position block, channel block."""
+    channel_blocks, position_blocks = tl.cdiv(channels, CHANNELS), tl.cdiv(positions, POSITIONS)
+    program = tl.program_id(0)
+    block = program // channel_blocks
+    image = (block // position_blocks).to(tl.int64)
+    first = (block % position_blocks) * POSITIONS
+    first_channel = (program % channel_blocks) * CHANNELS
+    c, k = tl.arange(0, CHANNELS), tl.arange(0, POSITIONS)
+    a_row, a_position, a_extent, a_end = known(a_row, a_position, maps, positions, A_LAST, A_VECTOR)
+    g_row, g_position, c_extent, k_extent = known(
+        g_row, g_position, channels, positions, G_LAST, G_VECTOR
+    )
+    there, from_channel = first.to(tl.int64), first_channel.to(tl.int64)
+    attentions += image * aligned(a_image, A_VECTOR) + there * a_position
+    grad_features += image * aligned(g_image, G_VECTOR) + there * g_position + from_channel * g_row
+    grad_pooled += image * maps * channels + from_channel
+    slope = flipped(tl.zeros((CHANNELS, POSITIONS), tl.float32), G_LAST)
+    for first_map in range(0, maps, MAPS):
+        m = first_map + tl.arange(0, MAPS)
+        in_maps = (m < a_extent)[:, None] & (first + k < a_end)[None, :]
+        a = rows_tile(attentions, m, k, a_row, a_position, in_maps)
+        inside = (m < maps)[:, None] & (first_channel + c < channels)[None, :]
+        g = rows_tile(grad_pooled, m, c, channels, 1, inside)
+        slope = slope_of(g, a.to(g.dtype), slope, G_LAST, PRECISION)
+    store_features(
+        grad_features, slope, c, k, g_row, g_position, first_channel + c < c_extent,
+        first + k < k_extent, G_LAST, WHOLE,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -21,40 +21,35 @@ class Tile(NamedTuple):
 
 # By (kernel, bytes of an element): the tile from the given capability on. The first for at most
 # FEW_MAPS maps a program, the second for more. Those of 80 fit the 99 KiB of sm_86 and sm_89.
-TILES: dict[tuple[str, int], dict[int, tuple[Tile, Tile]]] = {
+TILES: dict[tuple[str, int], dict[int, tuple[Tile, ...]]] = {
     ("pool", 2): {
-        80: (Tile(128, 64, 4, 3), Tile(64, 64, 8, 3)),
+        80: (Tile(128, 64, 8, 3), Tile(64, 64, 8, 3)),
         90: (Tile(128, 64, 4, 4), Tile(128, 64, 8, 3)),
     },
     ("pool", 4): {
         80: (Tile(64, 32, 4, 3), Tile(64, 32, 8, 3)),
         90: (Tile(64, 32, 4, 4), Tile(64, 32, 8, 3)),
     },
-    ("gradients", 2): {
-        80: (Tile(64, 64, 4, 2), Tile(64, 32, 8, 2)),
-        90: (Tile(64, 64, 4, 3), Tile(64, 64, 8, 2)),
-    },
-    ("gradients", 4): {
-        80: (Tile(64, 32, 4, 2), Tile(32, 32, 8, 1)),
-        90: (Tile(64, 32, 4, 3), Tile(32, 32, 8, 2)),
-    },
+    ("gradients", 2): {80: (Tile(64, 64, 4, 2),), 90: (Tile(64, 64, 4, 3),)},
+    ("gradients", 4): {80: (Tile(32, 32, 4, 2),), 90: (Tile(32, 32, 4, 3),)},
     ("attend", 2): {
-        80: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
-        90: (Tile(128, 64, 8, 3), Tile(64, 64, 8, 2)),
+        80: (Tile(128, 32, 8, 2), Tile(64, 16, 8, 2)),
+        90: (Tile(128, 32, 8, 3), Tile(64, 32, 8, 2)),
     },
     ("attend", 4): {
-        80: (Tile(64, 32, 8, 2), Tile(64, 32, 8, 1)),
-        90: (Tile(64, 32, 8, 3), Tile(64, 32, 8, 2)),
+        80: (Tile(64, 16, 8, 2), Tile(32, 16, 8, 2)),
+        90: (Tile(64, 16, 8, 3), Tile(32, 16, 8, 3)),
     },
 }
 FEW_MAPS = 64
-MOST_MAPS = 128  # of a program; more maps take several, which read the features once each
+MOST_MAPS, MOST_MAPS_BACKWARD = 128, FEW_MAPS  # of a program; more maps take several
 MAX_TILE = Tile(64, 0, 4, 1)  # max pooling: MAX_MAPS maps x 64 channels in registers
 MAX_MAPS = 16
 MAX_GRADIENT_TILE = Tile(32, 64, 4, 1)
 ROW = 1024  # channels at a time where a program has one row (image, map)
 SPAN = 256  # sums at a time of what one norm spans
-ATTEND_SUMS = 1 << 15  # sums that a program of the attend kernel holds: maps x channels
+# Sums (maps x channels) that a program of the attend kernel holds, by bytes of an element.
+ATTEND_SUMS = {2: 24 << 10, 4: 12 << 10}
 FILL = 2  # programs that each multiprocessor should get before the positions are not split further
 
 
@@ -64,8 +59,8 @@ def tile(kernel: str, element_bytes: int, maps: int, capability: int) -> Tile:
     maps: of a program's tile.
     """
     by_card = TILES[kernel, element_bytes]
-    few, many = by_card[max(card for card in by_card if card <= max(capability, OLDEST))]
-    return few if maps <= FEW_MAPS else many
+    tiles = by_card[max(card for card in by_card if card <= max(capability, OLDEST))]
+    return tiles[0] if maps <= FEW_MAPS else tiles[1]
 
 
 def splits(programs: int, steps: int, multiprocessors: int) -> int:
@@ -77,6 +72,8 @@ def splits(programs: int, steps: int, multiprocessors: int) -> int:
     while programs * count < FILL * multiprocessors and count * 4 <= steps:
         count *= 2
     return count
+
+
 CENTER_WIDTH = 1024  # columns of a center in a program
 CENTER_PARTS = 256  # sums at a time
 CENTER_LABELS = 256  # labels at a time

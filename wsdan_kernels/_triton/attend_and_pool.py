@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wsdan_kernels._triton import _tuning as tuning
-from wsdan_kernels._triton._device import aligned, features_tile, flipped, product, rows_tile
+from wsdan_kernels._triton._device import aligned, features_tile, flipped, known, product, rows_tile
 from wsdan_kernels._triton._launch import (
     as_rows,
     card_of,
@@ -47,7 +47,7 @@ def forward(
     card = card_of(features)
     block = up_to_power_of_two(maps, 16, triton.next_power_of_2(maps))
     tile = tuning.tile("attend", features.element_size(), block, card.capability)
-    most = max(1, tuning.ATTEND_SUMS // (block * tile.channels))
+    most = max(1, tuning.ATTEND_SUMS[features.element_size()] // (block * tile.channels))
     blocks = triton.cdiv(channels, tile.channels)
     groups = triton.cdiv(blocks, most)
     each = triton.cdiv(blocks, groups)
@@ -92,12 +92,9 @@ def attend_kernel(
     image = (program // (splits * groups)).to(tl.int64)
     images = tl.num_programs(0) // (splits * groups)
     m, c, k = tl.arange(0, MAPS), tl.arange(0, CHANNELS), tl.arange(0, POSITIONS)
-    if F_LAST:
-        f_position = aligned(f_position, F_VECTOR)
-        f_extent, k_extent = aligned(channels, F_VECTOR), positions
-    else:
-        f_row = aligned(f_row, F_VECTOR)
-        f_extent, k_extent = channels, aligned(positions, F_VECTOR)
+    f_row, f_position, f_extent, k_extent = known(
+        f_row, f_position, channels, positions, F_LAST, F_VECTOR
+    )
     features += image * aligned(f_image, F_VECTOR)
     attentions += image * a_image
     is_map = m < maps
@@ -121,9 +118,7 @@ def attend_kernel(
         for first_channel in range(0, channels, CHANNELS):
             has_channel = first_channel + c < f_extent
             base = here + tl.cast(first_channel, tl.int64) * f_row
-            f = features_tile(
-                base, c, k, f_row, f_position, has_channel, in_image, F_LAST, WHOLE
-            )
+            f = features_tile(base, c, k, f_row, f_position, has_channel, in_image, F_LAST, WHOLE)
             w = rows_tile(
                 weight + first_channel, m, c, channels, 1,
                 is_map[:, None] & (first_channel + c < channels)[None, :],
@@ -142,9 +137,7 @@ def attend_kernel(
             first_channel = (first_block + i) * CHANNELS
             has_channel = first_channel + c < f_extent
             base = here + first_channel.to(tl.int64) * f_row
-            f = features_tile(
-                base, c, k, f_row, f_position, has_channel, in_image, F_LAST, WHOLE
-            )
+            f = features_tile(base, c, k, f_row, f_position, has_channel, in_image, F_LAST, WHOLE)
             sums = sums + (product(a, flipped(f, not F_LAST), totals[i], PRECISION),)
         totals = sums
     for i in tl.static_range(BLOCKS):

@@ -20,7 +20,11 @@ from wsdan_kernels._triton._pool_norm import (
     pooled_gradient_kernel,
     row_sums_kernel,
 )
-from wsdan_kernels._triton._pool_product import gradients_kernel, pool_kernel
+from wsdan_kernels._triton._pool_product import (
+    feature_gradient_kernel,
+    gradients_kernel,
+    pool_kernel,
+)
 
 
 def forward(
@@ -63,7 +67,10 @@ def backward(
     grad_features: Tensor,
     grad_attentions: Tensor,
 ) -> None:
-    """Fills the gradients, grad_features in the features' memory format. Three launches."""
+    """Fills the gradients, grad_features in the features' memory format.
+
+    Three launches; four for mean and sum with more maps than one tile holds.
+    """
     batch, maps, channels = pooled.shape
     if batch == 0:
         return
@@ -156,25 +163,30 @@ def _gradients(
 ) -> None:
     batch, maps, channels = grad_pooled.shape
     positions = f.tensor.shape[2] * f.tensor.shape[3]
-    block = up_to_power_of_two(maps, 16, tuning.MOST_MAPS)
+    block = up_to_power_of_two(maps, 16, tuning.MOST_MAPS_BACKWARD)
     tile = _tile("gradients", f, block)
-    map_blocks = triton.cdiv(maps, block)
+    map_blocks, position_blocks = triton.cdiv(maps, block), triton.cdiv(positions, tile.positions)
     g = as_rows(grad_features)
-    gradients_kernel[(batch * triton.cdiv(positions, tile.positions) * map_blocks,)](
-        f.tensor, a.tensor, grad_pooled, grad_features, grad_attentions,
-        maps, channels, positions, *f[1:4], *a[1:4], *g[1:4],
-        MAPS=block, CHANNELS=tile.channels, POSITIONS=tile.positions,
-        F_LAST=f.last, F_VECTOR=f.vector, A_LAST=a.last, A_VECTOR=a.vector,
-        G_LAST=g.last, G_VECTOR=g.vector,
-        WHOLE=channels % tile.channels == 0, ONE=map_blocks == 1,
-        PRECISION=dot_precision(f.tensor.dtype, grad_pooled.dtype),
-        num_warps=tile.warps, num_stages=tile.stages,
+    sizes = (maps, channels, positions)
+    options = {
+        "MAPS": block, "CHANNELS": tile.channels, "POSITIONS": tile.positions,
+        "A_LAST": a.last, "A_VECTOR": a.vector, "G_LAST": g.last, "G_VECTOR": g.vector,
+        "WHOLE": channels % tile.channels == 0,
+        "PRECISION": dot_precision(f.tensor.dtype, grad_pooled.dtype),
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    gradients_kernel[(batch * position_blocks * map_blocks,)](
+        f.tensor, a.tensor, grad_pooled, grad_features, grad_attentions, *sizes,
+        *f[1:4], *a[1:4], *g[1:4], F_LAST=f.last, F_VECTOR=f.vector, ONE=map_blocks == 1, **options,
     )  # fmt: skip
+    if map_blocks > 1:
+        channel_blocks = triton.cdiv(channels, tile.channels)
+        feature_gradient_kernel[(batch * position_blocks * channel_blocks,)](
+            a.tensor, grad_pooled, grad_features, *sizes, *a[1:4], *g[1:4], **options
+        )
 
 
-def _max(
-    f: Rows, a: Rows, pooled: Tensor, index: Tensor, eps: float, signed_sqrt: bool
-) -> Tensor:
+def _max(f: Rows, a: Rows, pooled: Tensor, index: Tensor, eps: float, signed_sqrt: bool) -> Tensor:
     batch, maps, channels = pooled.shape
     tile, block = tuning.MAX_TILE, tuning.MAX_MAPS
     channel_blocks = triton.cdiv(channels, tile.channels)

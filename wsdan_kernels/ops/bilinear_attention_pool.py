@@ -34,7 +34,12 @@ def _fake_backward(grad_output, features, attentions, *rest):
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native.kernel(_FORWARD, 3, _fake), devices=("cpu",)),
-    "triton": triton_kernel(_NAME, "forward", _fake, "contiguous and channels_last are read in place, other strides from a copy"),
+    "triton": triton_kernel(
+        _NAME,
+        "forward",
+        _fake,
+        "contiguous and channels_last are read in place, other strides from a copy",
+    ),
 }
 BACKWARD_KERNELS = {
     "reference": Kernel(reference.backward),
