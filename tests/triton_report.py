@@ -22,10 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from wsdan_kernels._triton import _launch
+from wsdan_kernels._triton import _launch, center_loss, sample_attention
 from wsdan_kernels._triton import attend_and_pool as attend
 from wsdan_kernels._triton import bilinear_attention_pool as pool
-from wsdan_kernels._triton import center_loss, sample_attention
 from wsdan_kernels.ops import bilinear_attention_pool as pool_op
 from wsdan_kernels.testing import paper_shape
 

@@ -8,8 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-# Whether Triton's interpreter runs the kernels, on the CPU: TRITON_INTERPRET=1, read at import as by
-# the kernels themselves.
+# Whether Triton's interpreter runs the kernels, on the CPU (TRITON_INTERPRET=1): read at import, as
+# the kernels do.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 LARGEST_STRIDE = 1 << 24  # within a tile, of at most 128 rows, offsets are 32 bits
 VECTOR_BYTES = 16  # the widest load of a thread

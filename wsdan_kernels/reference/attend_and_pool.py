@@ -1,10 +1,9 @@
-"""Attention maps by 1x1 convolution, batch norm and ReLU, and the pooling under them, for inference.
+"""Attention maps (1x1 convolution, batch norm, ReLU) and the pooling under them, for inference.
 
 A = relu(norm(W F)), arXiv:1901.09891 eq. 1, with the norm's running mean and variance; then
 bilinear_attention_pool.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
