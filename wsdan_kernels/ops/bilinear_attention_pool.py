@@ -8,6 +8,7 @@ from wsdan_kernels.reference import bilinear_attention_pool as reference
 from wsdan_kernels.reference._layout import empty_like
 
 _NAME = "bilinear_attention_pool"
+_LAYOUTS = "contiguous and channels_last are read in place, other strides from a copy"
 _OPTIONS = "str reduce, bool signed_sqrt, str normalize, int groups, float eps, float scale"
 _FORWARD = f"bilinear_attention_pool(Tensor features, Tensor attentions, {_OPTIONS})"
 _BACKWARD = (
@@ -34,12 +35,7 @@ def _fake_backward(grad_output, features, attentions, *rest):
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native.kernel(_FORWARD, 3, _fake), devices=("cpu",)),
-    "triton": triton_kernel(
-        _NAME,
-        "forward",
-        _fake,
-        "contiguous and channels_last are read in place, other strides from a copy",
-    ),
+    "triton": triton_kernel(_NAME, "forward", _fake, _LAYOUTS),
 }
 BACKWARD_KERNELS = {
     "reference": Kernel(reference.backward),
