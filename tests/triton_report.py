@@ -7,12 +7,14 @@ own, without TRITON_INTERPRET: the kernels read it when they are imported.
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
@@ -30,9 +32,8 @@ from wsdan_kernels.testing import paper_shape
 
 CAPABILITIES = (80, 90, 100)
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
-# Bytes of shared memory a program may take, and a multiprocessor has (CUDA C++ Programming Guide,
-# technical specifications); sm_86 and sm_89, which take the table's 80, have the smaller 99 KiB.
-SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Bytes of shared memory of a multiprocessor (CUDA C++ Programming Guide, technical
+# specifications), and what else limits how many programs it holds.
 SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
 REGISTERS, WARPS = 65536, 64
 TYPES = {
@@ -114,6 +115,8 @@ def report(name: str, kernel, values, keywords, capability: int) -> dict:
         "occupancy": resident * warps / WARPS,
         "tensor_core": len(re.findall(TENSOR_CORES, code)),
         "instruction": next(iter(re.findall(TENSOR_CORES, code)), ""),
+        "tile": [keywords[name] for name in ("CHANNELS", "POSITIONS") if name in keywords],
+        "async_copies": len(re.findall(r"\bLDGSTS\b", code)),
         "loads_128": len(re.findall(LOADS["128"], code)),
         "stores_128": len(re.findall(STORES["128"], code)),
         "narrow_loads": len(re.findall(r"\bLDG(?:STS)?\.E", code)),
@@ -191,20 +194,20 @@ def _sample() -> None:
     sample_attention.forward(attentions, torch.empty((12, 2), device="meta"), "sqrt_mass", picks)
 
 
-def reports(capabilities, only: str = "") -> Iterator[dict]:
-    """One report for each different launch and capability."""
-    for capability in capabilities:
-        _launch.assumed = _launch.Card(capability, MULTIPROCESSORS[capability])
-        seen = set()
-        for title, work in works():
-            if only not in title:
-                continue
-            for kernel, values, keywords in launches(work):
-                source, options = source_of(kernel, values, keywords)
-                key = (kernel.fn.__name__, source.hash(), str(options))
-                if key not in seen:
-                    seen.add(key)
-                    yield report(title, kernel, values, keywords, capability)
+def reports(capability: int, only: str = "") -> list[dict]:
+    """One report for each different launch."""
+    _launch.assumed = _launch.Card(capability, MULTIPROCESSORS[capability])
+    found, seen = [], set()
+    for title, work in works():
+        if only not in title:
+            continue
+        for kernel, values, keywords in launches(work):
+            source, options = source_of(kernel, values, keywords)
+            key = (kernel.fn.__name__, source.hash(), str(options))
+            if key not in seen:
+                seen.add(key)
+                found.append(report(title, kernel, values, keywords, capability))
+    return found
 
 
 COLUMNS = (
@@ -231,9 +234,10 @@ def main() -> int:
     options = parser.parse_args()
     print(line({key: title for key, title, _ in COLUMNS}))
     rows = []
-    for row in reports(options.capability, options.only):
-        rows.append(row)
-        print(line(row), flush=True)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(reports, options.capability, [options.only] * len(CAPABILITIES)):
+            rows += found
+            print("\n".join(map(line, found)), flush=True)
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -35,10 +35,13 @@ def max_kernel(
     for k in range(0, positions):
         a = tl.load(a_rows, mask=m < maps, other=0.0).to(tl.float32)
         f = tl.load(f_rows, mask=c < channels, other=0.0).to(tl.float32)
-        value = a[:, None] * f[None, :]
-        above = (best == best) & ((value > best) | (value != value))
-        best = tl.where(above, value, best)
-        at = tl.where(above, k, at)
+        # Four instructions an element. The maximum turns every NaN into one pattern, and the sum
+        # -0 into 0, so that its bits change exactly where it rises.
+        value = a[:, None] * f[None, :] + 0.0
+        higher = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+        changed = higher.to(tl.int32, bitcast=True) != best.to(tl.int32, bitcast=True)
+        best = higher
+        at = tl.where(changed, k, at)
         a_rows += a_position
         f_rows += f_position
 

@@ -25,6 +25,7 @@ TILES: dict[tuple[str, int], dict[int, tuple[Tile, ...]]] = {
     ("pool", 2): {
         80: (Tile(128, 64, 8, 3), Tile(64, 64, 8, 3)),
         90: (Tile(128, 64, 4, 4), Tile(128, 64, 8, 3)),
+        100: (Tile(128, 64, 8, 4), Tile(128, 64, 8, 3)),
     },
     ("pool", 4): {
         80: (Tile(64, 32, 4, 3), Tile(64, 32, 8, 3)),
