@@ -37,13 +37,6 @@ Memory memory_of(const Rows<const S>& x, int64_t first, int64_t count) {
     return {reinterpret_cast<const char*>(x.row(first)), count * row};
 }
 
-// Whether every row begins at a cache line.
-template <typename T>
-bool at_lines(const T* row, int64_t stride) {
-    const int64_t bytes = stride * static_cast<int64_t>(sizeof(T));
-    return bytes % 64 == 0 && reinterpret_cast<uintptr_t>(row) % 64 == 0;
-}
-
 // Rows of X that are packed at a time: what stays in a quarter of a small second-level cache.
 template <typename T>
 int64_t block_rows(int64_t columns) {
@@ -150,8 +143,8 @@ void along_rows(
 }
 
 // sums[m][j] += sum over i of W[m][first + i] * X[first + i][begin + j]: `count` rows of X; the
-// sums are panels of (M x kPanel). Whole panels of X are read in place where its rows begin at
-// cache lines (vectors across two lines cost more than packing); what is left is packed.
+// sums are panels of (M x kPanel). Whole panels of X are read in place; what is left, and what
+// has to be converted, is packed.
 template <typename At, typename S, typename T>
 void across_rows(
     At at, const Rows<const S>& x, int64_t first, int64_t count, int64_t begin, int64_t end,
@@ -176,7 +169,7 @@ void across_rows(
         p.right_row = x.stride;
         p.right_panel = width;
         p.columns = (end - begin) / width * width;
-        if (p.columns > 0 && at_lines(p.right, x.stride)) {
+        if (p.columns > 0) {
             multiply(at, p);
             begin += p.columns;
             p.out += p.columns * maps;

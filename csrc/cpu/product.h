@@ -40,12 +40,14 @@ struct Product {
     bool add;
     bool panels_first;  // all rows of a panel, then the next; else all panels of a few rows
     int64_t ahead;      // how many elements ahead of the left matrix to fetch; 0: none
-    const char* fetch;  // memory to bring near meanwhile, for what comes next
+    const char* fetch;  // memory to bring near meanwhile, at most a line a step: what comes next
     int64_t fetch_lines;
 };
 
 template <typename T, int lanes, int rows, int vectors>
-void multiply_block(const Product<T>& p, int64_t i, int64_t panel, int64_t ahead) {
+void multiply_block(
+    const Product<T>& p, int64_t i, int64_t panel, int64_t ahead, const char* fetch, int64_t lines
+) {
     using V = typename VectorOf<T, lanes>::type;
     constexpr int64_t line = 64 / sizeof(T);
     const T* left = p.left + i * p.left_row;
@@ -71,6 +73,11 @@ void multiply_block(const Product<T>& p, int64_t i, int64_t panel, int64_t ahead
                 step(r + s);
         }
     }
+#pragma GCC unroll 1
+    for (const int64_t last = std::min(p.depth, r + lines); r < last; ++r, fetch += 64) {
+        __builtin_prefetch(fetch, 0, 2);
+        step(r);
+    }
     for (; r < p.depth; ++r)
         step(r);
     for (int n = 0; n < rows; ++n)
@@ -83,13 +90,16 @@ void multiply_block(const Product<T>& p, int64_t i, int64_t panel, int64_t ahead
 
 // The `count` <= rows rows from i on: a remainder goes in blocks of powers of two.
 template <typename T, int lanes, int rows, int vectors>
-void multiply_rows(const Product<T>& p, int64_t i, int64_t count, int64_t panel, int64_t ahead) {
-    for (; count >= rows; count -= rows, i += rows)
-        multiply_block<T, lanes, rows, vectors>(p, i, panel, ahead);
+void multiply_rows(
+    const Product<T>& p, int64_t i, int64_t count, int64_t panel, int64_t ahead,
+    const char* fetch = nullptr, int64_t lines = 0
+) {
+    for (; count >= rows; count -= rows, i += rows, lines = 0)
+        multiply_block<T, lanes, rows, vectors>(p, i, panel, ahead, fetch, lines);
     if constexpr (rows > 1) {
         constexpr int half = rows > 16 ? 16 : rows > 8 ? 8 : rows > 4 ? 4 : rows > 2 ? 2 : 1;
         if (count > 0)
-            multiply_rows<T, lanes, half, vectors>(p, i, count, panel, ahead);
+            multiply_rows<T, lanes, half, vectors>(p, i, count, panel, ahead, fetch, lines);
     }
 }
 
@@ -111,14 +121,13 @@ void multiply(At at, const Product<T>& p) {
         const int64_t lines = (p.fetch_lines + blocks - 1) / blocks;
         const char* fetch = p.fetch;
         const auto block = [&](int64_t i, int64_t panel) {
-            for (int64_t line = 0; line < lines; ++line, fetch += 64)
-                __builtin_prefetch(fetch, 0, 2);
             const int64_t count = std::min<int64_t>(p.rows - i, rows);
             const int64_t ahead = panel == 0 ? p.ahead : 0;
             if (half && panel == panels - 1)
-                multiply_rows<T, lanes, rows, 1>(p, i, count, panel, ahead);
+                multiply_rows<T, lanes, rows, 1>(p, i, count, panel, ahead, fetch, lines);
             else
-                multiply_rows<T, lanes, rows, 2>(p, i, count, panel, ahead);
+                multiply_rows<T, lanes, rows, 2>(p, i, count, panel, ahead, fetch, lines);
+            fetch += 64 * lines;
         };
         if (p.panels_first) {
             for (int64_t panel = 0; panel < panels; ++panel)
