@@ -32,7 +32,7 @@ def max_kernel(
     f_rows = features + image * f_image + c.to(tl.int64) * f_row
     best = tl.full((MAPS, CHANNELS), float("-inf"), tl.float32)
     at = tl.zeros((MAPS, CHANNELS), tl.int32)
-    for k in tl.range(0, positions, loop_unroll_factor=4):
+    for k in tl.range(0, positions, loop_unroll_factor=2):
         a = tl.load(a_rows, mask=m < maps, other=0.0).to(tl.float32)
         f = tl.load(f_rows, mask=c < channels, other=0.0).to(tl.float32)
         # Four instructions an element. The maximum turns every NaN into one pattern, and the sum
