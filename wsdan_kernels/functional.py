@@ -331,7 +331,9 @@ def center_loss(
     Args:
         features: (B,D) floating point; the pooled features, flattened.
         centers: (N,D) of the same dtype and device.
-        labels: (B,) int64 or int32 in [0,N). On the CPU the range is checked.
+        labels: (B,) int64 or int32 in [0,N). On the CPU the range is checked; on a GPU that would
+            wait for the device: there a label out of range makes the loss NaN (triton) or stops
+            the device with an assertion (reference).
 
     Returns:
         Scalar, float64 for float64 inputs, else float32; 0 for an empty batch.
@@ -360,7 +362,8 @@ def update_centers_(
 
     Args:
         centers: (N,D) floating point, written in place; must not require a gradient.
-        features: (B,D) of the same dtype and device. labels: (B,) int64 or int32 in [0,N).
+        features: (B,D) of the same dtype and device. labels: (B,) int64 or int32 in [0,N); on a
+            GPU one out of range moves no center (triton), see center_loss.
         beta: in [0,1].
         duplicates: a label that occurs several times in the batch moves its center by the sum of
             the steps ("accumulate", the official code) or by their mean ("mean").

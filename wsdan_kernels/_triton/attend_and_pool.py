@@ -59,7 +59,8 @@ def forward(
     parts = pooled if splits == 1 else output.new_empty((splits, *output.shape))
     with device_of(features):
         attend_kernel[(batch * groups * splits,)](
-            f.tensor, weight.to(features.dtype).contiguous(), gamma, beta, mean, variance, a.tensor, parts, squares,
+            f.tensor, weight.to(features.dtype).contiguous(), gamma, beta, mean, variance,
+            a.tensor, parts, squares,
             maps, channels, positions, splits, groups, *f[1:4], *a[1:4], bn_eps,
             1.0 / positions if reduce == "mean" else 1.0, eps,
             MAPS=block, CHANNELS=tile.channels, POSITIONS=tile.positions, BLOCKS=each,
