@@ -151,9 +151,6 @@ def works() -> Iterator[tuple[str, Callable[[], None]]]:
         for dtype in (torch.bfloat16, torch.float32):
             title = f"pool {str(dtype).removeprefix('torch.')} M {maps} C {channels}"
             yield title, lambda m=maps, c=channels, d=dtype: _pool(12, d, True, "mean", m, c)
-            if maps == 128 and dtype == torch.bfloat16:
-                title = title.replace("pool", "attend")
-                yield title, lambda m=maps, d=dtype: _attend(12, d, True, m)
     yield "centers", _centers
     yield "sample", _sample
 
@@ -168,8 +165,9 @@ def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
     pool.backward(output, features, attentions, pooled, index, *options, *grads)
 
 
-def _attend(batch, dtype, last, maps=32) -> None:
-    features, attentions = tensors(batch, dtype, last, maps)
+def _attend(batch, dtype, last) -> None:
+    features, attentions = tensors(batch, dtype, last)
+    maps = attentions.shape[1]
     channels = features.shape[1]
     vectors = torch.empty((4, maps), device="meta")
     weight = torch.empty((maps, channels), device="meta")

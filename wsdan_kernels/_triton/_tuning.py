@@ -37,10 +37,7 @@ TILES: dict[tuple[str, int], dict[int, tuple[Tile, ...]]] = {
         90: (Tile(32, 64, 8, 3),),
         100: (Tile(32, 64, 8, 2),),
     },
-    ("attend", 2): {
-        80: (Tile(128, 32, 8, 2), Tile(64, 16, 8, 2)),
-        90: (Tile(128, 32, 8, 3), Tile(64, 32, 8, 2)),
-    },
+    ("attend", 2): {80: (Tile(128, 32, 8, 2),), 90: (Tile(128, 32, 8, 3),)},
 }
 FEW_MAPS = 64
 MOST_MAPS, MOST_MAPS_BACKWARD = 128, FEW_MAPS  # of a program; more maps take several
