@@ -38,7 +38,7 @@ def forward(
     output: Tensor,
     attentions: Tensor,
 ) -> None:
-    """See reference.attend_and_pool; fills Y (B,M,C) and the maps (B,M,h,w). For 16 bits and M <= 32."""
+    """For 16 bits, M <= 32; see reference.attend_and_pool. Fills Y (B,M,C) and A (B,M,h,w)."""
     batch, channels, height, width = features.shape
     maps, positions = weight.shape[0], height * width
     if batch == 0:
