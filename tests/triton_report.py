@@ -155,6 +155,15 @@ def works() -> Iterator[tuple[str, Callable[[], None]]]:
             if dtype != torch.float16:
                 title = f"pool {kind} M {maps} C {channels}"
                 yield title, partial(_pool, paper(12, maps, channels), dtype, True)
+    for dtype in (torch.bfloat16, torch.float32):
+        kind = str(dtype).removeprefix("torch.")
+        for side, channels in ((12, 2048), (13, 768)):
+            shape = (12, 32, channels, side, side)
+            yield f"pool {kind} {side}x{side}", partial(_pool, shape, dtype, False)
+            yield f"max {kind} {side}x{side}", partial(_pool, shape, dtype, False, "max")
+    yield "pool tf32", partial(_tf32, partial(_pool, paper(12), torch.float32, True))
+    yield "pool tf32 NCHW", partial(_tf32, partial(_pool, paper(12), torch.float32, False))
+    yield "pool linear", partial(_pool, paper(12), torch.bfloat16, True, "sum", False, "none")
     # Every size is 1, which triton compiles in as a constant.
     ones = (1, 1, 1, 1, 1)
     for reduce in ("mean", "max"):
@@ -166,9 +175,19 @@ def works() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"sample {shape[1]}", partial(_sample, shape)
 
 
-def _pool(shape, dtype, last, reduce="mean") -> None:
+def _tf32(work: Callable[[], None]) -> None:
+    """The work where torch allows tf32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        work()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _pool(shape, dtype, last, reduce="mean", signed_sqrt=True, normalize="all") -> None:
     features, attentions = tensors(shape, dtype, last)
-    options = (reduce, True, "all", 1, 1e-12, 1.0)
+    options = (reduce, signed_sqrt, normalize, 1, 1e-12, 1.0)
     results = pool_op._fake(features, attentions, *options)
     pool.forward(features, attentions, *options, *results)
     output, pooled, index = results

@@ -23,17 +23,16 @@ class Tile(NamedTuple):
 # FEW_MAPS maps a program, the second for more. Those of 80 fit the 99 KiB of sm_86 and sm_89.
 TILES: dict[tuple[str, int], dict[int, tuple[Tile, ...]]] = {
     ("pool", 2): {
-        80: (Tile(128, 64, 8, 3), Tile(64, 64, 8, 3)),
-        90: (Tile(128, 64, 4, 4), Tile(128, 64, 8, 3)),
-        100: (Tile(128, 64, 8, 4), Tile(128, 64, 8, 3)),
+        80: (Tile(128, 32, 8, 4), Tile(64, 64, 8, 3)),
+        90: (Tile(128, 32, 8, 4), Tile(128, 64, 8, 3)),
     },
     ("pool", 4): {
         80: (Tile(128, 16, 8, 3), Tile(64, 32, 8, 3)),
         90: (Tile(128, 16, 8, 4), Tile(64, 32, 8, 3)),
     },
-    ("gradients", 2): {80: (Tile(64, 64, 4, 2),), 90: (Tile(64, 64, 4, 3),)},
+    ("gradients", 2): {80: (Tile(64, 32, 4, 3),), 90: (Tile(64, 64, 4, 3),)},
     ("gradients", 4): {
-        80: (Tile(32, 32, 4, 2),),
+        80: (Tile(32, 32, 8, 2),),
         90: (Tile(32, 64, 8, 3),),
         100: (Tile(32, 64, 8, 2),),
     },
