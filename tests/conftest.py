@@ -12,7 +12,7 @@ if interpreter.interpreting() and importlib.util.find_spec("triton") is not None
     interpreter.round_as_the_gpu()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
     return ROOT

@@ -181,8 +181,10 @@ def edges(maps, thresholds):
 def check_boxes(found, maps, thresholds, height, width, padding, rule, align_corners):
     """The reference's boxes, or between those for thresholds 2 ulp lower and higher.
 
-    See test_boxes.py. Without padding, one row gives [y,y+1) and y..z gives [y,z), which does not
-    contain the last row alone: so equal boxes are right whatever the thresholds beside them give.
+    A lower threshold reaches more positions, so its box contains the others: a box between the two
+    differs only where a resized value lies within 2 ulp of the threshold. Without padding, one row
+    gives [y,y+1) and y..z gives [y,z), which does not contain the last row alone: so equal boxes
+    are right whatever the thresholds beside them give.
     """
     lower, upper = edges(maps, thresholds)
     size = (height, width)

@@ -7,12 +7,15 @@ own, without TRITON_INTERPRET: the kernels read it when they are imported.
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
@@ -30,9 +33,8 @@ from wsdan_kernels.testing import paper_shape
 
 CAPABILITIES = (80, 90, 100)
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
-# Bytes of shared memory a program may take, and a multiprocessor has (CUDA C++ Programming Guide,
-# technical specifications); sm_86 and sm_89, which take the table's 80, have the smaller 99 KiB.
-SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Bytes of shared memory of a multiprocessor (CUDA C++ Programming Guide, technical
+# specifications), and what else limits how many programs it holds.
 SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
 REGISTERS, WARPS = 65536, 64
 TYPES = {
@@ -114,48 +116,58 @@ def report(name: str, kernel, values, keywords, capability: int) -> dict:
         "occupancy": resident * warps / WARPS,
         "tensor_core": len(re.findall(TENSOR_CORES, code)),
         "instruction": next(iter(re.findall(TENSOR_CORES, code)), ""),
+        "tile": [keywords[name] for name in ("CHANNELS", "POSITIONS") if name in keywords],
+        "async_copies": len(re.findall(r"\bLDGSTS\b", code)),
         "loads_128": len(re.findall(LOADS["128"], code)),
         "stores_128": len(re.findall(STORES["128"], code)),
         "narrow_loads": len(re.findall(r"\bLDG(?:STS)?\.E", code)),
     }
 
 
-def tensors(
-    batch: int, dtype: torch.dtype, last: bool, maps: int = 32, channels: int | None = None
-):
-    """Features and attentions of the paper's shape, without memory."""
-    size = paper_shape(batch)
+def tensors(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> list[torch.Tensor]:
+    """Features and attentions of a shape (B,M,C,h,w), without memory."""
+    batch, maps, channels, height, width = shape
     layout = torch.channels_last if last else torch.contiguous_format
     return [
-        torch.empty(
-            (batch, rows, size["h"], size["w"]), dtype=dtype, device="meta", memory_format=layout
-        )
-        for rows in (channels or size["C"], maps)
+        torch.empty((batch, rows, height, width), dtype=dtype, device="meta", memory_format=layout)
+        for rows in (channels, maps)
     ]
+
+
+def paper(batch: int, maps: int = 32, channels: int = 768) -> tuple[int, ...]:
+    """The paper's shape (B,M,C,h,w) with other maps or channels."""
+    size = paper_shape(batch)
+    return batch, maps, channels, size["h"], size["w"]
 
 
 def works() -> Iterator[tuple[str, Callable[[], None]]]:
     """Every launch configuration: each op, dtype, layout, and what else selects another kernel."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        kind = str(dtype).removeprefix("torch.")
         for last in (True, False):
-            title = f"{str(dtype).removeprefix('torch.')} {'channels_last' if last else 'NCHW'}"
+            title = f"{kind} {'channels_last' if last else 'NCHW'}"
             for batch in (12, 128):
-                yield f"pool {title} B {batch}", lambda d=dtype, t=last, b=batch: _pool(b, d, t)
-            yield f"max {title}", lambda d=dtype, t=last: _pool(12, d, t, "max")
-            yield f"attend {title}", lambda d=dtype, t=last: _attend(12, d, t)
-    for maps, channels in ((64, 768), (128, 768), (5, 768), (32, 100), (200, 100)):
-        for dtype in (torch.bfloat16, torch.float32):
-            title = f"pool {str(dtype).removeprefix('torch.')} M {maps} C {channels}"
-            yield title, lambda m=maps, c=channels, d=dtype: _pool(12, d, True, "mean", m, c)
-            if maps == 128:
-                title = title.replace("pool", "attend")
-                yield title, lambda m=maps, d=dtype: _attend(12, d, True, m)
-    yield "centers", _centers
-    yield "sample", _sample
+                yield f"pool {title} B {batch}", partial(_pool, paper(batch), dtype, last)
+            yield f"max {title}", partial(_pool, paper(12), dtype, last, "max")
+            if dtype != torch.float32:
+                yield f"attend {title}", partial(_attend, paper(12), dtype, last)
+        for maps, channels in ((64, 768), (128, 768), (5, 768), (32, 100), (200, 100)):
+            if dtype != torch.float16:
+                title = f"pool {kind} M {maps} C {channels}"
+                yield title, partial(_pool, paper(12, maps, channels), dtype, True)
+    # Every size is 1, which triton compiles in as a constant.
+    ones = (1, 1, 1, 1, 1)
+    for reduce in ("mean", "max"):
+        yield f"{reduce} of one", partial(_pool, ones, torch.bfloat16, False, reduce)
+    yield "attend to one", partial(_attend, ones, torch.bfloat16, False)
+    for batch, classes, dim in ((12, 200, 24576), (1, 1, 1)):
+        yield f"centers {dim}", partial(_centers, batch, classes, dim)
+    for shape in (paper(12), ones):
+        yield f"sample {shape[1]}", partial(_sample, shape)
 
 
-def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
-    features, attentions = tensors(batch, dtype, last, maps, channels)
+def _pool(shape, dtype, last, reduce="mean") -> None:
+    features, attentions = tensors(shape, dtype, last)
     options = (reduce, True, "all", 1, 1e-12, 1.0)
     results = pool_op._fake(features, attentions, *options)
     pool.forward(features, attentions, *options, *results)
@@ -164,9 +176,9 @@ def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
     pool.backward(output, features, attentions, pooled, index, *options, *grads)
 
 
-def _attend(batch, dtype, last, maps=32) -> None:
-    features, attentions = tensors(batch, dtype, last, maps)
-    channels = features.shape[1]
+def _attend(shape, dtype, last) -> None:
+    features, attentions = tensors(shape, dtype, last)
+    batch, maps, channels = shape[:3]
     vectors = torch.empty((4, maps), device="meta")
     weight = torch.empty((maps, channels), device="meta")
     output = torch.empty((batch, maps, channels), device="meta")
@@ -175,36 +187,34 @@ def _attend(batch, dtype, last, maps=32) -> None:
     )
 
 
-def _centers() -> None:
-    features, centers = (
-        torch.empty((12, 24576), device="meta"),
-        torch.empty((200, 24576), device="meta"),
-    )
-    labels = torch.empty(12, dtype=torch.int64, device="meta")
+def _centers(batch, classes, dim) -> None:
+    features, centers = (torch.empty((rows, dim), device="meta") for rows in (batch, classes))
+    labels = torch.empty(batch, dtype=torch.int64, device="meta")
     center_loss.forward(features, centers, labels, features.new_empty(()), features)
     center_loss.update(centers, features, labels, 0.05, "accumulate")
 
 
-def _sample() -> None:
-    _, attentions = tensors(12, torch.bfloat16, True)
-    picks = torch.empty((12, 2), dtype=torch.int64, device="meta")
-    sample_attention.forward(attentions, torch.empty((12, 2), device="meta"), "sqrt_mass", picks)
+def _sample(shape) -> None:
+    _, attentions = tensors(shape, torch.bfloat16, True)
+    picks = torch.empty((shape[0], 2), dtype=torch.int64, device="meta")
+    uniforms = torch.empty((shape[0], 2), device="meta")
+    sample_attention.forward(attentions, uniforms, "sqrt_mass", picks)
 
 
-def reports(capabilities, only: str = "") -> Iterator[dict]:
-    """One report for each different launch and capability."""
-    for capability in capabilities:
-        _launch.assumed = _launch.Card(capability, MULTIPROCESSORS[capability])
-        seen = set()
-        for title, work in works():
-            if only not in title:
-                continue
-            for kernel, values, keywords in launches(work):
-                source, options = source_of(kernel, values, keywords)
-                key = (kernel.fn.__name__, source.hash(), str(options))
-                if key not in seen:
-                    seen.add(key)
-                    yield report(title, kernel, values, keywords, capability)
+def reports(capability: int, only: str = "") -> list[dict]:
+    """One report for each different launch."""
+    _launch.assumed = _launch.Card(capability, MULTIPROCESSORS[capability])
+    found, seen = [], set()
+    for title, work in works():
+        if only not in title:
+            continue
+        for kernel, values, keywords in launches(work):
+            source, options = source_of(kernel, values, keywords)
+            key = (kernel.fn.__name__, source.hash(), str(options))
+            if key not in seen:
+                seen.add(key)
+                found.append(report(title, kernel, values, keywords, capability))
+    return found
 
 
 COLUMNS = (
@@ -231,9 +241,10 @@ def main() -> int:
     options = parser.parse_args()
     print(line({key: title for key, title, _ in COLUMNS}))
     rows = []
-    for row in reports(options.capability, options.only):
-        rows.append(row)
-        print(line(row), flush=True)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(reports, options.capability, [options.only] * len(CAPABILITIES)):
+            rows += found
+            print("\n".join(map(line, found)), flush=True)
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0

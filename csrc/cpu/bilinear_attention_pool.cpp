@@ -137,12 +137,10 @@ void pool_forward(
                 const Scratch<T> packed(block * columns), sums(maps * columns), row(count);
                 for (int64_t first = 0; first < positions; first += block) {
                     const int64_t rows = std::min(block, positions - first);
-                    pack_panels(
-                        at, x, first, rows, part.begin, part.end, packed.data(), row.data()
-                    );
                     across_rows(
-                        at, packed.data(), first, rows, count, weights.data(), positions, maps,
-                        sums.data(), memory_of(x, first + rows, parts == 1 ? block : 0)
+                        at, x, first, rows, part.begin, part.end, weights.data(), positions, maps,
+                        sums.data(), packed.data(), row.data(),
+                        memory_of(x, first + rows, parts == 1 ? block : 0)
                     );
                 }
                 unpack_panels(at, sums.data(), maps, image, channels, part.begin, part.end);
@@ -150,9 +148,7 @@ void pool_forward(
                 const Scratch<T> panels(padded * positions), sums(padded * count);
                 pack_transposed(at, weights.data(), maps, positions, panels.data());
                 along_rows(at, x, part.begin, part.end, panels.data(), maps, sums.data());
-                for (int64_t m = 0; m < maps; ++m)
-                    for (int64_t c = 0; c < count; ++c)
-                        image[m * channels + part.begin + c] = sums[c * padded + m];
+                transpose(sums.data(), padded, count, maps, image + part.begin, channels);
             }
             if (divide != T(1))
                 for (int64_t m = 0; m < maps; ++m)
@@ -189,10 +185,9 @@ void backward_rows_of_positions(
     pack_panels(at, map_rows, 0, maps, begin, end, map_panels.data(), row.data());
     for (int64_t first = 0; first < channels; first += block) {
         const int64_t count = std::min(block, channels - first);
-        pack_panels(at, x, first, count, begin, end, packed.data(), row.data());
         across_rows(
-            at, packed.data(), first, count, end - begin, slopes, channels, maps, sums.data(),
-            memory_of(x, first + count, end - begin == x.columns ? block : 0)
+            at, x, first, count, begin, end, slopes, channels, maps, sums.data(), packed.data(),
+            row.data(), memory_of(x, first + count, end - begin == x.columns ? block : 0)
         );
         outer_rows(
             at, slopes, channels, map_panels.data(), maps, grad_x, first, count, begin, end,

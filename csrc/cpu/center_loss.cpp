@@ -16,6 +16,7 @@
 
 #include "convert.h"
 #include "levels.h"
+#include "min_norm.h"
 #include "ordered_sum.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -25,7 +26,6 @@ namespace wsdan {
 namespace {
 
 constexpr int64_t kStretch = 1024;  // summed in T, the stretches in double
-constexpr double kMinNorm = 1e-12;
 
 // The sum of term(values from i on, how many) over rows of `count`.
 template <typename Term>
@@ -115,6 +115,31 @@ void center_loss(
     });
 }
 
+// The samples of one label: order[begin..end).
+struct Group {
+    int64_t begin, end;
+};
+
+// Sorts the samples into groups; these in the order of their first samples, so that a thread meets
+// the rows that it read for the loss.
+std::vector<Group> groups_of(const int64_t* label, std::vector<int64_t>& order) {
+    const int64_t batch = static_cast<int64_t>(order.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+        return label[a] < label[b];
+    });
+    std::vector<Group> groups;
+    for (int64_t i = 0; i < batch; ++i)
+        if (i > 0 && label[order[i]] == label[order[i - 1]])
+            groups.back().end = i + 1;
+        else
+            groups.push_back({i, i + 1});
+    std::sort(groups.begin(), groups.end(), [&](const Group& a, const Group& b) {
+        return order[a.begin] < order[b.begin];
+    });
+    return groups;
+}
+
 // centers[labels_b] += beta (f_b - c_b), c_b read before any update; steps that share a label are
 // added up, or averaged.
 void update_centers_(
@@ -128,44 +153,46 @@ void update_centers_(
     check_shapes(x, centers, labels);
     check_labels(label, batch, centers.size(0));
     std::vector<int64_t> order(static_cast<std::size_t>(batch));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-        return label[a] < label[b];
-    });
+    const std::vector<Group> groups = groups_of(label, order);
+    const int64_t count_of_groups = static_cast<int64_t>(groups.size());
     Tensor dense_centers = torch::stable::contiguous(centers);
     with_types(x.scalar_type(), "update_centers_", [&](auto stored, auto computed) {
         using S = decltype(stored);
         using T = decltype(computed);
         const S* feature_data = data_of<const S>(x);
         S* center_data = data_of<S>(dense_centers);
-        const Scratch<T> inverse(batch);
-        for_each_task(batch, dim, [&](int64_t b) {
+        const Scratch<T> inverses(count_of_groups);
+        for_each_task(count_of_groups, dim, [&](int64_t g) {
             at_cpu_level([&](auto at) {
-                inverse[b] = inverse_norm(at, center_data + label[b] * dim, dim, T{});
+                const S* center = center_data + label[order[groups[g].begin]] * dim;
+                inverses[g] = inverse_norm(at, center, dim, T{});
             });
         });
         const int64_t stretches = (dim + kStretch - 1) / kStretch;
-        for_each_task(stretches, batch * kStretch, [&](int64_t stretch) {
+        const int64_t parts = parts_per_image(count_of_groups, stretches);
+        const int64_t share = (stretches + parts - 1) / parts * kStretch;
+        for_each_task(count_of_groups * parts, share, [&](int64_t task) {
             at_cpu_level([&](auto at) {
                 alignas(64) T buffer[kStretch], center[kStretch], sum[kStretch];
-                const int64_t i = stretch * kStretch, count = std::min(kStretch, dim - i);
-                for (int64_t first = 0, last = 0; first < batch; first = last) {
-                    const int64_t b = order[first];
-                    S* stored_center = center_data + label[b] * dim;
-                    convert_row(at, stored_center + i, 1, center, count);
+                const Group group = groups[task / parts];
+                const T inverse = inverses[task / parts];
+                const int64_t begin = task % parts * share, end = std::min(dim, begin + share);
+                const int64_t divide = duplicates == "mean" ? group.end - group.begin : 1;
+                const T step = static_cast<T>(beta / static_cast<double>(divide));
+                S* target = center_data + label[order[group.begin]] * dim;
+                for (int64_t i = begin; i < end; i += kStretch) {
+                    const int64_t count = std::min(kStretch, end - i);
+                    convert_row(at, target + i, 1, center, count);
                     std::fill(sum, sum + count, T(0));
-                    for (last = first; last < batch && label[order[last]] == label[b]; ++last) {
-                        const T* f =
-                            stretch_of(at, feature_data + order[last] * dim, i, count, buffer);
+                    for (int64_t n = group.begin; n < group.end; ++n) {
+                        const S* feature = feature_data + order[n] * dim;
+                        const T* f = stretch_of(at, feature, i, count, buffer);
                         for (int64_t j = 0; j < count; ++j)
-                            sum[j] += f[j] - center[j] * inverse[b];
+                            sum[j] += f[j] - center[j] * inverse;
                     }
-                    const double share =
-                        duplicates == "mean" ? static_cast<double>(last - first) : 1.0;
-                    const T step = static_cast<T>(beta / share);
                     for (int64_t j = 0; j < count; ++j)
                         center[j] += step * sum[j];
-                    convert_row(at, center, 1, stored_center + i, count);
+                    convert_row(at, center, 1, target + i, count);
                 }
             });
         });

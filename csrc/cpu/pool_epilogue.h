@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "min_norm.h"
 #include "ordered_sum.h"
 
 namespace wsdan {
@@ -15,8 +16,6 @@ struct PoolOptions {
     int64_t norms;  // norms an image has: 0 none, M one for each map, else the groups
     double eps, scale;
 };
-
-constexpr double kMinNorm = 1e-12;
 
 template <typename T>
 T signed_root(T value, T eps) {

@@ -37,6 +37,13 @@ Memory memory_of(const Rows<const S>& x, int64_t first, int64_t count) {
     return {reinterpret_cast<const char*>(x.row(first)), count * row};
 }
 
+// Whether every row begins at a cache line.
+template <typename T>
+bool at_lines(const T* row, int64_t stride) {
+    const int64_t bytes = stride * static_cast<int64_t>(sizeof(T));
+    return bytes % 64 == 0 && reinterpret_cast<uintptr_t>(row) % 64 == 0;
+}
+
 // Rows of X that are packed at a time: what stays in a quarter of a small second-level cache.
 template <typename T>
 int64_t block_rows(int64_t columns) {
@@ -74,21 +81,30 @@ void pack_panels(
     }
 }
 
+// to[j][i] = from[i][j], a cache line of `to` at a time.
+template <typename T>
+void transpose(
+    const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row
+) {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t first = 0; first < rows; first += line) {
+        const int64_t last = std::min(rows, first + line);
+        for (int64_t j = 0; j < columns; ++j)
+            for (int64_t i = first; i < last; ++i)
+                to[j * to_row + i] = from[i * from_row + j];
+    }
+}
+
 // The transpose of `from` (M x n, dense) as panels of (n x kPanel) over M.
 template <typename At, typename T>
 void pack_transposed(At, const T* from, int64_t maps, int64_t n, T* panels) {
     constexpr int64_t width = kPanel<At, T>;
-    for (int64_t p = 0; p * width < maps; ++p) {
-        T* panel = panels + p * n * width;
-        for (int64_t k = 0; k < width; ++k) {
-            const int64_t m = p * width + k;
-            if (m < maps)
-                for (int64_t i = 0; i < n; ++i)
-                    panel[i * width + k] = from[m * n + i];
-            else
-                for (int64_t i = 0; i < n; ++i)
-                    panel[i * width + k] = T(0);
-        }
+    for (int64_t m = 0; m < maps; m += width, panels += n * width) {
+        const int64_t count = std::min(width, maps - m);
+        transpose(from + m * n, n, count, n, panels, width);
+        if (count < width)
+            for (int64_t i = 0; i < n; ++i)
+                std::fill(panels + i * width + count, panels + (i + 1) * width, T(0));
     }
 }
 
@@ -106,6 +122,7 @@ void along_rows(
     Product<T> p{};
     p.left_step = 1;
     p.left_row = direct ? x.stride : x.columns;
+    p.right_row = kPanel<At, T>;
     p.right_panel = x.columns * kPanel<At, T>;
     p.out_row = out_row;
     p.out_panel = kPanel<At, T>;
@@ -132,29 +149,47 @@ void along_rows(
     }
 }
 
-// sums[m][j] += sum over the packed rows of W[m][first + i] * X[first + i][j]: `count` rows of X in
-// panels; the sums are panels of (M x kPanel).
-template <typename At, typename T>
+// sums[m][j] += sum over i of W[m][first + i] * X[first + i][begin + j]: `count` rows of X; the
+// sums are panels of (M x kPanel). Whole panels of X are read in place where its rows begin at
+// cache lines (vectors across two lines cost more than packing); what is left is packed.
+template <typename At, typename S, typename T>
 void across_rows(
-    At at, const T* packed, int64_t first, int64_t count, int64_t columns, const T* weights,
-    int64_t weights_row, int64_t maps, T* sums, Memory next
+    At at, const Rows<const S>& x, int64_t first, int64_t count, int64_t begin, int64_t end,
+    const T* weights, int64_t weights_row, int64_t maps, T* sums, T* packed, T* row, Memory next
 ) {
+    constexpr int64_t width = kPanel<At, T>;
     Product<T> p{};
     p.fetch = next.data;
     p.fetch_lines = next.bytes / 64;
     p.left = weights + first;
     p.left_row = weights_row;
     p.left_step = 1;
-    p.right = packed;
-    p.right_panel = count * kPanel<At, T>;
-    p.out = sums;
-    p.out_row = kPanel<At, T>;
-    p.out_panel = maps * kPanel<At, T>;
+    p.out_row = width;
+    p.out_panel = maps * width;
     p.rows = maps;
-    p.columns = columns;
     p.depth = count;
     p.add = first > 0;
     p.panels_first = true;
+    p.out = sums;
+    if constexpr (std::is_same_v<S, T>) {
+        p.right = x.row(first) + begin;
+        p.right_row = x.stride;
+        p.right_panel = width;
+        p.columns = (end - begin) / width * width;
+        if (p.columns > 0 && at_lines(p.right, x.stride)) {
+            multiply(at, p);
+            begin += p.columns;
+            p.out += p.columns * maps;
+            p.fetch_lines = 0;
+        }
+    }
+    if (begin == end)
+        return;
+    pack_panels(at, x, first, count, begin, end, packed, row);
+    p.right = packed;
+    p.right_row = width;
+    p.right_panel = count * width;
+    p.columns = end - begin;
     multiply(at, p);
 }
 
@@ -170,6 +205,7 @@ void outer_rows(
     p.left_row = 1;
     p.left_step = left_step;
     p.right = panels;
+    p.right_row = kPanel<At, T>;
     p.right_panel = maps * kPanel<At, T>;
     p.out = buffer;
     p.out_row = width;

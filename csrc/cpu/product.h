@@ -33,7 +33,7 @@ struct Product {
     const T* left;
     int64_t left_row, left_step;
     const T* right;
-    int64_t right_panel;  // elements from one panel to the next
+    int64_t right_row, right_panel;  // elements from one row, or one panel, to the next
     T* out;
     int64_t out_row, out_panel;
     int64_t rows, columns, depth;
@@ -54,7 +54,7 @@ void multiply_block(const Product<T>& p, int64_t i, int64_t panel, int64_t ahead
     const auto step = [&](int64_t r) {
         V across[vectors];
         for (int v = 0; v < vectors; ++v)
-            across[v] = *reinterpret_cast<const V*>(right + r * 2 * lanes + v * lanes);
+            across[v] = *reinterpret_cast<const V*>(right + r * p.right_row + v * lanes);
         for (int n = 0; n < rows; ++n) {
             const T factor = left[n * p.left_row + r * p.left_step];
             for (int v = 0; v < vectors; ++v)

@@ -48,10 +48,13 @@ def _setup_context(ctx, inputs, output):
     features, attentions, *ctx.options = inputs
     _, pooled, index = output
     ctx.mark_non_differentiable(pooled, index)
+    ctx.set_materialize_grads(False)  # else zeros (B,M,C) are made for both
     ctx.save_for_backward(features, attentions, pooled, index)
 
 
 def _backward(ctx, grad_output, grad_pooled, grad_index):
+    if grad_output is None:
+        return (None,) * (2 + len(ctx.options))
     grads = backward(grad_output, *ctx.saved_tensors, *ctx.options)
     return (*grads, *[None] * len(ctx.options))
 
