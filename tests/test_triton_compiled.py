@@ -74,10 +74,10 @@ def test_products_run_on_the_tensor_cores(compiled):
 def test_features_are_read_and_written_16_bytes_at_a_time(compiled):
     for text in ("bfloat16 channels_last", "float16 channels_last", "float32"):
         for row in named(compiled, text, WIDE):
-            if "C 100" not in row["name"]:
+            if not any(odd in row["name"] for odd in ("C 100", "13x13")):
                 assert row["loads_128"], row
         for row in named(compiled, text, {"gradients_kernel"}):
-            if "C 100" not in row["name"] and "M 128" not in row["name"]:
+            if not any(odd in row["name"] for odd in ("C 100", "13x13", "M 128")):
                 assert row["stores_128"], row
 
 
