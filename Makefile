@@ -1,5 +1,7 @@
 # setup: install with everything the tests need; lint, test, bench: what they say.
 # fuzz: 10,000 random cases of the C++ operators against the reference, minutes.
+# gpu-check: on a machine with an NVIDIA GPU, build, all tests, the works against their targets; under
+# eight minutes, no network.
 # sanitize: their tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build apart.
 PYTHON ?= python3
 CLANG_FORMAT ?= clang-format
@@ -11,7 +13,7 @@ SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 NATIVE_TESTS = $(addprefix tests/test_,native.py properties.py ops.py boxes.py golden.py)
 
-.PHONY: setup lint format test bench fuzz sanitize
+.PHONY: setup lint format test bench fuzz gpu-check sanitize
 
 setup:
 	$(PYTHON) -m pip install -e '.[test]'
@@ -35,6 +37,9 @@ bench:
 
 fuzz:
 	$(PYTHON) tests/fuzz.py --cases 10000
+
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 # --force: the library that build_py copies from the checkout would pass for a new one. The pytest
 # program, not -m pytest, which would put the checkout before PYTHONPATH.

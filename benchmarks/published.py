@@ -53,6 +53,25 @@ def center_step(
     return loss.detach(), grad
 
 
+def attend(features: Tensor, weight: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
+    """Both codes: 1x1 convolution, batch norm, ReLU. features (B,C,h,w), weight (M,C,1,1)."""
+    return F.relu(norm(F.conv2d(features, weight)))
+
+
+def sample(attentions: Tensor, uniforms: Tensor) -> Tensor:
+    """The listing's draws, by numpy on the host: (B,M,h,w), (B,S) -> maps (B,S) int64.
+
+    numpy.random.choice finds a uniform number of its own in the running sum of the weights.
+    """
+    weights = attentions.float().mean((2, 3)).sqrt().double()
+    weights = (weights / weights.sum(1, keepdim=True)).cpu().numpy()
+    picks = []
+    for shares, numbers in zip(weights, uniforms.cpu().numpy(), strict=True):
+        ends = shares.cumsum()
+        picks.append((ends / ends[-1]).searchsorted(numbers, side="right"))
+    return torch.from_numpy(np.stack(picks)).to(attentions.device)
+
+
 def boxes_guyuc(
     maps: Tensor, size: tuple[int, int], thresholds: list[float], padding: float = PADDING
 ) -> list[tuple[int, int, int, int]]:

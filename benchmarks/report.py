@@ -1,6 +1,7 @@
 """What the benchmarks print, write and draw, and how two results are compared."""
 
 import datetime
+import importlib.metadata
 import json
 import platform
 import subprocess
@@ -35,20 +36,31 @@ class Row:
     limit: str  # "product", the bare matrix product, or "copy", the bytes at copy bandwidth
     share: float  # the limit's time over this one's
     extra_mb: float  # peak of one call above what was held before, the result included
+    launches: int | None = None  # of one call on a GPU; None on the CPU, or where not counted
+    call_ms: float | None = None  # of one call after the other on a GPU, the host's time included
+    clock: str = "host"  # what the times hold: "host", "gpu", or "gpu and host" for calls that wait
 
 
 def group_text(title: str, rows: list[Row], notes: list[str]) -> str:
     """The rows of one work under its title."""
     lines = [title]
     for row in rows:
-        times = "".join(f" {ms:7.2f} ms" for ms in (row.median_ms, row.low_ms, row.high_ms))
+        times = "".join(" " + time_text(ms) for ms in (row.median_ms, row.low_ms, row.high_ms))
         rate = f"{row.rate:.3g} {row.unit}"
         share = f"{row.share:.0%} {row.limit}"
         lines.append(
             f"  {row.variant:<20}{times} {row.ratio:7.2f}x {rate:>15} {share:>14}"
             f" {row.extra_mb:9.1f} MB"
         )
+        if row.launches is not None:
+            lines[-1] += f" {row.launches:4} launches"
+        if row.clock == "gpu and host":
+            notes = [*notes, f"{row.variant} waits for the GPU: the host's time is in its figures"]
     return "\n".join(lines + [f"  {note}" for note in notes])
+
+
+def time_text(ms: float) -> str:
+    return f"{ms:7.2f} ms" if ms >= 0.1 else f"{1e3 * ms:7.2f} us"
 
 
 def machine(device: str) -> dict[str, object]:
@@ -60,11 +72,18 @@ def machine(device: str) -> dict[str, object]:
         "device": torch.cuda.get_device_name() if device == "cuda" else name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        **({"triton": _version("triton")} if device == "cuda" else {}),
         "commit": _commit(),
     }
 
 
 def machine_text(facts: dict) -> str:
+    if rates := facts.get("matmul_tflop_per_s"):
+        products = ", ".join(f"{kind} {rate:.0f}" for kind, rate in rates.items())
+        return (
+            f"torch {facts['torch']}, triton {facts['triton']}, {facts['device']}, copy "
+            f"{facts['copy_gb_per_s']:.0f} GB/s, square matrix products in TFLOP/s: {products}"
+        )
     return (
         f"torch {facts['torch']}, {facts['threads']} threads, {facts['device']}, "
         f"copy {facts['copy_gb_per_s']:.1f} GB/s, "
@@ -181,6 +200,13 @@ def _medians(result: dict) -> dict[tuple[str, str, str], float]:
         (row["work"], row.get("shape", ""), row["variant"]): float(row["median_ms"])
         for row in result["rows"]
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

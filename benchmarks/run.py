@@ -1,6 +1,7 @@
 """The harness of the benchmarks: variants of one work, checked equal, then timed in turn."""
 
 import argparse
+import itertools
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
+import gpu
 import report
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ COMPILED = "compiled"
 SECONDS_A_VARIANT = 0.5  # slow variants get fewer rounds, so that a benchmark ends in 90 s
 FEWEST_ROUNDS = 3
 COPY_BYTES = 1 << 27
+INTERPRETED = False  # a test's switch: on the CPU, Triton's kernels in its interpreter are ours too
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler complains of a missing GPU
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # so does torch.compile
 
@@ -35,8 +38,10 @@ class Work:
     variants: by name, each returns the same tensors; the first is the baseline of the ratios. The
     first call may compile; every call does the same amount of work.
     moved: bytes that must be read and written. operations: floating point ones, or 0; the rate is
-    in GFLOP/s where they are given, else in GB/s. The limit is the variant LIMIT where there is
-    one, else the copy of `moved` bytes.
+    in GFLOP/s where they are given, else in GB/s. The limit is the copy of `moved` bytes; on the
+    CPU, where there is a variant LIMIT, that one. directions: operators, forward or backward, in
+    one call of ours. truth: the variant that the others must equal, by default the baseline; it is
+    another where the baseline rounds more coarsely than the tolerance.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Work:
     moved: float
     operations: float = 0.0
     device: str = "cpu"
+    directions: int = 1
+    truth: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -67,10 +74,19 @@ def ours(ops: Iterable[str], device: str, dtype: torch.dtype) -> list[str]:
         name
         for name in backends.NAMES
         if name != "reference"
+        and (name != "triton" or device != "cpu" or INTERPRETED)
         and all(backends.why_not(op, name, device, dtype) is None for op in ops)
     ]
     mixed = any(backends.resolve(op, "auto", device, dtype) != "reference" for op in ops)
     return names or (["auto"] if mixed else [])
+
+
+def in_turn(calls: list[Callable[[], Result]]) -> Callable[[], Result]:
+    """One call after the other, round and round: the same work on several sets of inputs."""
+    if len(calls) == 1:
+        return calls[0]
+    turns = itertools.cycle(calls)
+    return lambda: next(turns)()
 
 
 def compiled(function: Callable) -> Callable:
@@ -80,46 +96,56 @@ def compiled(function: Callable) -> Callable:
 
 
 def check(work: Work) -> None:
-    """Call every variant once and compare it with the baseline; AssertionError where one differs.
+    """Call every variant once and compare it with the truth; AssertionError where one differs.
 
-    torch.compile is not ours: where it fails or differs, its variant goes and a note says why.
+    torch.compile is not ours: where it fails or differs, its variant goes and a note says why. So
+    does a variant that is not ours where a GPU's memory does not hold it. A baseline that is not
+    the truth may differ; a note says by how much.
     """
     if COMPILED in work.variants:
         torch._dynamo.reset()
-    truth = _tensors(work.variants[work.baseline]())
-    for name in [name for name in work.variants if name not in (work.baseline, LIMIT)]:
+    results = {}
+    for name in [name for name in work.variants if name != LIMIT]:
         try:
-            values = _tensors(work.variants[name]())
+            results[name] = tensors(work.variants[name]())
         except Exception as error:
-            if name != COMPILED:
+            no_room = isinstance(error, torch.OutOfMemoryError) and name not in report.OURS
+            if name != COMPILED and not no_room:
                 raise
             _leave_out(work, name, str(error).strip().splitlines()[0])
-            continue
-        errors = [relative_error(a, b) for a, b in zip(values, truth, strict=True)]
+    truth = work.truth if work.truth in results else next(iter(results))
+    for name in [name for name in results if name != truth]:
+        pairs = zip(results[name], results[truth], strict=True)
+        errors = [relative_error(value, right) for value, right in pairs]
         if all(error <= work.tolerance for error in errors):
             continue
         text = f"relative error {max(errors):.1e}, {work.tolerance:.0e} allowed"
-        if name != COMPILED:
-            raise AssertionError(f"{work.title}: {name} differs from {work.baseline}: {text}")
-        _leave_out(work, name, text)
+        if name == COMPILED:
+            _leave_out(work, name, text)
+        elif name == work.baseline:
+            work.notes.append(f"{name} differs from {truth}: relative error {max(errors):.1e}")
+        else:
+            raise AssertionError(f"{work.title}: {name} differs from {truth}: {text}")
 
 
 def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Row]:
     """Warm up, time the variants in turn, and measure what one call of each allocates."""
-    rounds = {}
+    rounds, watches = {}, {}
     for name, call in work.variants.items():
-        call()
-        estimate = _clock(call, work.device)
-        wanted = max(FEWEST_ROUNDS, int(SECONDS_A_VARIANT / estimate))
+        watches[name] = watch = stopwatch(call, work.device)
+        wanted = max(FEWEST_ROUNDS, int(SECONDS_A_VARIANT / watch()))
         rounds[name] = min(repeats, wanted)
     times: dict[str, list[float]] = {name: [] for name in work.variants}
     most = max(rounds.values())
     for i in range(most):
-        for name, call in work.variants.items():
+        for name, watch in watches.items():
             if (i + 1) * rounds[name] // most > i * rounds[name] // most:
-                times[name].append(_clock(call, work.device))
+                times[name].append(watch())
     medians = {name: percentile(values, 0.5) for name, values in times.items()}
-    limit = medians.get(LIMIT, work.moved / copy_bytes_per_s)
+    on_gpu = work.device == gpu.NAME
+    by_product = LIMIT in work.variants and not on_gpu
+    limit = medians[LIMIT] if by_product else work.moved / copy_bytes_per_s
+    by_bytes = on_gpu or not work.operations
     return [
         report.Row(
             work=work.name,
@@ -130,11 +156,14 @@ def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Ro
             high_ms=1e3 * percentile(values, 0.8),
             rounds=len(values),
             ratio=medians[work.baseline] / medians[name],
-            rate=(work.operations or work.moved) / medians[name] / 1e9,
-            unit="GFLOP/s" if work.operations else "GB/s",
-            limit=LIMIT if LIMIT in work.variants else "copy",
+            rate=(work.moved if by_bytes else work.operations) / medians[name] / 1e9,
+            unit="GB/s" if by_bytes else "GFLOP/s",
+            limit=LIMIT if by_product else "copy",
             share=limit / medians[name],
             extra_mb=peak_extra_bytes(work.variants[name], work.device) / 1e6,
+            launches=gpu.launches(work.variants[name]) if on_gpu else None,
+            call_ms=1e3 * watches[name].issued() if on_gpu else None,
+            clock=watches[name].clock if on_gpu else "host",
         )
         for name, values in times.items()
     ]
@@ -151,7 +180,7 @@ def peak_extra_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     On the CPU the running sum of the profiler's memory events: torch's allocator, so not what a
     kernel takes from the system by itself (scratch of a few KB a thread in ours, BLAS's own).
     """
-    if device == "cuda":
+    if device == gpu.NAME:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         result = call()
@@ -172,27 +201,54 @@ def peak_extra_bytes(call: Callable[[], object], device: str = "cpu") -> int:
 
 def copy_bandwidth(device: str = "cpu") -> float:
     """Bytes a second, read and written, of one large copy between buffers made before."""
+    if device == gpu.NAME:
+        return gpu.copy_bandwidth()
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.zeros_like(source)
     target.copy_(source)
-    times = [_clock(lambda: target.copy_(source), device) for _ in range(9)]
+    times = [_clock(lambda: target.copy_(source)) for _ in range(9)]
     return 2 * COPY_BYTES / percentile(times, 0.5)
 
 
-def matmul_rate(device: str = "cpu") -> float:
-    """Operations a second of one square float32 matrix product: what the machine can do."""
+def matmul_rate() -> float:
+    """Operations a second of one square float32 matrix product: what the CPU can do."""
     size = 1024
-    left, right = torch.ones((2, size, size), device=device)
+    left, right = torch.ones((2, size, size))
     torch.mm(left, right)
-    times = [_clock(lambda: torch.mm(left, right), device) for _ in range(15)]
+    times = [_clock(lambda: torch.mm(left, right)) for _ in range(15)]
     return 2 * size**3 / percentile(times, 0.2)
+
+
+def machine(device: str) -> dict[str, object]:
+    """What this machine is and what it can do, measured."""
+    facts = report.machine(device)
+    facts["copy_gb_per_s"] = copy_bandwidth(device) / 1e9
+    if device == gpu.NAME:
+        rates = gpu.matmul_rates()
+        facts["matmul_gflop_per_s"] = rates["float32"] / 1e9
+        facts["matmul_tflop_per_s"] = {kind: rate / 1e12 for kind, rate in rates.items()}
+    else:
+        facts["matmul_gflop_per_s"] = matmul_rate() / 1e9
+    return facts
+
+
+def use(device: str) -> str | None:
+    """Make the device ready for benchmarks, or say in one line why it cannot be used.
+
+    torch's convolutions take TF32 for float32 by default; here float32 is float32 in all variants.
+    """
+    if device == gpu.NAME:
+        if not torch.cuda.is_available():
+            return f"this torch ({torch.__version__}) sees no CUDA device"
+        torch.backends.cudnn.allow_tf32 = False
+    return None
 
 
 def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
     """The options that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    add("--batch", type=int, default=12, help="pictures (default: 12, the paper's)")
+    add("--batch", type=int, help="pictures (default: 12, the paper's; bap_bench on cuda: 128 too)")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--repeats", type=int, default=30, help="most rounds of a variant (default: 30)")
@@ -205,19 +261,26 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     for name in ("batch", "repeats", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, but got {value}")
+    options.batches = (options.batch,) if options.batch else (12, 128)
+    options.batch = options.batches[0]
     return options
 
 
-def run(works: Callable[[argparse.Namespace], Iterable[Work]], options: argparse.Namespace) -> int:
+def run(
+    works: Callable[[argparse.Namespace], Iterable[Work]],
+    options: argparse.Namespace,
+    plot: Callable[[list[report.Row], dict, str], None] = report.plot,
+) -> int:
     """Measure the works and print, write and draw their rows; the exit status."""
+    if reason := use(options.device):
+        print(f"--device {options.device}: {reason}", file=sys.stderr)
+        return 2
     if options.plot:
         report.require_matplotlib()
     base = report.read_json(options.base) if options.base else None
     if options.threads:
         torch.set_num_threads(options.threads)
-    machine = report.machine(options.device)
-    machine["copy_gb_per_s"] = copy_bandwidth(options.device) / 1e9
-    machine["matmul_gflop_per_s"] = matmul_rate(options.device) / 1e9
+    facts = machine(options.device)
     print(report.HEADER)
     rows = []
     for work in works(options):
@@ -226,19 +289,19 @@ def run(works: Callable[[argparse.Namespace], Iterable[Work]], options: argparse
         if options.no_compile:
             work.variants.pop(COMPILED, None)
         check(work)
-        rows += (group := measure(work, options.repeats, 1e9 * machine["copy_gb_per_s"]))
+        rows += (group := measure(work, options.repeats, 1e9 * facts["copy_gb_per_s"]))
         print(report.group_text(work.title, group, work.notes), flush=True)
     if not rows:
         print(f"no work has {options.only!r} in its title", file=sys.stderr)
         return 2
-    print(report.machine_text(machine))
+    print(report.machine_text(facts))
     if options.json:
-        report.write_json(rows, machine, options.json)
+        report.write_json(rows, facts, options.json)
     if options.plot:
-        report.plot(rows, machine, options.plot)
+        plot(rows, facts, options.plot)
     if base is None:
         return 0
-    lines, lost = report.compare(rows, machine, base)
+    lines, lost = report.compare(rows, facts, base)
     print("\n".join(lines))
     return 1 if lost else 0
 
@@ -248,16 +311,21 @@ def _leave_out(work: Work, name: str, reason: str) -> None:
     work.notes.append(f"{name} left out: {reason[:90]}")
 
 
-def _tensors(result: Result) -> tuple[Tensor, ...]:
+def tensors(result: Result) -> tuple[Tensor, ...]:
+    """What a variant returned, as a tuple."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
-def _clock(call: Callable[[], object], device: str) -> float:
-    """Seconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+def stopwatch(call: Callable[[], object], device: str) -> Callable[[], float]:
+    """A clock of this call, warmed up: each reading is the seconds of one call."""
+    if device == gpu.NAME:
+        return gpu.Stopwatch(call)
+    call()
+    return lambda: _clock(call)
+
+
+def _clock(call: Callable[[], object]) -> float:
+    """Seconds of one call on the host."""
     started = time.perf_counter()
     call()
-    if device == "cuda":
-        torch.cuda.synchronize()
     return time.perf_counter() - started

@@ -13,6 +13,8 @@ OPS = torch.ops.wsdan
 # Where a backend's tests put their tensors: without a GPU, Triton's interpreter runs on the CPU.
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = {"cpu": "cpu", "triton": GPU}
+# By default a float32 convolution on a GPU takes TF32: the reference is to be float32 proper.
+torch.backends.cudnn.allow_tf32 = False
 DTYPES = tuple(TOLERANCES)
 STRIDES = ("contiguous", "channels_last", "sliced", "window", "transposed", "expanded")
 

@@ -4,6 +4,7 @@ The full set of cases is larger than a repository should hold; where it is at ha
 WSDAN_GOLDEN or in ../shared/golden, it is used too.
 """
 
+import importlib.util
 import os
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parity import DEVICE, GPU
 
 import wsdan_kernels as wk
 from wsdan_kernels import backends
@@ -56,10 +58,22 @@ def assert_gradient_parity(value, truth, exact):
     assert relative_error(value, exact) <= rounding
 
 
-def runnable(op: str) -> list[str]:
+def runnable(op: str) -> list[tuple[str, str]]:
+    """The backends that run here, each with the device it runs on (the reference: the CPU)."""
+    places = [(name, DEVICE.get(name, "cpu")) for name in backends.NAMES]
     return [
-        name for name in backends.NAMES if backends.why_not(op, name, "cpu", torch.float32) is None
+        (name, device)
+        for name, device in places
+        if backends.why_not(op, name, device, torch.float32) is None
     ]
+
+
+def test_the_gpus_kernels_are_among_what_runs():
+    for op in ("bilinear_attention_pool", "center_loss", "update_centers_"):
+        names = dict(runnable(op))
+        assert names["reference"] == "cpu"
+        if importlib.util.find_spec("triton") is not None:
+            assert names["triton"] == GPU
 
 
 def test_the_repository_holds_a_case_of_each_kind():
@@ -79,12 +93,13 @@ def test_the_repository_holds_a_case_of_each_kind():
     }
 
 
-def pooled_with_gradients(case, reduce, backend, dtype=torch.float32):
-    features = case["features"].to(dtype, copy=True).requires_grad_()
-    attentions = case["attentions"].to(dtype, copy=True).requires_grad_()
+def pooled_with_gradients(case, reduce, backend, dtype=torch.float32, device="cpu"):
+    """On the device; the results are on the CPU."""
+    features = case["features"].to(device, dtype, copy=True).requires_grad_()
+    attentions = case["attentions"].to(device, dtype, copy=True).requires_grad_()
     output = wk.bilinear_attention_pool(features, attentions, reduce=reduce, backend=backend)
-    output.flatten(1).backward(case["grad_output"].to(dtype))
-    return output.flatten(1), features.grad, attentions.grad
+    output.flatten(1).backward(case["grad_output"].to(device, dtype))
+    return output.flatten(1).cpu(), features.grad.cpu(), attentions.grad.cpu()
 
 
 @named("bap_m")
@@ -92,8 +107,11 @@ def test_pooling_and_its_gradients(name):
     case = load(name)
     reduce = "max" if "max" in name else "mean"
     exact = pooled_with_gradients(case, reduce, "reference", torch.float64)
-    for backend in runnable("bilinear_attention_pool"):
-        output, *gradients = pooled_with_gradients(case, reduce, backend)
+    for backend, device in runnable("bilinear_attention_pool"):
+        output, *gradients = pooled_with_gradients(case, reduce, backend, device=device)
+        again = pooled_with_gradients(case, reduce, backend, device=device)
+        if backend != "reference":  # torch's scatter_add is not deterministic on every device
+            assert all(map(torch.equal, (output, *gradients), again))
         assert_parity(output, case["output"])
         truths = (case["grad_features"], case["grad_attentions"])
         for value, truth, right in zip(gradients, truths, exact[1:], strict=True):
@@ -135,10 +153,10 @@ def test_views(name):
     images, thetas = case["images"], case["thetas"]
     rows = torch.arange(images.shape[0])
     crop_maps, drop_maps = (case["attentions"][rows, case["picks"][:, i]] for i in (0, 1))
-    for backend in runnable("attention_boxes"):
+    for backend, device in runnable("attention_boxes"):
         kwargs = {**options(name), "padding": 0.1, "backend": backend}
-        size = tuple(images.shape[2:])
-        boxes = wk.attention_boxes(crop_maps, size, threshold=thetas[:, 0], **kwargs)
+        maps, limits, size = crop_maps.to(device), thetas[:, 0].to(device), tuple(images.shape[2:])
+        boxes = wk.attention_boxes(maps, size, threshold=limits, **kwargs).cpu()
         assert_parity(wk.crop_resize(images, boxes), case["crop"])
         if "boxes" in case:
             assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
@@ -165,9 +183,9 @@ def test_views(name):
 @named("refine")
 def test_refine(name):
     case = load(name)
-    for backend in runnable("attention_boxes"):
-        maps, size = case["attentions"].mean(1), tuple(case["images"].shape[2:])
-        boxes = wk.attention_boxes(maps, size, threshold=0.1, padding=0.05, backend=backend)
+    for backend, device in runnable("attention_boxes"):
+        maps, size = case["attentions"].to(device).mean(1), tuple(case["images"].shape[2:])
+        boxes = wk.attention_boxes(maps, size, threshold=0.1, padding=0.05, backend=backend).cpu()
         assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
     assert_parity(paper.mask2bbox(case["attentions"], case["images"]), case["crop"])
 
@@ -231,15 +249,20 @@ def test_compat_draws_like_the_published_loop():
 @named("center")
 def test_centers(name):
     case = load(name)
-    centers, labels, beta = case["centers"], case["labels"], case["beta"]
-    features = case["features"].clone().requires_grad_()
-    loss = wk.center_loss(features, centers, labels)
-    loss.backward()
-    assert_parity(loss, torch.tensor(case["loss"]))
-    if "grad_features" in case:
-        assert_parity(features.grad, case["grad_features"])
-    updated = wk.update_centers_(centers.clone(), case["features"], labels, beta=beta)
-    assert_parity(updated, case["updated_centers"])
+    beta = case["beta"]
+    for backend, device in (("auto", "cpu"), *runnable("center_loss")):
+        features, centers, labels = (
+            case[key].to(device, copy=True) for key in ("features", "centers", "labels")
+        )
+        loss = wk.center_loss(features.requires_grad_(), centers, labels, backend=backend)
+        loss.backward()
+        assert_parity(loss.cpu(), torch.tensor(case["loss"]))
+        if "grad_features" in case:
+            assert_parity(features.grad.cpu(), case["grad_features"])
+        detached = features.detach()
+        updated = wk.update_centers_(centers, detached, labels, beta=beta, backend=backend)
+        assert_parity(updated.cpu(), case["updated_centers"])
+    centers, labels = case["centers"], case["labels"]
     twin_loss, diff = paper.calculate_pooling_center_loss(case["features"], centers, labels, beta)
     assert_parity(twin_loss, torch.tensor(case["loss"]))
     assert_parity(diff, case["diff"])

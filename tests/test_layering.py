@@ -16,7 +16,7 @@ ALLOWED = {
     "_version": set(),
     "backends": {"_native", "ops"},
     "compat": {"functional", "views"},
-    "functional": {"_checks", "backends", "ops"},
+    "functional": {"_checks", "backends", "functional", "ops"},
     "modules": {"functional"},
     "ops": {"_native", "ops", "reference"},  # _triton too, by name, at the first call
     "reference": {"reference"},

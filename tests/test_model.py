@@ -11,7 +11,7 @@ from wsdan.errors import UserError
 from wsdan.evaluate import accuracy_table, evaluate, predict_views
 from wsdan.model import WSDAN, PlainClassifier, build_model
 from wsdan.objective import baseline_objective, training_views, wsdan_objective
-from wsdan_kernels import attention_refine
+from wsdan_kernels import attend_and_pool, attention_refine
 
 
 @pytest.fixture
@@ -202,3 +202,24 @@ def test_evaluation_of_nothing_is_refused(model):
         evaluate(model, [batch], Config().resolved(), torch.device("cpu"))
     with pytest.raises(UserError, match="no readable picture"):
         evaluate(model, [], Config().resolved(), torch.device("cpu"))
+
+
+def test_inference_takes_attention_and_pooling_in_one_pass(model, monkeypatch):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model(images)  # moves the running statistics
+    model.eval()
+    calls = []
+    monkeypatch.setattr(
+        "wsdan.model.attend_and_pool",
+        lambda *arguments, **options: calls.append(1) or attend_and_pool(*arguments, **options),
+    )
+    expected = model(images)
+    assert not calls
+    with torch.no_grad():
+        found = model(images)
+    assert calls
+    for value, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, truth.detach())
+    torch.nn.init.constant_(model.attention[1].running_var, 4.0)
+    with torch.no_grad():
+        assert not torch.equal(model(images).attentions, found.attentions)

@@ -1,14 +1,16 @@
 """The Triton kernels against the reference: on a GPU, or without one in Triton's interpreter."""
 
+import functools
 import importlib.util
 import itertools
+from functools import partial
 
 import interpreter
 import parity
 import pytest
 import torch
-from parity import GPU, OPS, arranged, check_pool, values
-from test_ops import as_tuple, assert_close
+from parity import GPU, OPS, arranged, check_pool, share_of_tolerance, values
+from test_ops import as_tuple
 
 import wsdan_kernels as wk
 from wsdan_kernels import backends
@@ -30,6 +32,7 @@ each_case = pytest.mark.parametrize("case", TRITON_CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 each_reduce = pytest.mark.parametrize("reduce", ["mean", "max"])
 FLOAT32 = TOLERANCES[torch.float32]
+FAR_APART_BYTES = 12e9
 
 
 def results(case, inputs, backend="triton"):
@@ -63,8 +66,19 @@ def test_equals_the_reference(case, dtype):
     for shape in case.shapes:
         for batch in (shape[0], 0):
             inputs = case.inputs((batch, *shape[1:]), dtype)
-            expected = results(case, inputs, "reference")
-            assert_close(case, results(case, inputs), expected, TOLERANCES[dtype])
+            found, expected = results(case, inputs), results(case, inputs, "reference")
+            exact = functools.cache(partial(results, case, widened(inputs), "reference"))
+            for i, (value, truth) in enumerate(zip(found, expected, strict=True)):
+                share = share_of_tolerance(value, truth, lambda i=i, exact=exact: exact()[i])
+                assert share <= 1, (shape, batch)
+
+
+def widened(inputs):
+    """The same values in float64."""
+    return {
+        name: value.detach().double() if value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
 
 
 # B M C h w: blocks that are full and that are not, more of each than one, odd strides.
@@ -76,16 +90,19 @@ SHAPES = (
     (1, 3, 1, 5, 7),
     (2, 1, 9, 1, 70),
 )
-STRIDES = ("contiguous", "channels_last", "sliced", "expanded")
+# Every dtype in both layouts that are read in place; those that are copied in one.
+LAYOUTS = (
+    *itertools.product(TRITON_DTYPES, ("contiguous", "channels_last")),
+    *itertools.product((torch.float32,), ("sliced", "expanded")),
+)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("strides", STRIDES)
-@each_dtype
+@pytest.mark.parametrize(("dtype", "strides"), LAYOUTS, ids=str)
 @each_reduce
 def test_pooling(shape, strides, dtype, reduce):
     normalize = {"contiguous": "part", "channels_last": "all"}.get(strides, "none")
-    for signed in (False, True):
+    for signed in (False, True) if reduce == "mean" else (strides == "contiguous",):
         share = check_pool(
             shape, dtype, strides=strides, upstream_strides="transposed", signed=signed,
             poison=None, seed=sum(shape), reduce=reduce, normalize=normalize, backend="triton",
@@ -220,7 +237,9 @@ def far_apart(tensor, axis, stride):
 @each_reduce
 @pytest.mark.parametrize(("axis", "stride"), [(0, 2**31 + 64), (1, 2**24 - 16)])
 def test_offsets_beyond_32_bits(reduce, axis, stride):
-    """More than 2^31 elements from end to end; memory that is not touched costs nothing."""
+    """More than 2^31 elements from end to end; untouched memory costs nothing, but on a GPU."""
+    if GPU == "cuda" and torch.cuda.mem_get_info()[0] < FAR_APART_BYTES:
+        pytest.skip("needs 12 GB of free GPU memory")
     shape = (2, 7, 1, 5) if axis == 0 else (1, 140, 1, 1)
     features = values(shape, torch.bfloat16, 3).to(GPU)
     attentions = values((shape[0], 3, *shape[2:]), torch.bfloat16, 4).to(GPU)
@@ -306,7 +325,7 @@ def test_many_draws_follow_the_mass():
 @each_dtype
 def test_attention_and_pooling_in_one_pass(strides, dtype, monkeypatch):
     """Several channel groups and splits; equal to the two steps, maps included."""
-    monkeypatch.setattr(tuning, "ATTEND_SUMS", {2: 2048, 4: 2048})
+    monkeypatch.setattr(tuning, "ATTEND_SUMS", 2048)
     torch.manual_seed(0)
     features = arranged(values((1, 150, 9, 8), dtype).relu().to(GPU), strides)
     weight = (values((5, 150), seed=1) / 12).to(GPU)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
@@ -123,43 +124,70 @@ def report(name: str, kernel, values, keywords, capability: int) -> dict:
     }
 
 
-def tensors(
-    batch: int, dtype: torch.dtype, last: bool, maps: int = 32, channels: int | None = None
-):
-    """Features and attentions of the paper's shape, without memory."""
-    size = paper_shape(batch)
+def tensors(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> list[torch.Tensor]:
+    """Features and attentions of a shape (B,M,C,h,w), without memory."""
+    batch, maps, channels, height, width = shape
     layout = torch.channels_last if last else torch.contiguous_format
     return [
-        torch.empty(
-            (batch, rows, size["h"], size["w"]), dtype=dtype, device="meta", memory_format=layout
-        )
-        for rows in (channels or size["C"], maps)
+        torch.empty((batch, rows, height, width), dtype=dtype, device="meta", memory_format=layout)
+        for rows in (channels, maps)
     ]
+
+
+def paper(batch: int, maps: int = 32, channels: int = 768) -> tuple[int, ...]:
+    """The paper's shape (B,M,C,h,w) with other maps or channels."""
+    size = paper_shape(batch)
+    return batch, maps, channels, size["h"], size["w"]
 
 
 def works() -> Iterator[tuple[str, Callable[[], None]]]:
     """Every launch configuration: each op, dtype, layout, and what else selects another kernel."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        kind = str(dtype).removeprefix("torch.")
         for last in (True, False):
-            title = f"{str(dtype).removeprefix('torch.')} {'channels_last' if last else 'NCHW'}"
+            title = f"{kind} {'channels_last' if last else 'NCHW'}"
             for batch in (12, 128):
-                yield f"pool {title} B {batch}", lambda d=dtype, t=last, b=batch: _pool(b, d, t)
-            yield f"max {title}", lambda d=dtype, t=last: _pool(12, d, t, "max")
-            yield f"attend {title}", lambda d=dtype, t=last: _attend(12, d, t)
-    for maps, channels in ((64, 768), (128, 768), (5, 768), (32, 100), (200, 100)):
-        for dtype in (torch.bfloat16, torch.float32):
-            title = f"pool {str(dtype).removeprefix('torch.')} M {maps} C {channels}"
-            yield title, lambda m=maps, c=channels, d=dtype: _pool(12, d, True, "mean", m, c)
-            if maps == 128:
-                title = title.replace("pool", "attend")
-                yield title, lambda m=maps, d=dtype: _attend(12, d, True, m)
-    yield "centers", _centers
-    yield "sample", _sample
+                yield f"pool {title} B {batch}", partial(_pool, paper(batch), dtype, last)
+            yield f"max {title}", partial(_pool, paper(12), dtype, last, "max")
+            if dtype != torch.float32:
+                yield f"attend {title}", partial(_attend, paper(12), dtype, last)
+        for maps, channels in ((64, 768), (128, 768), (5, 768), (32, 100), (200, 100)):
+            if dtype != torch.float16:
+                title = f"pool {kind} M {maps} C {channels}"
+                yield title, partial(_pool, paper(12, maps, channels), dtype, True)
+    for dtype in (torch.bfloat16, torch.float32):
+        kind = str(dtype).removeprefix("torch.")
+        for side, channels in ((12, 2048), (13, 768)):
+            shape = (12, 32, channels, side, side)
+            yield f"pool {kind} {side}x{side}", partial(_pool, shape, dtype, False)
+            yield f"max {kind} {side}x{side}", partial(_pool, shape, dtype, False, "max")
+    yield "pool tf32", partial(_tf32, partial(_pool, paper(12), torch.float32, True))
+    yield "pool tf32 NCHW", partial(_tf32, partial(_pool, paper(12), torch.float32, False))
+    yield "pool linear", partial(_pool, paper(12), torch.bfloat16, True, "sum", False, "none")
+    # Every size is 1, which triton compiles in as a constant.
+    ones = (1, 1, 1, 1, 1)
+    for reduce in ("mean", "max"):
+        yield f"{reduce} of one", partial(_pool, ones, torch.bfloat16, False, reduce)
+    yield "attend to one", partial(_attend, ones, torch.bfloat16, False)
+    for batch, classes, dim in ((12, 200, 24576), (1, 1, 1)):
+        yield f"centers {dim}", partial(_centers, batch, classes, dim)
+    for shape in (paper(12), ones):
+        yield f"sample {shape[1]}", partial(_sample, shape)
 
 
-def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
-    features, attentions = tensors(batch, dtype, last, maps, channels)
-    options = (reduce, True, "all", 1, 1e-12, 1.0)
+def _tf32(work: Callable[[], None]) -> None:
+    """The work where torch allows tf32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        work()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _pool(shape, dtype, last, reduce="mean", signed_sqrt=True, normalize="all") -> None:
+    features, attentions = tensors(shape, dtype, last)
+    options = (reduce, signed_sqrt, normalize, 1, 1e-12, 1.0)
     results = pool_op._fake(features, attentions, *options)
     pool.forward(features, attentions, *options, *results)
     output, pooled, index = results
@@ -167,9 +195,9 @@ def _pool(batch, dtype, last, reduce="mean", maps=32, channels=None) -> None:
     pool.backward(output, features, attentions, pooled, index, *options, *grads)
 
 
-def _attend(batch, dtype, last, maps=32) -> None:
-    features, attentions = tensors(batch, dtype, last, maps)
-    channels = features.shape[1]
+def _attend(shape, dtype, last) -> None:
+    features, attentions = tensors(shape, dtype, last)
+    batch, maps, channels = shape[:3]
     vectors = torch.empty((4, maps), device="meta")
     weight = torch.empty((maps, channels), device="meta")
     output = torch.empty((batch, maps, channels), device="meta")
@@ -178,20 +206,18 @@ def _attend(batch, dtype, last, maps=32) -> None:
     )
 
 
-def _centers() -> None:
-    features, centers = (
-        torch.empty((12, 24576), device="meta"),
-        torch.empty((200, 24576), device="meta"),
-    )
-    labels = torch.empty(12, dtype=torch.int64, device="meta")
+def _centers(batch, classes, dim) -> None:
+    features, centers = (torch.empty((rows, dim), device="meta") for rows in (batch, classes))
+    labels = torch.empty(batch, dtype=torch.int64, device="meta")
     center_loss.forward(features, centers, labels, features.new_empty(()), features)
     center_loss.update(centers, features, labels, 0.05, "accumulate")
 
 
-def _sample() -> None:
-    _, attentions = tensors(12, torch.bfloat16, True)
-    picks = torch.empty((12, 2), dtype=torch.int64, device="meta")
-    sample_attention.forward(attentions, torch.empty((12, 2), device="meta"), "sqrt_mass", picks)
+def _sample(shape) -> None:
+    _, attentions = tensors(shape, torch.bfloat16, True)
+    picks = torch.empty((shape[0], 2), dtype=torch.int64, device="meta")
+    uniforms = torch.empty((shape[0], 2), device="meta")
+    sample_attention.forward(attentions, uniforms, "sqrt_mass", picks)
 
 
 def reports(capability: int, only: str = "") -> list[dict]:

@@ -32,9 +32,15 @@ def max_kernel(
     f_rows = features + image * f_image + c.to(tl.int64) * f_row
     best = tl.full((MAPS, CHANNELS), float("-inf"), tl.float32)
     at = tl.zeros((MAPS, CHANNELS), tl.int32)
-    for k in tl.range(0, positions, loop_unroll_factor=4):
-        a = tl.load(a_rows, mask=m < maps, other=0.0).to(tl.float32)
-        f = tl.load(f_rows, mask=c < channels, other=0.0).to(tl.float32)
+    next_a = tl.load(a_rows, mask=m < maps, other=0.0)
+    next_f = tl.load(f_rows, mask=c < channels, other=0.0)
+    for k in range(0, positions):
+        a, f = next_a.to(tl.float32), next_f.to(tl.float32)
+        a_rows += a_position
+        f_rows += f_position
+        more = k + 1 < positions
+        next_a = tl.load(a_rows, mask=more & (m < maps), other=0.0)
+        next_f = tl.load(f_rows, mask=more & (c < channels), other=0.0)
         # Four instructions an element. The maximum turns every NaN into one pattern, and the sum
         # -0 into 0, so that its bits change exactly where it rises.
         value = a[:, None] * f[None, :] + 0.0
@@ -42,8 +48,6 @@ def max_kernel(
         changed = higher.to(tl.int32, bitcast=True) != best.to(tl.int32, bitcast=True)
         best = higher
         at = tl.where(changed, k, at)
-        a_rows += a_position
-        f_rows += f_position
 
     inside = (m < maps)[:, None] & (c < channels)[None, :]
     offsets = image * maps * channels + m[:, None] * channels + c[None, :]

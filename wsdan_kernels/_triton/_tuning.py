@@ -23,24 +23,20 @@ class Tile(NamedTuple):
 # FEW_MAPS maps a program, the second for more. Those of 80 fit the 99 KiB of sm_86 and sm_89.
 TILES: dict[tuple[str, int], dict[int, tuple[Tile, ...]]] = {
     ("pool", 2): {
-        80: (Tile(128, 64, 8, 3), Tile(64, 64, 8, 3)),
-        90: (Tile(128, 64, 4, 4), Tile(128, 64, 8, 3)),
-        100: (Tile(128, 64, 8, 4), Tile(128, 64, 8, 3)),
+        80: (Tile(128, 32, 8, 4), Tile(64, 64, 8, 3)),
+        90: (Tile(128, 32, 8, 4), Tile(128, 64, 8, 3)),
     },
     ("pool", 4): {
-        80: (Tile(64, 32, 4, 3), Tile(64, 32, 8, 3)),
-        90: (Tile(64, 32, 4, 4), Tile(64, 32, 8, 3)),
+        80: (Tile(128, 16, 8, 3), Tile(64, 32, 8, 3)),
+        90: (Tile(128, 16, 8, 4), Tile(64, 32, 8, 3)),
     },
-    ("gradients", 2): {80: (Tile(64, 64, 4, 2),), 90: (Tile(64, 64, 4, 3),)},
-    ("gradients", 4): {80: (Tile(32, 32, 4, 2),), 90: (Tile(32, 32, 4, 3),)},
-    ("attend", 2): {
-        80: (Tile(128, 32, 8, 2), Tile(64, 16, 8, 2)),
-        90: (Tile(128, 32, 8, 3), Tile(64, 32, 8, 2)),
+    ("gradients", 2): {80: (Tile(64, 32, 4, 3),), 90: (Tile(64, 64, 4, 3),)},
+    ("gradients", 4): {
+        80: (Tile(32, 32, 8, 2),),
+        90: (Tile(32, 64, 8, 3),),
+        100: (Tile(32, 64, 8, 2),),
     },
-    ("attend", 4): {
-        80: (Tile(64, 16, 8, 2), Tile(32, 16, 8, 2)),
-        90: (Tile(64, 16, 8, 3), Tile(32, 16, 8, 3)),
-    },
+    ("attend", 2): {80: (Tile(128, 32, 8, 2),), 90: (Tile(128, 32, 8, 3),)},
 }
 FEW_MAPS = 64
 MOST_MAPS, MOST_MAPS_BACKWARD = 128, FEW_MAPS  # of a program; more maps take several
@@ -49,8 +45,7 @@ MAX_MAPS = 16
 MAX_GRADIENT_TILE = Tile(32, 64, 4, 1)
 ROW = 1024  # channels at a time where a program has one row (image, map)
 SPAN = 256  # sums at a time of what one norm spans
-# Sums (maps x channels) that a program of the attend kernel holds, by bytes of an element.
-ATTEND_SUMS = {2: 24 << 10, 4: 12 << 10}
+ATTEND_SUMS = 24 << 10  # sums (maps x channels) that a program of the attend kernel holds
 FILL = 2  # programs that each multiprocessor should get before the positions are not split further
 
 

@@ -38,7 +38,7 @@ def forward(
     output: Tensor,
     attentions: Tensor,
 ) -> None:
-    """See reference.attend_and_pool; fills Y (B,M,C) and the maps (B,M,h,w)."""
+    """For 16 bits, M <= 32; see reference.attend_and_pool. Fills Y (B,M,C) and A (B,M,h,w)."""
     batch, channels, height, width = features.shape
     maps, positions = weight.shape[0], height * width
     if batch == 0:
@@ -47,7 +47,7 @@ def forward(
     card = card_of(features)
     block = up_to_power_of_two(maps, 16, triton.next_power_of_2(maps))
     tile = tuning.tile("attend", features.element_size(), block, card.capability)
-    most = max(1, tuning.ATTEND_SUMS[features.element_size()] // (block * tile.channels))
+    most = max(1, tuning.ATTEND_SUMS // (block * tile.channels))
     blocks = triton.cdiv(channels, tile.channels)
     groups = triton.cdiv(blocks, most)
     each = triton.cdiv(blocks, groups)
@@ -59,7 +59,8 @@ def forward(
     parts = pooled if splits == 1 else output.new_empty((splits, *output.shape))
     with device_of(features):
         attend_kernel[(batch * groups * splits,)](
-            f.tensor, weight.contiguous(), gamma, beta, mean, variance, a.tensor, parts, squares,
+            f.tensor, weight.to(features.dtype).contiguous(), gamma, beta, mean, variance,
+            a.tensor, parts, squares,
             maps, channels, positions, splits, groups, *f[1:4], *a[1:4], bn_eps,
             1.0 / positions if reduce == "mean" else 1.0, eps,
             MAPS=block, CHANNELS=tile.channels, POSITIONS=tile.positions, BLOCKS=each,
@@ -123,7 +124,7 @@ def attend_kernel(
                 weight + first_channel, m, c, channels, 1,
                 is_map[:, None] & (first_channel + c < channels)[None, :],
             )  # fmt: skip
-            seen = product(w.to(f.dtype), flipped(f, F_LAST), seen, PRECISION)
+            seen = product(w, flipped(f, F_LAST), seen, PRECISION)
         a = tl.maximum(
             seen * factor_of_map[:, None] + offset[:, None], 0.0, propagate_nan=tl.PropagateNan.ALL
         )

@@ -215,4 +215,7 @@ def _max_gradients(
 
 
 def _tile(kernel: str, f: Rows, maps: int) -> tuning.Tile:
-    return tuning.tile(kernel, f.tensor.element_size(), maps, card_of(f.tensor).capability)
+    size = f.tensor.element_size()
+    tile = tuning.tile(kernel, size, maps, card_of(f.tensor).capability)
+    # Under 4 bytes nothing is copied asynchronously: tiles in flight would lie in registers.
+    return tile if f.vector * size >= 4 else tile._replace(stages=1)

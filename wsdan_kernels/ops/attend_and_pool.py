@@ -1,5 +1,7 @@
 """attend_and_pool: schema, kernels and fake kernel. For inference: it carries no gradient."""
 
+from dataclasses import replace
+
 import torch
 
 from wsdan_kernels.ops import bilinear_attention_pool as pool
@@ -34,20 +36,34 @@ def _reference(features, *arguments):
     return output, attentions.contiguous(memory_format=memory_format(features))
 
 
-def _two_steps(features, weight, gamma, beta, mean, variance, bn_eps, *options):
-    """On the CPU torch's convolution, then the C++ pooling."""
-    attentions = reference.attend(features, weight, gamma, beta, mean, variance, bn_eps)
-    attentions = attentions.contiguous(memory_format=memory_format(features))
-    reduce, signed_sqrt, normalize, eps, scale = options
-    pooled = pool.KERNELS["cpu"].run(
-        features, attentions, reduce, signed_sqrt, normalize, 1, eps, scale
-    )
-    return pooled[0], attentions
+def _two_steps(backend):
+    """torch's convolution, norm and ReLU, then the backend's pooling."""
+
+    def run(features, weight, gamma, beta, mean, variance, bn_eps, *options):
+        attentions = reference.attend(features, weight, gamma, beta, mean, variance, bn_eps)
+        attentions = attentions.contiguous(memory_format=memory_format(features))
+        reduce, signed_sqrt, normalize, eps, scale = options
+        options = (reduce, signed_sqrt, normalize, 1, eps, scale)
+        return pool.KERNELS[backend].run(features, attentions, *options)[0], attentions
+
+    return run
+
+
+_ONE_PASS = triton_kernel("attend_and_pool", "forward", _fake)
+_TWO_STEPS = _two_steps("triton")
+
+
+def _triton(features, weight, *arguments):
+    """One pass where a program's registers hold what it needs, see docs/kernels.md."""
+    one_pass = features.element_size() == 2 and weight.shape[0] <= 32
+    return (_ONE_PASS.run if one_pass else _TWO_STEPS)(features, weight, *arguments)
 
 
 KERNELS = {
     "reference": Kernel(_reference),
-    "cpu": Kernel(_two_steps, devices=("cpu",)),
-    "triton": triton_kernel("attend_and_pool", "forward", _fake, pool.KERNELS["triton"].note),
+    "cpu": Kernel(_two_steps("cpu"), devices=("cpu",)),
+    "triton": replace(
+        _ONE_PASS, run=_triton, note="one pass for 16 bits and M <= 32, else two steps"
+    ),
 }
 forward = declare(f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor)", KERNELS, _fake)
