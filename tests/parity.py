@@ -5,9 +5,10 @@ import functools
 
 import torch
 
+from wsdan_kernels.ops import KERNELS
 from wsdan_kernels.reference._layout import memory_format
 from wsdan_kernels.reference.attention_boxes import reached
-from wsdan_kernels.testing import TOLERANCES, relative_error
+from wsdan_kernels.testing import CASES, TOLERANCES, relative_error
 
 OPS = torch.ops.wsdan
 # Where a backend's tests put their tensors: without a GPU, Triton's interpreter runs on the CPU.
@@ -16,6 +17,8 @@ DEVICE = {"cpu": "cpu", "triton": GPU}
 # By default a float32 convolution on a GPU takes TF32: the reference is to be float32 proper.
 torch.backends.cudnn.allow_tf32 = False
 DTYPES = tuple(TOLERANCES)
+# What C++ kernels compute alone: the convolution of attend_and_pool is torch's.
+NATIVE = [c for c in CASES if "cpu" in KERNELS[c.op] and c.op != "attend_and_pool"]
 STRIDES = ("contiguous", "channels_last", "sliced", "window", "transposed", "expanded")
 
 

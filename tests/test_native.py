@@ -10,15 +10,13 @@ import fuzz
 import parity
 import pytest
 import torch
-from parity import DTYPES, STRIDES, arranged, outcomes, threads, values
+from parity import DTYPES, NATIVE, STRIDES, arranged, outcomes, threads, values
 from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset
 
 import wsdan_kernels as wk
-from wsdan_kernels.ops import KERNELS
-from wsdan_kernels.testing import CASES, TOLERANCES, OpCase, relative_error
+from wsdan_kernels.testing import TOLERANCES, OpCase, relative_error
 
-NATIVE = [case for case in CASES if "cpu" in KERNELS[case.op]]
 NAN, INF = float("nan"), float("inf")
 each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -8,15 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import DTYPES, STRIDES, arranged, outcomes, values
+from parity import DTYPES, NATIVE, STRIDES, arranged, outcomes, values
 
 import wsdan_kernels as wk
-from wsdan_kernels.ops import KERNELS
-from wsdan_kernels.testing import CASES, TOLERANCES, relative_error
+from wsdan_kernels.testing import TOLERANCES, relative_error
 
 SEEDS = st.integers(0, 2**31)
 each_op = pytest.mark.parametrize("op", list(fuzz.FUZZERS))
-each_case = pytest.mark.parametrize("case", [c for c in CASES if "cpu" in KERNELS[c.op]], ids=str)
+each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
 
 
 def examples(count):
