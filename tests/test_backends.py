@@ -59,6 +59,19 @@ def test_explain_names_every_backend_and_op():
     )
 
 
+@pytest.fixture
+def other_machine(monkeypatch):
+    """A monkeypatch whose changes the answers do follow."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+    def change(*arguments):
+        monkeypatch.setattr(*arguments)
+        backends._triton_failure.cache_clear()
+
+    yield change
+    backends._triton_failure.cache_clear()
+
+
 class Card:
     """Stands for torch.cuda where a card is to be there that is not."""
 
@@ -78,27 +91,25 @@ class Card:
         return "a card"
 
 
-def test_triton_says_why_it_cannot_run(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(torch, "cuda", Card())
+def test_triton_says_why_it_cannot_run(other_machine):
+    other_machine(torch, "cuda", Card())
     assert backends.available()["triton"] == "no NVIDIA GPU that torch can use"
     with pytest.raises(wk.BackendUnavailableError, match="'triton' cannot run: no NVIDIA GPU"):
         wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="triton")
-    monkeypatch.setattr(torch, "cuda", Card(7, 5))
+    other_machine(torch, "cuda", Card(7, 5))
     reason = "a card has compute capability 7.5, 8.0 is needed"
     assert backends.available()["triton"] == reason
     assert backends.resolve("center_loss", "auto", "cuda", torch.float32) == "reference"
-    monkeypatch.setattr(torch.version, "hip", "6.0")
+    other_machine(torch.version, "hip", "6.0")
     assert "built for AMD's" in backends.available()["triton"]
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.5.1")
+    other_machine(importlib.metadata, "version", lambda name: "3.5.1")
     assert backends.available()["triton"] == "triton 3.5.1 is older than 3.6"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    other_machine(importlib.util, "find_spec", lambda name: None)
     assert backends.available()["triton"] == "triton is not installed; `pip install triton`"
 
 
-def test_triton_takes_what_a_newer_card_offers(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(torch, "cuda", Card(9, 0))
+def test_triton_takes_what_a_newer_card_offers(other_machine):
+    other_machine(torch, "cuda", Card(9, 0))
     for op in ("bilinear_attention_pool", "attend_and_pool", "center_loss", "sample_attention"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             assert backends.resolve(op, "auto", "cuda", dtype) == "triton"

@@ -4,6 +4,7 @@ A backend is a set of kernels: `reference` (plain PyTorch, everywhere), `cpu` (C
 `cuda` (C++/CUDA). An operator need not have a kernel in each.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -99,16 +100,17 @@ def _failure(backend: str) -> str | None:
         return _native.failure("cpu")
     if not any(backend in kernels for kernels in KERNELS.values()):
         return f"this version has no {backend} kernels"
-    return _triton_failure() if backend == "triton" else None
+    return _triton_failure(_interpreted()) if backend == "triton" else None
 
 
-def _triton_failure() -> str | None:
+@functools.cache  # every call of an operator asks, and the packages are read from disk
+def _triton_failure(interpreted: bool) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; `pip install triton`"
     version = importlib.metadata.version("triton")
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TRITON:
         return f"triton {version} is older than {'.'.join(map(str, _OLDEST_TRITON))}"
-    if _interpreted():
+    if interpreted:
         return None
     if torch.version.hip is not None:
         return "the kernels are for NVIDIA GPUs, this torch is built for AMD's"
