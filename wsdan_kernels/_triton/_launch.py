@@ -29,6 +29,11 @@ class Rows(NamedTuple):
     last: bool
     vector: int
 
+    @property
+    def positions(self) -> int:
+        """K."""
+        return self.tensor.shape[2] * self.tensor.shape[3]
+
 
 def as_rows(tensor: Tensor) -> Rows:
     """(B,R,h,w) as rows of positions, in place where its strides allow, else from a copy."""

@@ -75,7 +75,7 @@ def backward(
     if batch == 0:
         return
     f, a = as_rows(features), as_rows(attentions)
-    positions = features.shape[2] * features.shape[3]
+    positions = f.positions
     rows = batch * maps
     # A float16 would overflow here: the slope of the root alone reaches 5e5.
     wide = reduce == "max" or features.dtype == torch.float16
@@ -137,7 +137,7 @@ def _product(
     f: Rows, a: Rows, pooled: Tensor, reduce: str, eps: float, signed_sqrt: bool
 ) -> Tensor:
     batch, maps, channels = pooled.shape
-    positions = f.tensor.shape[2] * f.tensor.shape[3]
+    positions = f.positions
     block = up_to_power_of_two(maps, 16, tuning.MOST_MAPS)
     tile = _tile("pool", f, block)
     channel_blocks = triton.cdiv(channels, tile.channels)
@@ -162,7 +162,7 @@ def _gradients(
     f: Rows, a: Rows, grad_pooled: Tensor, grad_features: Tensor, grad_attentions: Tensor
 ) -> None:
     batch, maps, channels = grad_pooled.shape
-    positions = f.tensor.shape[2] * f.tensor.shape[3]
+    positions = f.positions
     block = up_to_power_of_two(maps, 16, tuning.MOST_MAPS_BACKWARD)
     tile = _tile("gradients", f, block)
     map_blocks, position_blocks = triton.cdiv(maps, block), triton.cdiv(positions, tile.positions)
@@ -193,7 +193,7 @@ def _max(f: Rows, a: Rows, pooled: Tensor, index: Tensor, eps: float, signed_sqr
     squares = pooled.new_empty((batch, channel_blocks, maps))
     max_kernel[(batch * triton.cdiv(maps, block) * channel_blocks,)](
         f.tensor, a.tensor, pooled, index, squares, maps, channels,
-        f.tensor.shape[2] * f.tensor.shape[3], *f[1:4], *a[1:4], eps,
+        f.positions, *f[1:4], *a[1:4], eps,
         MAPS=block, CHANNELS=tile.channels, SIGNED_SQRT=signed_sqrt, num_warps=tile.warps,
     )  # fmt: skip
     return squares
@@ -204,7 +204,7 @@ def _max_gradients(
     grad_attentions: Tensor,
 ) -> None:  # fmt: skip
     batch, maps, channels = grad_pooled.shape
-    positions = f.tensor.shape[2] * f.tensor.shape[3]
+    positions = f.positions
     tile = tuning.MAX_GRADIENT_TILE
     row_blocks = triton.cdiv(channels, tile.channels) + triton.cdiv(maps, tile.channels)
     max_gradients_kernel[(batch * triton.cdiv(positions, tile.positions) * row_blocks,)](

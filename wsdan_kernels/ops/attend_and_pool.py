@@ -31,17 +31,11 @@ def _fake(features, weight, *rest):
     return output, attentions
 
 
-def _reference(features, *arguments):
-    output, attentions = reference.forward(features, *arguments)
-    return output, attentions.contiguous(memory_format=memory_format(features))
-
-
 def _two_steps(backend):
     """torch's convolution, norm and ReLU, then the backend's pooling."""
 
     def run(features, weight, gamma, beta, mean, variance, bn_eps, *options):
         attentions = reference.attend(features, weight, gamma, beta, mean, variance, bn_eps)
-        attentions = attentions.contiguous(memory_format=memory_format(features))
         reduce, signed_sqrt, normalize, eps, scale = options
         options = (reduce, signed_sqrt, normalize, 1, eps, scale)
         return pool.KERNELS[backend].run(features, attentions, *options)[0], attentions
@@ -60,7 +54,7 @@ def _triton(features, weight, *arguments):
 
 
 KERNELS = {
-    "reference": Kernel(_reference),
+    "reference": Kernel(reference.forward),
     "cpu": Kernel(_two_steps("cpu"), devices=("cpu",)),
     "triton": replace(
         _ONE_PASS, run=_triton, note="one pass for 16 bits and M <= 32, else two steps"

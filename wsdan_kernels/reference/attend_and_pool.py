@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsdan_kernels.reference import bilinear_attention_pool as pool
+from wsdan_kernels.reference._layout import memory_format
 
 
 def attend(
@@ -19,10 +20,11 @@ def attend(
     variance: Tensor,
     bn_eps: float,
 ) -> Tensor:
-    """features (B,C,h,w), weight (M,C) -> A (B,M,h,w), in the features' dtype."""
+    """features (B,C,h,w), weight (M,C) -> A (B,M,h,w), in the features' dtype and format."""
     kernel = weight.to(features.dtype)[:, :, None, None]
     seen = F.conv2d(features, kernel)
-    return F.batch_norm(seen, mean, variance, gamma, beta, training=False, eps=bn_eps).relu_()
+    seen = F.batch_norm(seen, mean, variance, gamma, beta, training=False, eps=bn_eps).relu_()
+    return seen.contiguous(memory_format=memory_format(features))
 
 
 def forward(
