@@ -42,32 +42,33 @@ def missing() -> str | None:
 
 def operators() -> Path:
     """The library of csrc/cuda: its operators in the namespace wsdan_emulated, on the CPU."""
-    torch_headers = Path(torch.__file__).parent / "include"
-    flags = (
-        *_STABLE_ABI, "-isystem", str(torch_headers), "-include", "registration.h",
-    )  # fmt: skip
-    return library("operators", tuple(sorted((ROOT / "csrc" / "cuda").glob("*.cu"))), flags)
+    torch_folder = Path(torch.__file__).parent
+    headers = ("-isystem", str(torch_folder / "include"), "-include", "prelude.h")
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    libraries = (f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10")
+    return _library("operators", sources, (*_STABLE_ABI, *headers), libraries)
 
 
 def planted() -> Path:
     """The library of planted.cu: kernels with faults, and the same kernels without."""
-    return library("planted", (HERE / "planted.cu",), ())
+    return _library("planted", [HERE / "planted.cu"], (), ())
 
 
-@functools.cache
-def library(name: str, sources: tuple[Path, ...], flags: tuple[str, ...]) -> Path:
+def _library(name: str, sources: list[Path], flags: tuple[str, ...], link: tuple[str, ...]) -> Path:
     """The library made of these .cu files and the emulator, compiled where it is not there yet."""
     runtime, kernels = _flags(kind())
     works = [(path, (*kernels, *flags)) for path in sources]
     works += [(path, runtime) for path in sorted(HERE.glob("*.cpp"))]
-    target = OUT / f"{name}-{kind()}-{_digest(works)}.so"
+    if kind() == "address":
+        link = (*link, *_ASAN)
+    target = OUT / f"{name}-{kind()}-{_digest(works, link)}.so"
     if not target.exists():
         OUT.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(_compiled, works))
-        # -Bsymbolic, and no undefined symbols but torch's: the emulator's own come first.
-        link = [COMPILER, "-shared", "-Wl,-Bsymbolic", *map(str, objects)]
-        _run_to(target, [*link, *(_ASAN if kind() == "address" else ())])
+        # -Bsymbolic: of what torch and the emulator both have, the emulator's own.
+        command = [COMPILER, "-shared", "-Wl,-Bsymbolic,-z,defs", *map(str, objects), *link]
+        _run_to(target, command)
     return target
 
 
@@ -83,7 +84,7 @@ def _flags(chosen: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _compiled(work: tuple[Path, tuple[str, ...]]) -> Path:
     source, flags = work
-    target = OUT / f"{source.stem}-{_digest([work])}.o"
+    target = OUT / f"{source.stem}-{_digest([work], ())}.o"
     if not target.exists():
         _run_to(target, [COMPILER, "-c", *flags, "-x", "c++", str(source)])
     return target
@@ -98,13 +99,14 @@ def _run_to(target: Path, command: list[str]) -> None:
     own.rename(target)
 
 
-def _digest(works) -> str:
+def _digest(works, link) -> str:
     """Of the sources, every header they may include, the flags, the compiler and torch."""
     found = hashlib.sha256(f"{_compiler()} {torch.__version__}".encode())
     headers = [path for folder in (ROOT / "csrc", HERE) for path in folder.rglob("*.[hc]*")]
     headers = [path for path in headers if path.suffix in (".h", ".cuh")]
     for path in sorted(headers):
         found.update(path.read_bytes())
+    found.update(" ".join(link).encode())
     for source, flags in works:
         found.update(" ".join([str(source), *flags]).encode())
         found.update(source.read_bytes())

@@ -60,8 +60,7 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute, int value) {
 }
 
 cudaError_t launch(
-    const cudaLaunchConfig_t& config, const void* kernel, void (*run)(const void*),
-    const void* arguments
+    const cudaLaunchConfig_t& config, const void* kernel, const Call& call
 ) {
     const std::string name = name_of(kernel), reason = misfit(config);
     if (!reason.empty())
@@ -73,7 +72,7 @@ cudaError_t launch(
                 " bytes of shared memory, but the kernel's limit is " +
                 std::to_string(shared_limit(kernel))
         );
-    const std::string error = run_launch(name, config, run, arguments);
+    const std::string error = run_launch(name, config, call);
     return error.empty() ? cudaSuccess : refuse(cudaErrorLaunchFailure, error);
 }
 

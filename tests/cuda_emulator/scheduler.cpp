@@ -15,11 +15,15 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-uint3 threadIdx, blockIdx;
-dim3 blockDim, gridDim;
+// Apart from all else, so that their reads are known by their addresses.
+#define INDICES __attribute__((section("emulator_indices")))
+INDICES uint3 threadIdx, blockIdx;
+INDICES dim3 blockDim, gridDim;
 
 namespace wsdan {
-alignas(16) unsigned char shared_bytes[emulator::shared_capacity];
+// Whole pages: what is remembered of a page is of the block's memory alone.
+alignas(emulator::page_bytes) unsigned char shared_bytes
+    [(emulator::shared_capacity / emulator::page_bytes + 1) * emulator::page_bytes];
 }
 
 namespace emulator {
@@ -31,13 +35,11 @@ namespace {
 
 std::mutex one_launch;
 std::vector<int> ready;
-void (*run_thread)(const void*);
-const void* arguments;
 uint64_t order_seed = 0;
 uint64_t launch_count = 0;
 
 void thread_body() {
-    run_thread(arguments);
+    launched.call.run(launched.call.data);
     this_thread().wait = Wait::end;
 }
 
@@ -104,7 +106,7 @@ void make_threads() {
 void limit_shared_memory([[maybe_unused]] size_t bytes) {
 #ifdef EMULATOR_ASAN
     __asan_unpoison_memory_region(wsdan::shared_bytes, bytes);
-    __asan_poison_memory_region(wsdan::shared_bytes + bytes, shared_capacity - bytes);
+    __asan_poison_memory_region(wsdan::shared_bytes + bytes, sizeof(wsdan::shared_bytes) - bytes);
 #endif
 }
 
@@ -139,16 +141,13 @@ void fail(const std::string& what) {
 }
 
 std::string run_launch(
-    const std::string& kernel, const cudaLaunchConfig_t& config, void (*run)(const void*),
-    const void* data
+    const std::string& kernel, const cudaLaunchConfig_t& config, const Call& call
 ) {
     const std::lock_guard<std::mutex> alone(one_launch);
     ++launch_count;
-    launched = {kernel, config.gridDim, config.blockDim, config.dynamicSmemBytes};
+    launched = {kernel, config.gridDim, config.blockDim, config.dynamicSmemBytes, call};
     gridDim = config.gridDim;
     blockDim = config.blockDim;
-    run_thread = run;
-    arguments = data;
     make_threads();
     limit_shared_memory(config.dynamicSmemBytes);
     races::begin_launch();

@@ -15,6 +15,7 @@ extern unsigned char shared_bytes[];
 namespace emulator {
 
 inline constexpr size_t shared_capacity = 232448;  // of a block, on sm_90 and sm_100
+inline constexpr size_t page_bytes = 4096;
 inline constexpr int lanes = 32;
 
 enum class Wait { nothing, block, warp, end };
@@ -33,6 +34,7 @@ struct Launch {
     std::string kernel;
     dim3 grid, block;
     size_t shared;
+    Call call;
     uint64_t block_number = 0;
     std::vector<Thread> threads{};  // of the block that runs
     size_t at_barrier = 0;
@@ -55,8 +57,7 @@ std::string text(const uint3& index);
 std::string waiting_threads();
 // Runs the grid; an empty text, or what went wrong.
 std::string run_launch(
-    const std::string& kernel, const cudaLaunchConfig_t& config, void (*run)(const void*),
-    const void* data
+    const std::string& kernel, const cudaLaunchConfig_t& config, const Call& call
 );
 
 }  // namespace emulator

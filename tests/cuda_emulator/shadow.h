@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "scheduler.h"
+
 namespace emulator::races {
 
 enum Kind : uint8_t { reads = 1, updates = 2, writes = 4 };  // updates: atomics
@@ -29,7 +31,7 @@ struct Cell {
 // are read and written element by element.
 class Page {
 public:
-    static constexpr size_t bytes = 4096;
+    static constexpr size_t bytes = page_bytes;
 
     // Forgets what an earlier generation left.
     void renew(uint64_t generation);

@@ -73,11 +73,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 namespace emulator {
 
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
-// Runs every thread of the grid: run(arguments) in each.
-cudaError_t launch(
-    const cudaLaunchConfig_t& config, const void* kernel, void (*run)(const void*),
-    const void* arguments
-);
+// What every thread of a grid does: run(data), `size` bytes that no kernel writes.
+struct Call {
+    void (*run)(const void*);
+    const void* data;
+    size_t size;
+};
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const Call& call);
 
 }  // namespace emulator
 
@@ -91,14 +93,16 @@ cudaError_t cudaLaunchKernelEx(
     const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments
 ) {
     using Values = std::tuple<Parameters...>;
-    const std::pair<void (*)(Parameters...), Values> call(
+    const std::pair<void (*)(Parameters...), Values> bound(
         kernel, Values(std::forward<Arguments>(arguments)...)
     );
     const auto run = [](const void* data) {
-        const auto& [function, values] = *static_cast<decltype(&call)>(data);
+        const auto& [function, values] = *static_cast<decltype(&bound)>(data);
         std::apply(function, values);
     };
-    return emulator::launch(*config, reinterpret_cast<const void*>(kernel), run, &call);
+    return emulator::launch(
+        *config, reinterpret_cast<const void*>(kernel), {run, &bound, sizeof(bound)}
+    );
 }
 
 #include "device_functions.h"

@@ -1,6 +1,8 @@
-// Before each .cu file: its operators are registered for CPU tensors, in a namespace of their own.
+// Before each .cu file: what nvcc brings by itself; and its operators are registered for CPU
+// tensors, in a namespace of their own.
 #pragma once
 
+#include <cuda_runtime.h>
 #include <torch/csrc/stable/library.h>
 
 #define EMULATED_wsdan_native wsdan_emulated
