@@ -54,9 +54,14 @@ def launches(library: ctypes.CDLL) -> int:
 class _ToTheEmulator(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         space, name = func._schema.name.split("::")
-        if space == NATIVE:
+        if space == NATIVE and _has_kernel(name):
             func = getattr(getattr(torch.ops, EMULATED), name)
         return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _has_kernel(name: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{EMULATED}::{name}", "CPU")
 
 
 def _emulated(kernel: Kernel) -> Kernel:
