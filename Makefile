@@ -21,12 +21,12 @@ setup:
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run --Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(CLANG_FORMAT) --dry-run --Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 
 format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-	$(CLANG_FORMAT) -i $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(CLANG_FORMAT) -i $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 
 test:
 	$(PYTHON) -m pytest

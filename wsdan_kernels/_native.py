@@ -29,7 +29,8 @@ def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
     operator = getattr(torch.ops.wsdan_native, name)
 
     def run(*values):
-        reason = failure("cpu")  # loads the library, where an exported program calls the op first
+        # Loads the library, where an exported program calls the op first.
+        reason = failure("cuda" if values[0].is_cuda else "cpu")
         if reason is not None:
             raise RuntimeError(f"{name}: {reason}")
         results = allocate(*values)
