@@ -160,7 +160,7 @@ def _compile(nvcc: str, source: Path, folder: Path, flags: list[str], threads: i
             if lines.readline().rstrip("\n") == command:
                 return built
     built.unlink(missing_ok=True)
-    print(f"nvcc {source.relative_to(ROOT)}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"nvcc {source.relative_to(ROOT)}\n")
     arguments = [*flags, f"-I{_torch_folder('include')}", f"--threads={threads}"]
     said = _output([nvcc, *arguments, "-c", str(source), "-o", str(built)])
     report.write_text(f"{command}\n{said}", encoding="utf-8")
@@ -169,7 +169,7 @@ def _compile(nvcc: str, source: Path, folder: Path, flags: list[str], threads: i
 
 def link(nvcc: str, objects: list[Path], library: Path) -> None:
     """Link the objects; what they need of torch_cuda they find through torch, which names it."""
-    print(f"nvcc {library.name}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"nvcc {library.name}\n")
     library.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["-shared", "--cudart=static", "-Xlinker=--no-as-needed"]
     arguments += [f"-L{_torch_folder('lib')}", "-ltorch", "-ltorch_cpu"]

@@ -51,7 +51,11 @@ def native_build() -> dict:
     cpu = CppExtension(
         "wsdan_kernels._cpu",
         sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp")),
-        depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h")),
+        depends=sorted(
+            str(path.relative_to(ROOT))
+            for folder in ("common", "cpu")
+            for path in (ROOT / "csrc" / folder).glob("*.h")
+        ),
         define_macros=cuda_build.STABLE_ABI,
         extra_compile_args=COMPILER_FLAGS,
         extra_link_args=os.environ.get("WSDAN_CPU_FLAGS", "").split(),
