@@ -1,0 +1,250 @@
+"""The training step through a CUDA graph, on a stand-in for the CPU: equal to the eager step."""
+
+import json
+
+import pytest
+import torch
+from tape import stand_in, waits
+from torch import nn
+
+import wsdan.train
+from wsdan.checkpoint import load_checkpoint
+from wsdan.cli import main
+from wsdan.config import Config
+from wsdan.data import loaders
+from wsdan.errors import UserError
+from wsdan.graphs import WARM_UP, GraphedStep
+from wsdan.model import WSDAN, PlainClassifier
+from wsdan.objective import OBJECTIVES
+from wsdan.optim import build_optimizer, build_schedule, load_optimizer
+from wsdan.step import build_step
+
+SIZES = [4, 4, 2, 4, 4, 4, 3, 4, 4, 3]  # of the batches: a smaller one before and after the capture
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    return stand_in(monkeypatch)
+
+
+def settings(optimizer="sgd", method="wsdan", **options) -> Config:
+    return Config(
+        optimizer=optimizer, method=method, lr=3e-3, weight_decay=1e-2, schedule="cosine",
+        warmup=0.3, batch_size=4, epochs=1, **options,
+    ).resolved()  # fmt: skip
+
+
+def new_model(method="wsdan") -> nn.Module:
+    torch.manual_seed(0)
+    model = WSDAN("tiny", num_classes=3, num_attentions=4)
+    if method == "baseline":
+        model = PlainClassifier(wsdan.model.build_backbone("tiny"), 3)
+    return model.to(memory_format=torch.channels_last)
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn((size, 3, 48, 48), generator=generator) for size in SIZES]
+    labels = [torch.randint(3, (size,), generator=generator) for size in SIZES]
+    images = [item.contiguous(memory_format=torch.channels_last) for item in images]
+    return list(zip(images, labels, strict=True))
+
+
+def run(config: Config, before=lambda optimizer: None) -> tuple[list[dict], dict]:
+    """The results of each step, and all state after the last."""
+    model = new_model(config.method).train()
+    optimizer = build_optimizer(model, config, fused=True)
+    schedule = build_schedule(optimizer, config, len(SIZES))
+    step = build_step(model, optimizer, config)
+    results = []
+    for images, labels in batches():
+        before(optimizer)
+        results.append({name: value.clone() for name, value in step(images, labels).items()})
+        schedule.step()
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return results, {**state, "schedule": schedule.state_dict(), "random": torch.get_rng_state()}
+
+
+def float32_rates(optimizer: torch.optim.Optimizer) -> None:
+    """The rates as a graph reads them, in a tensor of float32."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"]).item()
+
+
+def assert_same(found, expected, path="") -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), path
+    elif isinstance(expected, (dict, list)):
+        keys = expected if isinstance(expected, dict) else range(len(expected))
+        assert len(found) == len(expected), path
+        for key in keys:
+            assert_same(found[key], expected[key], f"{path}/{key}")
+    else:
+        assert found == expected, path
+
+
+@pytest.mark.parametrize("method", ["wsdan", "baseline"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_graph_trains_as_the_eager_step_bit_for_bit(optimizer, method, graphs):
+    eager, state = run(settings(optimizer, method), before=float32_rates)
+    found, graphed = run(settings(optimizer, method, cuda_graph=True))
+    assert_same(found, eager)
+    rates = [group.pop("lr") for group in graphed["optimizer"]["param_groups"]]
+    assert all(type(rate) is float for rate in rates)
+    for group in state["optimizer"]["param_groups"]:
+        group.pop("lr")  # of the last step, rounded
+    assert_same(graphed, state)
+    assert len({float(result["loss"]) for result in found}) == len(SIZES)
+    (graph,) = graphs
+    assert graph.replays == SIZES.count(4) - WARM_UP
+    assert {"loss", "correct"} <= set(found[0])
+
+
+def test_rates_of_more_digits_change_the_losses_by_rounding_only(graphs):
+    eager, _ = run(settings("adamw"))
+    found, _ = run(settings("adamw", cuda_graph=True))
+    for one, other in zip(found, eager, strict=True):
+        torch.testing.assert_close(one["loss"], other["loss"], rtol=1e-4, atol=0)
+
+
+def test_the_stand_in_keeps_what_python_said_at_the_capture(graphs):
+    """A rate that is a number of Python would be kept too: the comparison above can fail."""
+    eager, _ = run(settings("adamw"), before=float32_rates)
+    model = new_model().train()
+    config = settings("adamw")
+    optimizer = build_optimizer(model, config, fused=True)
+    schedule = build_schedule(optimizer, config, len(SIZES))
+    eager_step = build_step(model, optimizer, config)
+    rate = []
+
+    def baked(images, labels):
+        rate.extend(group["lr"].item() for group in optimizer.param_groups if not graphs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate[-1]
+        return eager_step(images, labels)
+
+    step = GraphedStep(baked, optimizer, config.batch_size)
+    losses = []
+    for images, labels in batches():
+        losses.append(float(step(images, labels)["loss"]))
+        schedule.step()
+    assert losses[0] == float(eager[0]["loss"])
+    assert losses[-1] != pytest.approx(float(eager[-1]["loss"]), rel=1e-4)
+
+
+def test_a_step_that_waits_is_refused_at_the_capture(graphs, monkeypatch):
+    def waiting(model, images, labels, **options):
+        result = OBJECTIVES["baseline"](model, images, labels)
+        return result if result["loss"].item() > 0 else {}
+
+    monkeypatch.setitem(OBJECTIVES, "wsdan", waiting)
+    with pytest.raises(AssertionError, match="_local_scalar_dense.* waits for the device"):
+        run(settings(cuda_graph=True))
+
+
+def test_an_error_of_the_capture_is_one_line(graphs):
+    def failing(images, labels):
+        if graphs:
+            raise RuntimeError("CUDA error: operation not permitted\nmore lines")
+        return {}
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    step = GraphedStep(failing, optimizer, 1)
+    with pytest.raises(UserError, match="--cuda-graph: .*operation not permitted$"):
+        for _ in range(WARM_UP + 1):
+            step(torch.zeros(1), torch.zeros(1))
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_no_autograd_graph_outlives_a_step():
+    """A node that accumulates a gradient keeps its stream: a capture must find none of another."""
+    model = new_model().train()
+    config = settings()
+    optimizer = build_optimizer(model, config)
+    edge = torch.autograd.graph.get_gradient_edge
+
+    def mark(module, *_):
+        edge(module.classifier.weight).node.metadata["marked"] = True
+
+    model.register_forward_hook(mark)
+    images, labels = batches()[0]
+    result = OBJECTIVES["wsdan"](model, images, labels)
+    assert "marked" in edge(model.classifier.weight).node.metadata
+    del result
+    kept = build_step(model, optimizer, config)(images, labels)
+    assert "marked" not in edge(model.classifier.weight).node.metadata
+    assert not any(value.requires_grad for value in kept.values())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("fused", [(True, False), (False, True)])
+def test_an_optimizer_resumes_under_the_other_implementation(optimizer, fused):
+    config = settings(optimizer)
+    states = []
+    for implementation in fused:
+        model = new_model().train()
+        current = build_optimizer(model, config, fused=implementation)
+        options = [dict(group) for group in current.param_groups]
+        if states:
+            load_optimizer(current, states[0])
+            for group, mine in zip(current.param_groups, options, strict=True):
+                for name in ("fused", "capturable", "foreach"):
+                    assert group.get(name) == mine.get(name)
+        build_step(model, current, config)(*batches()[0])
+        states.append(current.state_dict())
+    if optimizer == "adamw":
+        assert {float(item["step"]) for item in states[1]["state"].values()} == {2.0}
+    with pytest.raises(ValueError, match="zip"):
+        load_optimizer(current, {"param_groups": []})
+
+
+def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
+    """The command itself, on the CPU in place of a GPU; then resumed without a graph."""
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 64)  # four batches
+    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 16)
+    monkeypatch.setattr(wsdan.train, "check_graph", lambda *arguments: None)
+    monkeypatch.setattr(
+        wsdan.train,
+        "build_optimizer",
+        lambda *arguments, **_: build_optimizer(*arguments, fused=True),
+    )
+    command = ["train", "--batch-size", "16", "--image-size", "48", "--eval-every", "9"]
+    losses = {}
+    for name, options in {"eager": [], "graph": ["--cuda-graph"]}.items():
+        out = str(tmp_path / name)
+        assert main([*command, "--epochs", "2", "--out", out, *options]) == 0
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["loss"] for line in lines]
+    assert losses["graph"] == pytest.approx(losses["eager"], rel=1e-4)
+    (graph,) = graphs
+    assert graph.replays == 2 * 4 - WARM_UP
+    state = load_checkpoint(tmp_path / "graph/last.pt")
+    assert state["config"].cuda_graph
+    assert all(type(group["lr"]) is float for group in state["optimizer"]["param_groups"])
+    resume = [*command, "--epochs", "3", "--out", str(tmp_path / "graph"), "--resume"]
+    assert main([*resume, "--no-cuda-graph"]) == 0
+    assert len(graphs) == 1
+    assert main([*resume, "--epochs", "4", "--cuda-graph"]) == 0
+    assert graphs[1].replays == 4 - WARM_UP
+
+
+def test_what_a_graph_cannot_have_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--device", "cpu", "--cuda-graph"]) == 2
+    error = capsys.readouterr().err
+    assert error == "wsdan: error: --cuda-graph needs --device cuda and a GPU; this run is on cpu\n"
+    assert main(["train", "--cuda-graph", "--profile"]) == 2
+    assert "--cuda-graph and --profile exclude each other" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_waits_for_a_device():
+    ops, values = torch.ops.aten, torch.ones(3)
+    assert waits(ops._local_scalar_dense.default, (values,))
+    assert waits(ops.nonzero.default, (values,))
+    assert waits(ops.masked_select.default, (values, values > 0))
+    assert waits(ops.equal.default, (values, values))
+    assert waits(ops.index.Tensor, (values, [values > 0]))
+    assert waits(ops.index_put_.default, (values, [values > 0], values))
+    assert not waits(ops.index.Tensor, (values, [None, values.long()]))
+    assert not waits(ops.add.Tensor, (values, values))
