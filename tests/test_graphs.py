@@ -150,9 +150,11 @@ def test_an_error_of_the_capture_is_one_line(graphs):
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     step = GraphedStep(failing, optimizer, 1)
+    batch = torch.zeros(1), torch.zeros(1)
+    for _ in range(WARM_UP):
+        step(*batch)
     with pytest.raises(UserError, match="--cuda-graph: .*operation not permitted$"):
-        for _ in range(WARM_UP + 1):
-            step(torch.zeros(1), torch.zeros(1))
+        step(*batch)
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
@@ -200,15 +202,15 @@ def test_an_optimizer_resumes_under_the_other_implementation(optimizer, fused):
 
 def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
     """The command itself, on the CPU in place of a GPU; then resumed without a graph."""
-    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 64)  # four batches
-    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 16)
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 32)  # four batches
+    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 8)
     monkeypatch.setattr(wsdan.train, "check_graph", lambda *arguments: None)
     monkeypatch.setattr(
         wsdan.train,
         "build_optimizer",
         lambda *arguments, **_: build_optimizer(*arguments, fused=True),
     )
-    command = ["train", "--batch-size", "16", "--image-size", "48", "--eval-every", "9"]
+    command = ["train", "--batch-size", "8", "--image-size", "32", "--eval-every", "9"]
     losses = {}
     for name, options in {"eager": [], "graph": ["--cuda-graph"]}.items():
         out = str(tmp_path / name)

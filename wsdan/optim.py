@@ -7,7 +7,6 @@ from torch import nn
 
 from wsdan.config import Config
 
-
 # How torch computes the step, not what it computes: of the machine, not of the run.
 IMPLEMENTATION = ("foreach", "fused", "capturable")
 

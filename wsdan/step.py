@@ -1,4 +1,4 @@
-"""One training step, from a batch on the device to moved weights, without waiting for the device."""
+"""One training step: from a batch to moved weights, without waiting for the device."""
 
 from collections.abc import Callable
 

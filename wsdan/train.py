@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
