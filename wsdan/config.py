@@ -110,7 +110,8 @@ class Config:
     resume: bool = _setting(False, "go on from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
     cuda_graph: bool = _setting(
-        False, "on a GPU, run the step of a whole batch as one CUDA graph; the results are the same"
+        False,
+        "on a GPU, launch a whole batch's step as one CUDA graph; losses equal but for rounding",
     )
     profile: bool = _setting(False, "print where a step's time goes; on a GPU this slows the run")
 
