@@ -10,6 +10,7 @@ import contextlib
 import pytest
 import torch
 from tape import NoWaiting
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from wsdan.backbones import build_backbone
@@ -25,17 +26,28 @@ from wsdan_kernels.ops import crop_resize, sample_attention
 BATCH, MAPS, SIZE = 4, 4, 96
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def gpu():
     """A GPU that is not there: its tensors have shapes and no values."""
     with FakeTensorMode(), torch.device("cuda"):
         yield
 
 
-def new_model(backbone: str, method: str = "wsdan") -> torch.nn.Module:
+def new_model(backbone: str, method: str = "wsdan") -> nn.Module:
     if method == "baseline":
-        return PlainClassifier(build_backbone(backbone), 3)
-    return WSDAN(backbone, num_classes=3, num_attentions=MAPS)
+        return PlainClassifier(build_backbone(backbone), 3).train()
+    return WSDAN(backbone, num_classes=3, num_attentions=MAPS).train()
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model with weights on the device of now, their values left behind."""
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+                    tensors[name] = nn.Parameter(new) if tensor.requires_grad else new
+    return model
 
 
 def batch(count: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,10 +64,12 @@ def batch(count: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
         ("resnet18", "baseline"),
     ],
 )
-def test_the_forward_pass_stays_on_the_device(gpu, backbone, method):
-    model, (images, labels) = new_model(backbone, method).train(), batch()
-    with NoWaiting("cuda") as mode:
-        result = OBJECTIVES[method](model, images, labels, center_weight=0.5)
+def test_the_forward_pass_stays_on_the_device(backbone, method):
+    model = new_model(backbone, method)
+    with gpu():
+        images, labels = batch()
+        with NoWaiting("cuda") as mode:
+            result = OBJECTIVES[method](moved(model), images, labels, center_weight=0.5)
     assert all(value.device.type == "cuda" for value in result.values())
     seen = {name for name in mode.seen if name.startswith("wsdan::")}
     names = ("sample_attention", "attention_boxes", "attention_crop_drop", "update_centers_")
@@ -63,21 +77,24 @@ def test_the_forward_pass_stays_on_the_device(gpu, backbone, method):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_the_optimizer_stays_on_the_device(gpu, optimizer, monkeypatch):
-    model = new_model("tiny")
-    built = build_optimizer(model, Config(optimizer=optimizer, lr=0.1).resolved(), fused=True)
-    for parameter in model.parameters():
-        parameter.grad = torch.empty_like(parameter)
-    for group in built.param_groups:
-        group["lr"] = torch.zeros(())
+def test_the_optimizer_stays_on_the_device(optimizer, monkeypatch):
     launched = []
-    for name in ("_fused_sgd_", "_fused_adamw_"):  # which take no fake tensors
-        monkeypatch.setattr(
-            torch, name, lambda *lists, **options: launched.append((lists, options))
-        )
-    with NoWaiting("cuda"):
-        built.step()
-        built.zero_grad(set_to_none=True)
+
+    def launch(*lists, **options):  # the fused operators take no fake tensors
+        launched.append((lists, options))
+
+    monkeypatch.setattr(torch, "_fused_sgd_", launch)
+    monkeypatch.setattr(torch, "_fused_adamw_", launch)
+    with gpu():
+        model = moved(new_model("tiny"))
+        built = build_optimizer(model, Config(optimizer=optimizer, lr=0.1).resolved(), fused=True)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        for group in built.param_groups:
+            group["lr"] = torch.zeros(())
+        with NoWaiting("cuda"):
+            built.step()
+            built.zero_grad(set_to_none=True)
     assert len(launched) == len(built.param_groups)
     for lists, options in launched:
         assert all(tensor.device.type == "cuda" for tensors in lists for tensor in tensors)
@@ -90,7 +107,7 @@ def test_the_optimizer_stays_on_the_device(gpu, optimizer, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_whole_step_waits_for_nothing(backbone, method, optimizer):
     torch.manual_seed(0)
-    model = new_model(backbone, method).train()
+    model = new_model(backbone, method)
     config = Config(optimizer=optimizer, method=method, lr=0.1).resolved()
     step = build_step(model, build_optimizer(model, config, fused=True), config)
     for _ in range(2):
@@ -100,7 +117,8 @@ def test_the_whole_step_waits_for_nothing(backbone, method, optimizer):
     assert any("_fused" in name for name in mode.seen)
 
 
-def test_the_reference_stays_on_the_device(gpu):
+@gpu()
+def test_the_reference_stays_on_the_device():
     """What a GPU runs where it has no kernel of ours, and the backward passes of the views."""
     images, labels = batch()
     maps, thresholds = torch.rand(BATCH, 12, 12), torch.rand(BATCH)
@@ -139,7 +157,8 @@ class Launches:
         self.count += 1
 
 
-def test_the_triton_launchers_stay_on_the_device(gpu, monkeypatch):
+@gpu()
+def test_the_triton_launchers_stay_on_the_device(monkeypatch):
     pytest.importorskip("triton")
     from wsdan_kernels._triton import _launch
     from wsdan_kernels._triton import bilinear_attention_pool as pool_launcher
@@ -170,7 +189,8 @@ def test_the_triton_launchers_stay_on_the_device(gpu, monkeypatch):
     assert kernels.count == 1 + (3 + 3) + (2 + 3) + 3 + 2  # forward and backward: mean, max
 
 
-def test_what_waits_is_found(gpu):
+@gpu()
+def test_what_waits_is_found():
     maps = torch.rand(BATCH, 12, 12)
     with NoWaiting("cuda"):
         with pytest.raises(AssertionError, match="_local_scalar_dense.* waits for the device"):

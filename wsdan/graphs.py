@@ -93,6 +93,7 @@ class GraphedStep:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._results = self._step(self._images, self._labels)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            cause = error.__context__ or error  # the end of a failed capture raises as well
+            reason = str(cause).splitlines()[0]
             raise UserError(f"--cuda-graph: the step cannot be captured: {reason}") from error
         self._graph = graph
