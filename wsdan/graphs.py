@@ -44,7 +44,8 @@ class GraphedStep:
         self._stream = torch.cuda.Stream()
         self._graph: torch.cuda.CUDAGraph | None = None
         device = optimizer.param_groups[0]["params"][0].device
-        self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        rates = torch.zeros(len(optimizer.param_groups), dtype=torch.float32, device=device)
+        self._rates = rates.unbind()
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with self._rates_on_device():
