@@ -144,6 +144,7 @@ def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
         lambda *arguments, **_: build_optimizer(*arguments, fused=True),
     )
     command = ["train", "--batch-size", "8", "--image-size", "32", "--eval-every", "9"]
+    command += ["--device", "cpu"]
     losses = {}
     for name, options in {"eager": [], "graph": ["--cuda-graph"]}.items():
         out = str(tmp_path / name)

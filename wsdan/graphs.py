@@ -44,8 +44,9 @@ class GraphedStep:
         self._stream = torch.cuda.Stream()
         self._graph: torch.cuda.CUDAGraph | None = None
         device = optimizer.param_groups[0]["params"][0].device
-        rates = torch.zeros(len(optimizer.param_groups), dtype=torch.float32, device=device)
-        self._rates = rates.unbind()
+        self._rates = [
+            torch.zeros((), dtype=torch.float32, device=device) for _ in optimizer.param_groups
+        ]
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with self._rates_on_device():
