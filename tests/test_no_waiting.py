@@ -19,7 +19,7 @@ from wsdan.model import WSDAN, PlainClassifier
 from wsdan.objective import OBJECTIVES
 from wsdan.optim import build_optimizer
 from wsdan.step import build_step
-from wsdan_kernels import attention_boxes, ops
+from wsdan_kernels import _native, attention_boxes, ops
 from wsdan_kernels.ops import bilinear_attention_pool as pool
 from wsdan_kernels.ops import crop_resize, sample_attention
 
@@ -142,6 +142,33 @@ def test_the_reference_stays_on_the_device():
         )
         run["center_loss"](pooled, centers, labels)
         ops.center_loss.UPDATE_KERNELS["reference"].run(centers, pooled, labels, 0.1, "mean")
+
+
+@gpu()
+def test_the_cuda_operators_stay_on_the_device(monkeypatch):
+    """What Python does around the CUDA library, which need not be there."""
+    launched = []
+    monkeypatch.setattr(_native, "failure", lambda name: None)
+    images, _ = batch()
+    maps, thresholds = torch.rand(BATCH, 12, 12), torch.rand(BATCH)
+    run = {name: kernels["cuda"].run for name, kernels in ops.KERNELS.items() if "cuda" in kernels}
+    run["crop_resize_backward"] = crop_resize.BACKWARD_KERNELS["cuda"].run
+    with torch.library._scoped_library("wsdan_native", "FRAGMENT") as library:
+        for name in run:
+            torch.library.register_fake(
+                f"wsdan_native::{name}", lambda *_, name=name: launched.append(name), lib=library
+            )
+        with NoWaiting("cuda"):
+            for kind in (images, images.to(torch.bfloat16), images.to(torch.uint8)):
+                boxes = run["attention_boxes"](
+                    maps, thresholds[:, None], SIZE, SIZE, 0.1, "paper", True
+                ).squeeze(1)
+                run["attention_drop"](kind, maps, thresholds, "paper", True)
+                run["attention_crop_drop"](kind, boxes, maps, thresholds, "paper", True)
+                crops = run["crop_resize"](kind, boxes.to(torch.int64), SIZE, SIZE, True)
+                run["crop_resize_backward"](crops, boxes, SIZE, SIZE, True)
+    assert set(launched) == set(run)
+    assert len(launched) >= 3 * len(run)
 
 
 class Launches:
