@@ -116,7 +116,8 @@ def train_one_epoch(
             labels = batch.labels.to(device, non_blocking=True)
         for name, value in step(images, labels).items():
             totals[name] = totals.get(name, 0) + value
-        schedule.step()
+        with phases("optimizer"):
+            schedule.step()
         pictures += len(labels)
         steps += 1
         if not bar.disable and steps % BAR_EVERY == 1:  # reading a value waits for the device
