@@ -6,6 +6,7 @@ Alphabet: B batch, C channels, M maps, h w map size, H W image size, N classes, 
 """
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -126,22 +127,29 @@ def crop_drop_chosen(
 
 
 def crop_drop_per_part(
-    images: Tensor, attentions: Tensor, align_corners: bool = True
+    images: Tensor,
+    attentions: Tensor,
+    align_corners: bool = True,
+    thresholds: Iterable[tuple[float, float]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The listing's two views: all maps of an image are resized, then two of them drawn and used.
 
     images (B,C,H,W), attentions (B,M,h,w). A map's weight is the root of its mean; numpy draws the
-    maps, Python the thresholds. align_corners: of the maps' resize (False in WS_DAN_PyTorch).
+    maps, Python the thresholds, where none are given (to crop and to drop, for each image).
+    align_corners: of the maps' resize (False in WS_DAN_PyTorch).
     """
+    if thresholds is None:
+        thresholds = ((random.uniform(*CROP_RANGE), random.uniform(*DROP_RANGE)) for _ in images)
     size = tuple(images.shape[2:])
     weights = attentions.mean((2, 3)).sqrt().double()
     weights = (weights / weights.sum(1, keepdim=True)).cpu().numpy()
     cropped, dropped = [], []
-    for image, maps, shares in zip(images, attentions, weights, strict=True):
+    for image, maps, shares, (crop_threshold, drop_threshold) in zip(
+        images, attentions, weights, thresholds, strict=True
+    ):
         up = resize(maps[None], size, align_corners)[0]
         crop_map = up[np.random.choice(len(shares), 1, p=shares)[0]]
         drop_map = up[np.random.choice(len(shares), 1, p=shares)[0]]
-        crop_threshold, drop_threshold = random.uniform(*CROP_RANGE), random.uniform(*DROP_RANGE)
         y1, x1, y2, x2 = _box(crop_map >= crop_threshold * crop_map.max(), PADDING, "paper")
         cropped.append(resize(image[None, :, y1:y2, x1:x2], size))
         kept = drop_map < drop_threshold * drop_map.max()
@@ -149,13 +157,14 @@ def crop_drop_per_part(
     return torch.cat(cropped), torch.cat(dropped)
 
 
-def refine(images: Tensor, attentions: Tensor) -> Tensor:
+def refine(images: Tensor, attentions: Tensor, thresholds: Iterable[float] | None = None) -> Tensor:
     """The listing at test time: all maps of an image are resized, then their mean cuts the box."""
     size = tuple(images.shape[2:])
     views = []
-    for image, maps in zip(images, attentions, strict=True):
+    thresholds = [REFINE_THRESHOLD] * len(images) if thresholds is None else thresholds
+    for image, maps, threshold in zip(images, attentions, thresholds, strict=True):
         mean = resize(maps[None], size)[0].mean(0)
-        y1, x1, y2, x2 = _box(mean >= REFINE_THRESHOLD * mean.max(), REFINE_PADDING, "paper")
+        y1, x1, y2, x2 = _box(mean >= threshold * mean.max(), REFINE_PADDING, "paper")
         views.append(resize(image[None, :, y1:y2, x1:x2], size))
     return torch.cat(views)
 
