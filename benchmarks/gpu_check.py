@@ -2,7 +2,8 @@
 
 python -m benchmarks.gpu_check [--no-build]: builds the package, runs all tests on the GPU, measures
 the works of gpu_rows.py against the targets, writes benchmarks/results/<gpu>-<date>.json and ends
-with a short table. Exit status 0: built, all tests passed, every operator ran; 2: no GPU.
+with a short table. compute-sanitizer, where there is one, watches every kernel beside the tests.
+Exit status 0: built, all tests passed, every operator ran, nothing was found in it; 2: no GPU.
 """
 
 import argparse
@@ -20,17 +21,21 @@ from pathlib import Path
 import gpu_rows
 import report
 import run
+import sanitized
 import torch
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 475  # for everything
 BUILD_SECONDS = 150  # at most
-MEASURE_SECONDS = 170  # kept for the measurements when the tests begin
+MEASURE_SECONDS = 210  # kept for the measurements when the tests begin
 END_SECONDS = 5  # kept for the report
 LEAST_SECONDS = 20  # with less, no further process measures
 SLICES = 8  # of test_triton.py, which compiles hundreds of kernels
-MOST_LINES = 60
+MOST_LINES = 60  # of the report with what is printed before it
+LINES_BEFORE = 5
 SPLIT, SLOW = "tests/test_triton.py", "tests/test_triton_compiled.py"
+# Files whose tests show what only a GPU can: those that are skipped are named in the report.
+ON_GPU = ("triton", "cuda", "cuda_graph", "golden")
 OUTCOME = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
 
 
@@ -52,6 +57,8 @@ class Outcome:
     build_ok: bool = True
     tests: Counter = field(default_factory=Counter)
     test_problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # of ON_GPU
+    sanitized: list[str] = field(default_factory=list)
     machine: dict = field(default_factory=dict)
     works: list[dict] = field(default_factory=list)  # as gpu_measure emits them
     failed: dict[str, str] = field(default_factory=dict)  # group -> why
@@ -100,7 +107,9 @@ def run_jobs(jobs: list[Job], at_once: int, seconds: float) -> None:
 
 
 def build(logs: Path, seconds: float, outcome: Outcome) -> None:
-    """Install the checkout with the machine's own torch and compilers."""
+    """Install the checkout with the machine's own torch and compilers, for this card alone."""
+    major, minor = torch.cuda.get_device_capability()
+    os.environ.setdefault("WSDAN_CUDA_ARCHS", f"{major}{minor}")
     arguments = ["install", "--no-build-isolation", "--no-deps", "-e", "."]
     job = Job("build", [sys.executable, "-m", "pip", *arguments], logs / "build.log")
     run_jobs([job], 1, seconds)
@@ -121,6 +130,7 @@ def test_jobs(logs: Path) -> list[Job]:
             sys.executable,
             "-m",
             "pytest",
+            "-rfEs",
             "-p",
             "no:cacheprovider",
             "-p",
@@ -140,15 +150,47 @@ def report_job(logs: Path) -> Job:
     return Job("the compiler's report", command, logs / "triton_report.log")
 
 
-def test(jobs: list[Job], extra: Job, seconds: float, outcome: Outcome) -> None:
-    """Run the tests; `extra` runs beside them and decides nothing."""
-    run_jobs([extra, *jobs], max(2, min(SLICES, (os.cpu_count() or 1) // 2)), seconds)
+def sanitizer_jobs(logs: Path) -> list[Job]:
+    """compute-sanitizer's tools over every kernel; none where the machine has no such program."""
+    program = sanitized.program()
+    if program is None:
+        return []
+    return [
+        Job(tool, sanitized.command(program, tool), logs / f"{tool}.log")
+        for tool in sanitized.TOOLS
+    ]
+
+
+def test(
+    jobs: list[Job], sanitizers: list[Job], extra: Job, seconds: float, outcome: Outcome
+) -> None:
+    """Run the tests, and beside them the sanitizers and `extra`, which decides nothing."""
+    at_once = max(2, min(SLICES, (os.cpu_count() or 1) // 2))
+    run_jobs([*sanitizers, extra, *jobs], at_once, seconds)
     if extra.status != 0:
         print(f"{extra.name}: {_ended(extra)}, see {extra.log}")
     for job in jobs:
         counts, problems = read_test_log(job)
         outcome.tests.update(counts)
         outcome.test_problems += problems
+        outcome.skipped += skipped_on_gpu(job)
+    for job in sanitizers:
+        text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.exists() else ""
+        clean, found = sanitized.verdict(job.status, text)
+        outcome.sanitized.append(f"compute-sanitizer {job.name}: {found}")
+        if not clean:
+            outcome.test_problems.append(f"compute-sanitizer {job.name}: {found}, see {job.log}")
+    if not sanitizers:
+        where = "CUDA_HOME/bin, PATH or /usr/local/cuda/bin"
+        outcome.sanitized.append(f"compute-sanitizer: none in {where}; nothing was watched")
+
+
+def skipped_on_gpu(job: Job) -> list[str]:
+    """pytest's lines on skipped tests, where the file is of ON_GPU."""
+    if not job.log.exists() or Path(job.command[-1]).stem.removeprefix("test_") not in ON_GPU:
+        return []
+    lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.startswith("SKIPPED ")]
 
 
 def read_test_log(job: Job) -> tuple[Counter, list[str]]:
@@ -207,30 +249,35 @@ def read_measured(text: str, outcome: Outcome) -> set[str]:
 
 
 def summary(outcome: Outcome, written: str) -> list[str]:
-    """At most MOST_LINES lines."""
+    """The report; what does not fit is cut from the table."""
     facts = outcome.machine
-    lines = [report.machine_text(facts) if facts else "the machine was not measured"]
-    lines.append(f"build: {outcome.built}")
+    head = [report.machine_text(facts) if facts else "the machine was not measured"]
+    head.append(f"build: {outcome.built}")
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.tests.items()))
-    lines.append(f"tests: {counts or 'none ran'}")
-    lines += _some(sorted(set(outcome.test_problems)), 6)
-    lines.append(gpu_rows.HEADER)
-    found = []
+    head.append(f"tests: {counts or 'none ran'}")
+    head += _some(sorted(set(outcome.test_problems)), 6)
+    files = ", ".join(f"test_{name}.py" for name in ON_GPU)
+    head.append(f"skipped in {files}: {len(outcome.skipped) or 'nothing'}")
+    head += [*_some(outcome.skipped, 3), *outcome.sanitized, gpu_rows.HEADER]
+    table, found = [], []
     for work in outcome.works:
         rows = [report.Row(**row) for row in work["rows"]]
         targets = [gpu_rows.Check(**check) for check in work["checks"]]
-        lines.append(gpu_rows.line(rows, targets))
+        table.append(gpu_rows.line(rows, targets))
         found += targets
     met = sum(check.passed is True for check in found)
-    lines.append(f"targets: {met} of {len(found)} met (+ met, - missed, ? not measured)")
+    tail = [f"targets: {met} of {len(found)} met (+ met, - missed, ? not measured)"]
     missed = [check for check in found if check.passed is False]
-    lines += _some([f"missed: {c.title}: {c.target}: {c.found}" for c in missed], 12)
-    lines += _some([f"failed: {group}: {why}" for group, why in outcome.failed.items()], 5)
-    lines += _some([f"left out: {text}" for text in outcome.left_out], 4)
-    lines += _some([f"{w['group']}: {note}" for w in outcome.works for note in w["notes"]], 3)
-    lines.append(f"figures: {written}")
-    lines.append("passed" if outcome.passed else "FAILED: build, tests or an operator, see above")
-    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 4], "...", *lines[-3:]]
+    tail += _some([f"missed: {c.title}: {c.target}: {c.found}" for c in missed], 12)
+    tail += _some([f"failed: {group}: {why}" for group, why in outcome.failed.items()], 5)
+    tail += _some([f"left out: {text}" for text in outcome.left_out], 4)
+    tail += _some([f"{w['group']}: {note}" for w in outcome.works for note in w["notes"]], 3)
+    tail.append(f"figures: {written}")
+    tail.append("passed" if outcome.passed else "FAILED: build, tests or an operator, see above")
+    room = MOST_LINES - LINES_BEFORE - len(head) - len(tail)
+    if len(table) > room:
+        table = [*table[: room - 1], f"... and {len(table) - room + 1} more works"]
+    return [*head, *table, *tail]
 
 
 def write(outcome: Outcome, folder: Path) -> str:
@@ -241,6 +288,7 @@ def write(outcome: Outcome, folder: Path) -> str:
     content = {
         **facts, "built": outcome.built, "tests": dict(outcome.tests),
         "test_problems": outcome.test_problems, "failed": outcome.failed,
+        "skipped": outcome.skipped, "sanitized": outcome.sanitized,
         "left_out": outcome.left_out,
         "rows": [row for work in outcome.works for row in work["rows"]],
         "targets": [check for work in outcome.works for check in work["checks"]],
@@ -280,7 +328,8 @@ def main(arguments: list[str] | None = None) -> int:
         build(options.logs, min(BUILD_SECONDS, clock.left(MEASURE_SECONDS)), outcome)
     print("testing", flush=True)
     jobs, extra = test_jobs(options.logs), report_job(options.logs)
-    test(jobs, extra, clock.left(MEASURE_SECONDS), outcome)
+    sanitizers = sanitizer_jobs(options.logs)
+    test(jobs, sanitizers, extra, clock.left(MEASURE_SECONDS), outcome)
     print("measuring", flush=True)
     measure(options.logs, clock, outcome)
     print("\n".join(summary(outcome, write(outcome, options.results))))

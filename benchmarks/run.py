@@ -275,11 +275,17 @@ def use(device: str) -> str | None:
     return None
 
 
-def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def parse(
+    description: str,
+    arguments: list[str] | None = None,
+    more: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> argparse.Namespace:
+    """The options that every benchmark takes, and what `more` adds to them."""
     parser = argparse.ArgumentParser(description=description)
+    if more is not None:
+        more(parser)
     add = parser.add_argument
-    add("--batch", type=int, help="pictures (default: 12, the paper's; on cuda: 128 too)")
+    add("--batch", type=int, help="pictures (default: 12; of operators on cuda: 128 too)")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--repeats", type=int, default=30, help="most rounds of a variant (default: 30)")
