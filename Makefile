@@ -12,6 +12,7 @@ SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build
 	LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 NATIVE_TESTS = $(addprefix tests/test_,native.py properties.py ops.py boxes.py golden.py)
+CPP_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
 
 .PHONY: setup lint format test bench fuzz gpu-check sanitize
 
@@ -21,12 +22,12 @@ setup:
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run --Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(CLANG_FORMAT) --dry-run --Werror $(CPP_FILES)
 
 format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-	$(CLANG_FORMAT) -i $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp')
+	$(CLANG_FORMAT) -i $(CPP_FILES)
 
 test:
 	$(PYTHON) -m pytest
@@ -44,7 +45,8 @@ gpu-check:
 # --force: the library that build_py copies from the checkout would pass for a new one. The pytest
 # program, not -m pytest, which would put the checkout before PYTHONPATH.
 sanitize:
-	WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q build_py --build-lib build/sanitized \
+	WSDAN_CUDA=0 WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q \
+		build_py --build-lib build/sanitized \
 		build_ext --force --build-lib build/sanitized --build-temp build/sanitized-temp
 	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
 	$(SANITIZED) $(PYTHON) tests/fuzz.py --cases 300 --seed 20000

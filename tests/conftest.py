@@ -1,12 +1,14 @@
 """Shared by the tests: where things are, and Triton's interpreter where there is no GPU."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import interpreter
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # for cuda_build; last, so that wsdan_kernels is the installed one
 
 if interpreter.interpreting() and importlib.util.find_spec("triton") is not None:
     interpreter.round_as_the_gpu()

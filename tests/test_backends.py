@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+import cuda_build
 import wsdan_kernels as wk
 from wsdan_kernels import _native, backends
 from wsdan_kernels.ops import KERNELS
@@ -32,9 +33,7 @@ def test_the_native_library_is_built_and_loads():
     assert backends.resolve("attention_boxes", "auto", "cpu", torch.float32) == "cpu"
 
 
-def test_a_backend_that_cannot_run_raises_with_the_reason():
-    with pytest.raises(wk.BackendUnavailableError, match="'cuda' cannot run: this version has no"):
-        wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="cuda")
+def test_a_kernel_says_what_it_does_not_take():
     reason = backends.why_not("center_loss", "cpu", "meta", torch.float32)
     assert reason == "runs on cpu tensors only, not meta"
     reason = backends.why_not("attention_boxes", "cpu", "cuda", torch.float32)
@@ -66,10 +65,14 @@ def other_machine(monkeypatch):
 
     def change(*arguments):
         monkeypatch.setattr(*arguments)
+        forget()
+
+    def forget():
         backends._triton_failure.cache_clear()
+        backends._cuda_failure.cache_clear()
 
     yield change
-    backends._triton_failure.cache_clear()
+    forget()
 
 
 class Card:
@@ -121,6 +124,82 @@ def test_triton_takes_what_a_newer_card_offers(other_machine):
     assert "triton" in lines[0] and "other strides from a copy" in lines[0]
 
 
+def put_library(other_machine, *archs, failure=None, driver_error=""):
+    """A CUDA library, or the reason why there is none."""
+    other_machine(_native, "failure", lambda name: failure if name == "cuda" else None)
+    other_machine(_native, "cuda_archs", lambda: archs)
+    other_machine(_native, "cuda_driver_error", lambda: driver_error)
+
+
+def test_cuda_says_why_it_cannot_run(other_machine):
+    other_machine(torch, "cuda", Card())
+    put_library(other_machine, "sm_90", "compute_90")
+    assert backends.available()["cuda"] == "no NVIDIA GPU that torch can use"
+    text = "cuda: cannot run: no NVIDIA GPU that torch can use (compiled for sm_90 compute_90)"
+    assert text in wk.explain()
+    other_machine(torch, "cuda", Card(7, 5))
+    assert backends.available()["cuda"] == "a card has compute capability 7.5, 8.0 is needed"
+    other_machine(torch, "cuda", Card(8, 6))
+    assert backends.available()["cuda"] == (
+        "a card has compute capability 8.6, the CUDA library is for sm_90 compute_90; "
+        "build it with WSDAN_CUDA_ARCHS unset"
+    )
+    other_machine(torch, "cuda", Card(9, 0))
+    assert backends.available()["cuda"] is None
+    assert "cuda: can run (compiled for sm_90 compute_90)" in wk.explain()
+    put_library(other_machine, "sm_90", driver_error="CUDA driver version is insufficient")
+    reason = "the CUDA library cannot use this driver: CUDA driver version is insufficient"
+    assert backends.available()["cuda"] == reason
+    other_machine(torch.version, "hip", "6.0")
+    assert "built for AMD's" in backends.available()["cuda"]
+
+
+def test_a_cuda_tensor_without_the_cuda_library(other_machine):
+    other_machine(torch, "cuda", Card(9, 0))
+    put_library(other_machine, failure="the CUDA library was not built")
+    for op in ("attention_boxes", "crop_resize", "attention_drop", "attention_crop_drop"):
+        assert backends.resolve(op, "auto", "cuda", torch.float32) == "reference"
+        with pytest.raises(wk.BackendUnavailableError, match=f"{op}: .*'cuda' cannot run: the CU"):
+            backends.resolve(op, "cuda", "cuda", torch.float32)
+    with pytest.raises(wk.BackendUnavailableError, match="'cuda' cannot run: the CUDA library was"):
+        wk.attention_boxes(torch.ones(1, 4, 4), (8, 8), threshold=0.5, padding=0.1, backend="cuda")
+    assert "cuda: cannot run: the CUDA library was not built\n" in wk.explain("cuda")
+
+
+@pytest.mark.parametrize(
+    ("archs", "card", "runs"),
+    [
+        ("sm_80 compute_80", (8, 0), True),
+        ("sm_80 compute_80", (8, 9), True),
+        ("sm_80 compute_80", (12, 1), True),
+        ("sm_86", (8, 0), False),
+        ("sm_80", (9, 0), False),
+        ("sm_90 compute_90", (8, 9), False),
+        ("sm_100", (10, 3), True),
+        ("sm_100", (12, 0), False),
+        ("sm_120", (10, 0), False),
+    ],
+)
+def test_the_cards_that_machine_code_and_ptx_run_on(archs, card, runs):
+    assert backends._runs_on(tuple(archs.split()), *card) is runs
+
+
+def test_a_torch_without_cuda_asks_for_no_cuda_library(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _native.failure.__wrapped__("cuda") == "this torch is built without CUDA"
+
+
+def test_the_cuda_library_loads_without_a_card():
+    reason = _native.failure("cuda")
+    if reason is not None:
+        pytest.skip(f"{reason} (CI builds it)")
+    *machine_code, ptx = _native.cuda_archs()
+    assert all(re.fullmatch(r"sm_\d+", arch) for arch in machine_code)
+    assert ptx == machine_code[0].replace("sm", "compute")
+    if not torch.cuda.is_available():
+        assert _native.cuda_driver_error() != ""
+
+
 def test_the_interpreter_runs_only_where_it_is_asked_for(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert backends.available()["triton"] is None
@@ -150,14 +229,26 @@ except wk.BackendUnavailableError as error:
 @pytest.mark.parametrize("broken", [True, False])
 def test_a_missing_or_broken_library_says_what_to_do(broken, tmp_path, root):
     copy = tmp_path / "wsdan_kernels"
-    shutil.copytree(root / "wsdan_kernels", copy, ignore=shutil.ignore_patterns("*.so"))
+    ignored = shutil.ignore_patterns("*.so", cuda_build.NOTE)
+    shutil.copytree(root / "wsdan_kernels", copy, ignore=ignored)
     if broken:
-        (copy / "_cpu.abi3.so").write_bytes(b"not a library")
-    result = run_python("import wsdan_kernels as wk; print(wk.explain())", tmp_path)
+        for name in ("_cpu", "_cuda"):
+            (copy / f"{name}.abi3.so").write_bytes(b"not a library")
+    code = """
+import torch, wsdan_kernels as wk
+torch.version.cuda = "13.0"
+print(wk.explain())
+"""
+    result = run_python(code, tmp_path)
     assert result.returncode == 0, result.stderr
     expected = "does not load" if broken else "was not built; run `pip install -e .` again"
-    assert expected in result.stdout
+    for name in ("C++", "CUDA"):
+        assert re.search(rf"cannot run: the {re.escape(name)} library .*{expected}", result.stdout)
     assert "attention_boxes: reference" in result.stdout
+    if not broken:
+        (copy / cuda_build.NOTE).write_text("no nvcc anywhere\n", encoding="utf-8")
+        result = run_python(code, tmp_path)
+        assert "_cuda was not built (no nvcc anywhere); run `pip" in result.stdout
 
 
 def test_importing_loads_neither_triton_nor_the_library(root):
@@ -173,13 +264,16 @@ assert _native.failure.cache_info().currsize == 0
     assert result.returncode == 0, result.stderr
 
 
-def test_the_library_uses_the_stable_abi_only(root):
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_the_libraries_use_the_stable_abi_only(name, root):
     """No C++ symbol of torch is needed: only the C shims, which keep their meaning."""
-    assert _native.failure("cpu") is None
+    if name == "cuda" and _native.failure(name) is not None:
+        pytest.skip(f"{_native.failure(name)} (CI builds it)")
+    assert _native.failure(name) is None
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("no nm to read the library's symbols with; CI has it")
-    (library,) = (root / "wsdan_kernels").glob("_cpu.*")
+    (library,) = (root / "wsdan_kernels").glob(f"_{name}.*")
     listing = subprocess.run(
         [nm, "-D", "--undefined-only", library], capture_output=True, text=True, check=True
     ).stdout

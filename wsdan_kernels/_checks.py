@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+IMAGES = (*FLOATING, torch.uint8)
 INTEGER = (torch.int64, torch.int32)
 LARGEST = sys.float_info.max
 

@@ -1,6 +1,6 @@
-"""Loads the C++ library, and keeps the reason where it does not load.
+"""Loads the C++ and the CUDA library on first use, and keeps the reason where one does not load.
 
-Schemas are defined here in Python, in the namespace `wsdan_native`; the library only adds kernels
+Schemas are defined here in Python, in the namespace `wsdan_native`; the libraries only add kernels
 to them, through the libtorch stable ABI, so one build works under every torch from 2.11 on.
 """
 
@@ -13,7 +13,12 @@ import torch
 
 _SCHEMAS = torch.library.Library("wsdan_native", "DEF")
 _SCHEMAS.define("cpu_level() -> str")
+_SCHEMAS.define("cuda_archs() -> str")
+_SCHEMAS.define("cuda_driver_error() -> str")
 DISABLE = "WSDAN_DISABLE_NATIVE"
+_NAMES = {"cpu": "C++ library", "cuda": "CUDA library"}
+_NEEDED = {"cpu": "on a machine with a C++ compiler", "cuda": "where nvcc is"}
+_FOLDER = Path(__file__).parent
 
 
 def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
@@ -29,7 +34,9 @@ def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
     operator = getattr(torch.ops.wsdan_native, name)
 
     def run(*values):
-        reason = failure("cpu")  # loads the library, where an exported program calls the op first
+        on_card = any(isinstance(value, torch.Tensor) and value.is_cuda for value in values)
+        # Loads the library, where an exported program calls the op first.
+        reason = failure("cuda" if on_card else "cpu")
         if reason is not None:
             raise RuntimeError(f"{name}: {reason}")
         results = allocate(*values)
@@ -43,24 +50,30 @@ def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
 def failure(name: str) -> str | None:
     """Load the library `_<name>` on first use; None, or one line that says why it cannot be used.
 
-    name: "cpu".
+    name: "cpu" or "cuda"; a CUDA library that loads may still find no card.
     """
     if os.environ.get(DISABLE, "0") not in ("", "0"):
         return f"switched off by {DISABLE}={os.environ[DISABLE]}"
-    files = sorted(Path(__file__).parent.glob(f"_{name}.*"))
+    if name == "cuda" and torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    files = sorted(_FOLDER.glob(f"_{name}.*"))
     files = [file for file in files if file.suffix in (".so", ".pyd", ".dylib")]
     if not files:
-        return (
-            f"the C++ library wsdan_kernels/_{name} was not built; "
-            "run `pip install -e .` again on a machine with a C++ compiler"
-        )
+        return f"the {_NAMES[name]} wsdan_kernels/_{name} was not built{_why_not_built(name)}"
     try:
         torch.ops.load_library(str(files[0]))
-        cpu_level()  # raises where WSDAN_CPU_LEVEL is wrong
+        cpu_level() if name == "cpu" else cuda_archs()  # raises where WSDAN_CPU_LEVEL is wrong
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        return f"the C++ library {files[0].name} does not load: {reason}"
+        return f"the {_NAMES[name]} {files[0].name} does not load: {reason}"
     return None
+
+
+def _why_not_built(name: str) -> str:
+    """What the build noted beside the library (see cuda_build.py), and what to do."""
+    note = _FOLDER / f"_{name}_missing.txt"
+    reason = f" ({note.read_text(encoding='utf-8').strip()})" if note.exists() else ""
+    return f"{reason}; run `pip install -e .` again {_NEEDED[name]}"
 
 
 def cpu_level() -> str:
@@ -69,3 +82,19 @@ def cpu_level() -> str:
     It is the machine's best, or what WSDAN_CPU_LEVEL names; needs failure("cpu") to be None.
     """
     return torch.ops.wsdan_native.cpu_level()
+
+
+def cuda_archs() -> tuple[str, ...]:
+    """What the CUDA library was compiled for, such as ("sm_80", "sm_90", "compute_80").
+
+    Machine code, and the PTX that newer cards translate; needs failure("cuda") to be None.
+    """
+    return tuple(torch.ops.wsdan_native.cuda_archs().split())
+
+
+def cuda_driver_error() -> str:
+    """Empty, or why the CUDA runtime in the library cannot use a card that torch can.
+
+    An old driver, as a rule; needs failure("cuda") to be None.
+    """
+    return torch.ops.wsdan_native.cuda_driver_error()

@@ -82,6 +82,8 @@ def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
         text = "can run" if failure is None else f"cannot run: {failure}"
         if name == "cpu" and failure is None:
             text += f" ({_native.cpu_level()} instructions)"
+        if name == "cuda" and _native.failure("cuda") is None:
+            text += f" (compiled for {' '.join(_native.cuda_archs())})"
         if name == "triton" and _interpreted():
             text += " (in Triton's interpreter, slowly: only where asked for by name)"
         lines.append(f"  {name}: {text}")
@@ -98,8 +100,8 @@ def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
 def _failure(backend: str) -> str | None:
     if backend == "cpu":
         return _native.failure("cpu")
-    if not any(backend in kernels for kernels in KERNELS.values()):
-        return f"this version has no {backend} kernels"
+    if backend == "cuda":
+        return _cuda_failure()
     return _triton_failure(_interpreted()) if backend == "triton" else None
 
 
@@ -110,8 +112,43 @@ def _triton_failure(interpreted: bool) -> str | None:
     version = importlib.metadata.version("triton")
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TRITON:
         return f"triton {version} is older than {'.'.join(map(str, _OLDEST_TRITON))}"
-    if interpreted:
-        return None
+    return None if interpreted else _cards_failure()
+
+
+@functools.cache
+def _cuda_failure() -> str | None:
+    failure = _native.failure("cuda") or _cards_failure()
+    if failure is not None:
+        return failure
+    error = _native.cuda_driver_error()
+    if error:
+        return f"the CUDA library cannot use this driver: {error}"
+    archs = _native.cuda_archs()
+    for card in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(card)
+        if not _runs_on(archs, major, minor):
+            return (
+                f"{torch.cuda.get_device_name(card)} has compute capability {major}.{minor}, the "
+                f"CUDA library is for {' '.join(archs)}; build it with WSDAN_CUDA_ARCHS unset"
+            )
+    return None
+
+
+def _runs_on(archs: tuple[str, ...], major: int, minor: int) -> bool:
+    """Whether a card has machine code among them, or translates their PTX.
+
+    Machine code runs on later cards of the same major version, PTX on all later ones.
+    """
+    for arch in archs:
+        kind, _, number = arch.partition("_")
+        wanted = divmod(int(number), 10)
+        if wanted <= (major, minor) and (kind == "compute" or wanted[0] == major):
+            return True
+    return False
+
+
+def _cards_failure() -> str | None:
+    """Why torch has no NVIDIA GPU, or not only new enough ones."""
     if torch.version.hip is not None:
         return "the kernels are for NVIDIA GPUs, this torch is built for AMD's"
     if not torch.cuda.is_available():

@@ -3,6 +3,8 @@
 
 #if defined(__CUDACC__)
 #define WSDAN_HOST_DEVICE __host__ __device__ inline
+#define WSDAN_UNROLL _Pragma("unroll")
 #else
 #define WSDAN_HOST_DEVICE inline
+#define WSDAN_UNROLL
 #endif

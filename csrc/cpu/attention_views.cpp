@@ -40,10 +40,7 @@ MapGeometry map_geometry(
     const Tensor& maps, const Tensor& thresholds, const Tensor& images, const std::string& rule,
     bool align_corners
 ) {
-    STD_TORCH_CHECK(
-        maps.size(0) == images.size(0) && thresholds.size(0) == images.size(0),
-        "attention_drop: images, maps and thresholds differ in B"
-    );
+    check_batches(images, maps, thresholds, "attention_drop");
     return {maps.size(1),   maps.size(2),   images.size(2),
             images.size(3), box_rule(rule), align_corners};
 }

@@ -1,10 +1,11 @@
-// Rows of one element type to another: what is stored (float, double, bfloat16, float16) to what is
-// computed in (float, double) and back.
+// Rows of one element type to another: what is stored (float, double, bfloat16, float16, uint8) to
+// what is computed in (float, double) and back.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -64,6 +65,15 @@ __attribute__((target("avx"))) inline void stream_copy(const void* from, void* t
 }
 #endif
 
+// A value as it is stored: integers are rounded to nearest, ties to even.
+template <typename To, typename From>
+To narrowed(From value) {
+    if constexpr (std::is_integral_v<To> && !std::is_integral_v<From>)
+        return static_cast<To>(std::rint(value));
+    else
+        return static_cast<To>(value);
+}
+
 // to[i] = from[i * stride], i < count
 template <typename At, typename From, typename To>
 void convert_row(At, const From* from, int64_t stride, To* to, int64_t count) {
@@ -86,7 +96,7 @@ void convert_row(At, const From* from, int64_t stride, To* to, int64_t count) {
     }
 #endif
     for (; i < count; ++i)
-        to[i] = static_cast<To>(from[i * stride]);
+        to[i] = narrowed<To>(from[i * stride]);
 }
 
 // The same for a dense row; with `stream` past the cache, where the types are the same. A task that

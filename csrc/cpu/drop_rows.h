@@ -33,7 +33,9 @@ public:
 
 private:
     using Bits = std::conditional_t<
-        sizeof(S) == 8, uint64_t, std::conditional_t<sizeof(S) == 4, uint32_t, uint16_t>>;
+        sizeof(S) == 8, uint64_t,
+        std::conditional_t<
+            sizeof(S) == 4, uint32_t, std::conditional_t<sizeof(S) == 2, uint16_t, uint8_t>>>;
     typedef Bits MayAlias __attribute__((may_alias));
 
     void mask_row(int64_t y) {

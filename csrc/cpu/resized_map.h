@@ -25,10 +25,6 @@ struct MapGeometry {
     }
 };
 
-// A blend of two values may exceed the larger of them by rounding; bounds are stretched by this.
-template <typename T>
-constexpr T kSlack = 8 * std::numeric_limits<T>::epsilon();
-
 // The maximum in eight independent lanes, which the compiler turns into vector instructions.
 template <typename T>
 T maximum(const T* values, int64_t count) {
@@ -68,8 +64,7 @@ public:
     // No value of row y of the resized map exceeds this one.
     T bound(int64_t y) const {
         const Tap<T>& tap = rows_[y];
-        const T larger = std::max(row_maxima_[tap.lower], row_maxima_[tap.upper]);
-        return larger + std::abs(larger) * kSlack<T>;
+        return blend_bound(row_maxima_[tap.lower], row_maxima_[tap.upper]);
     }
 
     // Row y of the resized map: W values, valid until the next call.

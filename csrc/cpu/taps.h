@@ -10,10 +10,11 @@ namespace wsdan {
 
 template <typename T>
 std::vector<Tap<T>> bilinear_taps(int64_t in, int64_t out, bool align_corners) {
+    const Axis<T> axis(in, out, align_corners);
     std::vector<Tap<T>> taps;
     taps.reserve(static_cast<std::size_t>(out));
     for (int64_t i = 0; i < out; ++i)
-        taps.push_back(bilinear_tap<T>(i, in, out, align_corners));
+        taps.push_back(axis.tap(i));
     return taps;
 }
 

@@ -131,20 +131,21 @@ def crop_resize(
     Differentiable in images.
 
     Args:
-        images: (B,C,H,W) floating point, any strides.
+        images: (B,C,H,W) floating point or uint8, any strides.
         boxes: (B,4) int32 or int64, x1 y1 x2 y2, half-open, in pixels. A box is first moved inside
             the image (x1 to [0,W-1], x2 to [x1+1,W], likewise y), so none is empty.
         size: (height, width) of the result; None keeps (H,W).
         align_corners: as in torch.nn.functional.interpolate.
 
     Returns:
-        (B,C,*size) of the images' dtype, computed in float32 (float64 stays float64).
+        (B,C,*size) of the images' dtype, computed in float32 (float64 stays float64), uint8
+        rounded to nearest, ties to even.
 
     Raises:
         TypeError, ValueError: naming argument, rule and what came.
     """
     op = "crop_resize"
-    check.tensor(op, "images", images, "B C H W")
+    check.tensor(op, "images", images, "B C H W", check.IMAGES)
     check.not_empty(op, "images", images, (1, 2, 3))
     check.tensor(op, "boxes", boxes, "B 4", check.INTEGER)
     check.same_batch(op, ("images", images), ("boxes", boxes))
@@ -172,7 +173,7 @@ def attention_drop(
     leaves its image untouched (the published code returns a black image for a map of zeros).
 
     Args:
-        images: (B,C,H,W) floating point.
+        images: (B,C,H,W) floating point or uint8.
         maps: (B,h,w) floating point, on the same device.
         threshold: a float in [0,1] or a (B,) tensor.
         rule: "paper" or "guyuc"; align_corners: of the resize of the map.
@@ -203,7 +204,7 @@ def check_drop(
     threshold_name: str = "threshold",
 ) -> Tensor:
     """The checks of a drop's arguments, for `op`; returns the thresholds as a tensor (B,)."""
-    check.tensor(op, "images", images, "B C H W")
+    check.tensor(op, "images", images, "B C H W", check.IMAGES)
     check.not_empty(op, "images", images, (1, 2, 3))
     _check_maps(op, map_name, maps)
     check.same_batch(op, ("images", images), (map_name, maps))

@@ -12,6 +12,7 @@ import torch
 
 LIBRARY = torch.library.Library("wsdan", "DEF")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CUDA_IMAGES = (*TRITON_DTYPES, torch.uint8)  # of the C++ kernels that read images on a GPU
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ def _fake(maps, thresholds, *options):
     return maps.new_empty((*thresholds.shape, 4), dtype=torch.int32)
 
 
+_native_run = _native.kernel(_FORWARD, 1, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
-    "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
+    "cpu": Kernel(_native_run, devices=("cpu",)),
+    "cuda": Kernel(_native_run, devices=("cuda",)),
 }
 forward = declare(f"{_FORWARD[:-1]}, str backend) -> Tensor", KERNELS, _fake)
 

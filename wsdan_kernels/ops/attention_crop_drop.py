@@ -5,7 +5,7 @@ One op, so that a kernel can read the images once for both.
 
 from wsdan_kernels import _native
 from wsdan_kernels.ops import attention_drop, crop_resize
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import attention_crop_drop as reference
 from wsdan_kernels.reference._layout import empty_like
 
@@ -19,9 +19,11 @@ def _fake(images, *options):
     return empty_like(images), empty_like(images)
 
 
+_native_run = _native.kernel(_FORWARD, 2, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
-    "cpu": Kernel(_native.kernel(_FORWARD, 2, _fake), devices=("cpu",)),
+    "cpu": Kernel(_native_run, devices=("cpu",)),
+    "cuda": Kernel(_native_run, devices=("cuda",), dtypes=CUDA_IMAGES),
 }
 
 

@@ -1,7 +1,7 @@
 """attention_drop: schema, kernels, fake kernel and autograd."""
 
 from wsdan_kernels import _native
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import attention_drop as reference
 from wsdan_kernels.reference._layout import empty_like
 
@@ -14,9 +14,11 @@ def _fake(images, *options):
     return empty_like(images)
 
 
+_native_run = _native.kernel(_FORWARD, 1, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
-    "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
+    "cpu": Kernel(_native_run, devices=("cpu",)),
+    "cuda": Kernel(_native_run, devices=("cuda",), dtypes=CUDA_IMAGES),
 }
 
 

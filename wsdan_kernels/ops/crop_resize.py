@@ -3,7 +3,7 @@
 import torch
 
 from wsdan_kernels import _native
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import crop_resize as reference
 from wsdan_kernels.reference._layout import memory_format
 
@@ -32,13 +32,16 @@ def _native_kernel(schema):
     return lambda images, boxes, *options: run(images, int32_boxes(boxes), *options)
 
 
+_native_forward, _native_backward = _native_kernel(_FORWARD), _native_kernel(_BACKWARD)
 KERNELS = {
     "reference": Kernel(reference.forward),
-    "cpu": Kernel(_native_kernel(_FORWARD), devices=("cpu",)),
+    "cpu": Kernel(_native_forward, devices=("cpu",)),
+    "cuda": Kernel(_native_forward, devices=("cuda",), dtypes=CUDA_IMAGES),
 }
 BACKWARD_KERNELS = {
     "reference": Kernel(reference.backward),
-    "cpu": Kernel(_native_kernel(_BACKWARD), devices=("cpu",)),
+    "cpu": Kernel(_native_backward, devices=("cpu",)),
+    "cuda": Kernel(_native_backward, devices=("cuda",), dtypes=CUDA_IMAGES),
 }
 
 

@@ -29,9 +29,10 @@ def by_image(images: Tensor, boxes: Tensor, height: int, width: int, align_corne
     )
     for b, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         part = images[b : b + 1, :, y1:y2, x1:x2]
-        output[b] = F.interpolate(
-            part, (height, width), mode="bilinear", align_corners=align_corners
-        )[0]
+        # uint8 is computed in float32: torch's own kernel for it uses fixed point.
+        wide = part if part.is_floating_point() else part.to(torch.float32)
+        crop = F.interpolate(wide, (height, width), mode="bilinear", align_corners=align_corners)
+        output[b] = narrowed(crop, images.dtype)[0]
     return output
 
 
@@ -45,7 +46,7 @@ def by_batch(images: Tensor, boxes: Tensor, height: int, width: int, align_corne
     dx = dx[:, None, None, :]
     rows = torch.lerp(_rows(images, top).to(dtype), _rows(images, bottom).to(dtype), dy)
     output = torch.lerp(_columns(rows, left), _columns(rows, right), dx)
-    return output.to(images.dtype).contiguous(memory_format=memory_format(images))
+    return narrowed(output, images.dtype).contiguous(memory_format=memory_format(images))
 
 
 def backward(
@@ -61,6 +62,11 @@ def backward(
     columns = _matrix(taps(x1, x2, grad_output.shape[3], align_corners, dtype), width)
     grad = rows.mT[:, None] @ grad_output.to(dtype) @ columns[:, None]
     return grad.to(grad_output.dtype).contiguous(memory_format=memory_format(grad_output))
+
+
+def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The floating-point value as it is stored: integers rounded to nearest, ties to even."""
+    return (value if dtype.is_floating_point else value.round()).to(dtype)
 
 
 def clamped(boxes: Tensor, height: int, width: int) -> Tensor:

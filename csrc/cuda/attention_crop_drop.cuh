@@ -1,0 +1,56 @@
+// Both training views of an image in one launch (arXiv:1901.09891 section 3.2): the blocks that
+// crop an image and those that drop run side by side, so that what both read comes from device
+// memory once and from the second-level cache the other time.
+//
+// Reads B*C*H*W elements and writes twice as many.
+#pragma once
+
+#include "attention_drop.cuh"
+#include "crop_resize.cuh"
+
+namespace wsdan {
+
+constexpr int kViewThreads = 256;
+
+// images (B,C,H,W), boxes (B,4), MapCuts -> crops, drops (B,C,H,W). W: an unsigned integer of an
+// element's size. Of an image, `drop_blocks` make the drop and `crop_blocks` each plane of the
+// crop.
+template <typename S, typename W, typename T, int count>
+__global__ void __launch_bounds__(kViewThreads) attention_crop_drop_kernel(
+    Images<const S> images, const int32_t* boxes, MapCuts<T> maps, MapGeometry<T> geometry,
+    Images<S> crops, Images<W> drops, Shares crop_shares, Shares drop_shares, int crop_blocks,
+    int drop_blocks
+) {
+    const int blocks = drop_blocks + crop_blocks * images.planes;
+    const int64_t b = blockIdx.x / blocks;
+    int block = static_cast<int>(blockIdx.x % blocks);
+    if (block < drop_blocks) {
+        const int64_t index = int64_t{block} * kViewThreads + threadIdx.x;
+        const Images<const W> same{
+            reinterpret_cast<const W*>(images.data),
+            images.image_stride,
+            images.plane_stride,
+            images.row_stride,
+            images.planes,
+            images.height,
+            images.width,
+            images.pixel
+        };
+        if (index < drop_shares.size())
+            drop_share<W, T, count>(
+                same, drops, maps, geometry, b, drop_shares.at(static_cast<int>(index))
+            );
+        return;
+    }
+    block -= drop_blocks;
+    const int64_t index = int64_t{block % crop_blocks} * kViewThreads + threadIdx.x;
+    if (index >= crop_shares.size())
+        return;
+    CropShare<S, count> crop(
+        images, crops, box_inside(boxes + 4 * b, images.height, images.width), true, b,
+        block / crop_blocks, crop_shares.at(static_cast<int>(index))
+    );
+    crop.make();
+}
+
+}  // namespace wsdan

@@ -1,0 +1,49 @@
+#include <torch/csrc/stable/library.h>
+
+#include "attention_drop.cuh"
+#include "cut_maps.h"
+
+namespace wsdan {
+namespace {
+
+// images (B,C,H,W), maps (B,h,w), thresholds (B,) -> drops (B,C,H,W).
+void attention_drop(
+    const Tensor& images, const Tensor& maps, const Tensor& thresholds, const std::string& rule,
+    bool align_corners, Tensor drops
+) {
+    constexpr const char* op = "attention_drop";
+    check_batches(images, maps, thresholds, op);
+    const Launcher launch(op, images);
+    const Tensor x = laid_out_as(images, drops);
+    const bool interleaved = !is_planar(drops);
+    const int multiprocessors = launch.attribute(cudaDevAttrMultiProcessorCount);
+    with_computed_type(maps.scalar_type(), [&](auto computed) {
+        using T = decltype(computed);
+        const auto geometry =
+            map_geometry<T>(maps, images.size(2), images.size(3), rule, align_corners, op);
+        const CutMaps<T> cuts(launch, maps, thresholds, geometry, op);
+        with_image_type(x.scalar_type(), op, [&](auto stored) {
+            using W = Word<decltype(stored)>;
+            const auto from = images_of<const W>(x, interleaved);
+            const auto to = images_of<W>(drops, interleaved);
+            with_count<W>(in_chunks(from) && in_chunks(to), [&](auto count) {
+                const int64_t row_shares = x.size(0) * to.height * (to.row_size() / count);
+                const Shares shares{
+                    to.row_size(), to.height, strip_rows(row_shares, multiprocessors), count
+                };
+                const int blocks = blocks_for(shares, kDropThreads);
+                launch(
+                    attention_drop_kernel<W, T, count>, x.size(0) * blocks, kDropThreads, 0, from,
+                    to, cuts.get(), geometry, shares, blocks
+                );
+            });
+        });
+    });
+}
+
+STABLE_TORCH_LIBRARY_IMPL(wsdan_native, CUDA, library) {
+    library.impl("attention_drop", TORCH_BOX(&attention_drop));
+}
+
+}  // namespace
+}  // namespace wsdan

@@ -1,0 +1,110 @@
+// A choice of the kernels' types by a tensor's dtype, and of how images are read.
+#pragma once
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "../common/elements.h"
+#include "../common/tensors.h"
+#include "images.cuh"
+#include "resized_map.cuh"
+
+namespace wsdan {
+
+// body(stored) with a value of the dtype's type: gradients.
+template <typename Body>
+void with_gradient_type(ScalarType dtype, const char* op, const Body& body) {
+    switch (dtype) {
+        case ScalarType::Float:
+            return body(float{});
+        case ScalarType::BFloat16:
+            return body(bfloat16{});
+        case ScalarType::Half:
+            return body(float16{});
+        default:
+            STD_TORCH_CHECK(false, op, ": no kernel for this dtype");
+    }
+}
+
+// The same with uint8: images.
+template <typename Body>
+void with_image_type(ScalarType dtype, const char* op, const Body& body) {
+    if (dtype == ScalarType::Byte)
+        body(uint8_t{});
+    else
+        with_gradient_type(dtype, op, body);
+}
+
+// The same with float64: maps.
+template <typename Body>
+void with_map_type(ScalarType dtype, const char* op, const Body& body) {
+    if (dtype == ScalarType::Double)
+        body(double{});
+    else
+        with_gradient_type(dtype, op, body);
+}
+
+// An unsigned integer as large as a stored type.
+template <typename S>
+using Word = std::conditional_t<
+    sizeof(S) == 4, uint32_t, std::conditional_t<sizeof(S) == 2, uint16_t, uint8_t>>;
+
+// The tensor's elements as S: `interleaved` says in which of both layouts, see laid_out_as.
+template <typename S>
+Images<S> images_of(const Tensor& t, bool interleaved) {
+    constexpr int64_t most = std::numeric_limits<int32_t>::max();
+    const int64_t planes = interleaved ? 1 : t.size(1), pixel = interleaved ? t.size(1) : 1;
+    STD_TORCH_CHECK(
+        t.size(1) * t.size(3) <= most && t.size(2) <= most && t.size(2) * t.size(3) * pixel <= most,
+        "an image of more than 2^31 elements"
+    );
+    return {
+        data_of<S>(t),
+        t.stride(0),
+        interleaved ? 0 : t.stride(1),
+        t.stride(2),
+        static_cast<int>(planes),
+        static_cast<int>(t.size(2)),
+        static_cast<int>(t.size(3)),
+        static_cast<int>(pixel)
+    };
+}
+
+// Whether a thread may take kChunk<S> neighbours of each row at once.
+template <typename S>
+bool in_chunks(const Images<S>& images) {
+    constexpr int64_t count = kChunk<S>;
+    return images.row_size() % count == 0 && images.image_stride % count == 0 &&
+           images.plane_stride % count == 0 && images.row_stride % count == 0 &&
+           reinterpret_cast<std::uintptr_t>(images.data) % (count * sizeof(S)) == 0;
+}
+
+// body(count) with a constant: kChunk<S> where `chunks` says so, else 1.
+template <typename S, typename Body>
+void with_count(bool chunks, const Body& body) {
+    if (chunks)
+        body(std::integral_constant<int, kChunk<S>>{});
+    else
+        body(std::integral_constant<int, 1>{});
+}
+
+inline int blocks_for(const Shares& shares, int threads) {
+    return static_cast<int>((shares.size() + threads - 1) / threads);
+}
+
+// How many rows a thread goes down: enough threads to fill the card first, then as few starts of a
+// strip as possible. `row_shares`: threads if each took a single row.
+inline int strip_rows(int64_t row_shares, int multiprocessors) {
+    constexpr int64_t least = 4, most = 16, resident = 2048;
+    const int64_t rows = row_shares / (multiprocessors * resident);
+    return static_cast<int>(rows < least ? least : rows > most ? most : rows);
+}
+
+template <typename M>
+Maps<M> maps_of(const Tensor& maps) {
+    return {data_of<const M>(maps), maps.stride(0), maps.stride(1), maps.stride(2)};
+}
+
+}  // namespace wsdan
