@@ -25,6 +25,9 @@ import sanitized
 import torch
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(1, str(ROOT))
+import cuda_build  # noqa: E402
+
 SECONDS = 475  # for everything
 BUILD_SECONDS = 150  # at most
 MEASURE_SECONDS = 210  # kept for the measurements when the tests begin
@@ -33,7 +36,8 @@ LEAST_SECONDS = 20  # with less, no further process measures
 SLICES = 8  # of test_triton.py, which compiles hundreds of kernels
 MOST_LINES = 60  # of the report with what is printed before it
 LINES_BEFORE = 5
-SPLIT, SLOW = "tests/test_triton.py", "tests/test_triton_compiled.py"
+SPLIT = "tests/test_triton.py"
+SLOW = ("tests/test_triton_compiled.py", "tests/test_cuda_compiled.py")
 # Files whose tests show what only a GPU can: those that are skipped are named in the report.
 ON_GPU = ("triton", "cuda", "cuda_graph", "golden")
 OUTCOME = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
@@ -47,6 +51,7 @@ class Job:
     command: list[str]
     log: Path
     status: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)  # besides this process's own
 
 
 @dataclass
@@ -92,7 +97,7 @@ def run_jobs(jobs: list[Job], at_once: int, seconds: float) -> None:
                 job = waiting.pop(0)
                 with open(job.log, "w", encoding="utf-8") as log:
                     running[job.name] = job, subprocess.Popen(
-                        job.command, cwd=ROOT, env=environment, stdout=log,
+                        job.command, cwd=ROOT, env=environment | job.environment, stdout=log,
                         stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                     )  # fmt: skip
             for name, (job, process) in list(running.items()):
@@ -108,10 +113,10 @@ def run_jobs(jobs: list[Job], at_once: int, seconds: float) -> None:
 
 def build(logs: Path, seconds: float, outcome: Outcome) -> None:
     """Install the checkout with the machine's own torch and compilers, for this card alone."""
-    major, minor = torch.cuda.get_device_capability()
-    os.environ.setdefault("WSDAN_CUDA_ARCHS", f"{major}{minor}")
+    archs = os.environ.get("WSDAN_CUDA_ARCHS", str(card_among(cuda_build.ARCHS)))
     arguments = ["install", "--no-build-isolation", "--no-deps", "-e", "."]
     job = Job("build", [sys.executable, "-m", "pip", *arguments], logs / "build.log")
+    job.environment["WSDAN_CUDA_ARCHS"] = archs
     run_jobs([job], 1, seconds)
     outcome.build_ok = job.status == 0
     outcome.built = "ok" if outcome.build_ok else f"{_ended(job)}, see {job.log}"
@@ -120,8 +125,8 @@ def build(logs: Path, seconds: float, outcome: Outcome) -> None:
 def test_jobs(logs: Path) -> list[Job]:
     """Every test file in a process of its own, the longest first, SPLIT in slices."""
     files = sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py"))
-    slow = [name for name in files if name == SLOW]
-    plain = [name for name in files if name not in (SPLIT, SLOW)]
+    slow = [name for name in SLOW if name in files]
+    plain = [name for name in files if name not in (SPLIT, *SLOW)]
     slices = [f"{i}/{SLICES}" for i in range(SLICES)]
     runs = [(name, "0/1") for name in slow] + [(SPLIT, part) for part in slices]
     jobs = []
@@ -142,12 +147,19 @@ def test_jobs(logs: Path) -> list[Job]:
     return jobs
 
 
-def report_job(logs: Path) -> Job:
-    """The compiler's report for this card, into the logs."""
+def card_among(known: tuple[int, ...]) -> int:
+    """The newest of these capabilities (90 is 9.0) whose machine code this card runs."""
     major, minor = torch.cuda.get_device_capability()
-    known = [card for card in (80, 90, 100) if card <= max(80, 10 * major + minor)]
-    command = [sys.executable, "tests/triton_report.py", "--capability", str(known[-1])]
-    return Job("the compiler's report", command, logs / "triton_report.log")
+    return max((card for card in known if card <= 10 * major + minor), default=min(known))
+
+
+def report_jobs(logs: Path) -> list[Job]:
+    """The compilers' reports for this card, into the logs."""
+    jobs = []
+    for name, known in (("triton_report", (80, 90, 100)), ("cuda_report", cuda_build.ARCHS)):
+        command = [sys.executable, f"tests/{name}.py", "--capability", str(card_among(known))]
+        jobs.append(Job(f"{name}.py", command, logs / f"{name}.log"))
+    return jobs
 
 
 def sanitizer_jobs(logs: Path) -> list[Job]:
@@ -162,13 +174,14 @@ def sanitizer_jobs(logs: Path) -> list[Job]:
 
 
 def test(
-    jobs: list[Job], sanitizers: list[Job], extra: Job, seconds: float, outcome: Outcome
+    jobs: list[Job], sanitizers: list[Job], extras: list[Job], seconds: float, outcome: Outcome
 ) -> None:
-    """Run the tests, and beside them the sanitizers and `extra`, which decides nothing."""
+    """Run the tests, and beside them the sanitizers and `extras`, which decide nothing."""
     at_once = max(2, min(SLICES, (os.cpu_count() or 1) // 2))
-    run_jobs([*sanitizers, extra, *jobs], at_once, seconds)
-    if extra.status != 0:
-        print(f"{extra.name}: {_ended(extra)}, see {extra.log}")
+    run_jobs([*sanitizers, *extras, *jobs], at_once, seconds)
+    for extra in extras:
+        if extra.status != 0:
+            print(f"{extra.name}: {_ended(extra)}, see {extra.log}")
     for job in jobs:
         counts, problems = read_test_log(job)
         outcome.tests.update(counts)
@@ -327,9 +340,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"building; logs in {options.logs}", flush=True)
         build(options.logs, min(BUILD_SECONDS, clock.left(MEASURE_SECONDS)), outcome)
     print("testing", flush=True)
-    jobs, extra = test_jobs(options.logs), report_job(options.logs)
+    jobs, extras = test_jobs(options.logs), report_jobs(options.logs)
     sanitizers = sanitizer_jobs(options.logs)
-    test(jobs, sanitizers, extra, clock.left(MEASURE_SECONDS), outcome)
+    test(jobs, sanitizers, extras, clock.left(MEASURE_SECONDS), outcome)
     print("measuring", flush=True)
     measure(options.logs, clock, outcome)
     print("\n".join(summary(outcome, write(outcome, options.results))))

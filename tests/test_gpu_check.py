@@ -10,6 +10,7 @@ import parity
 import pytest
 import torch
 from conftest import ROOT
+from cuda_emulator import build, install
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu
@@ -35,11 +36,11 @@ ROW = report.Row(
     "mean forward", "B 128 M 32 C 768 26x26 float32 channels_last", "triton", 0.08, 0.07, 0.09,
     50, 5.0, 3000.0, "GB/s", "copy", 0.8, 12.5, 3, 0.2, "gpu",
 )  # fmt: skip
-VIEWS = {"cuda"} if parity.GPU == "cuda" else {"cpu"}  # the C++ that is at hand
-OURS_OF = {
-    **dict.fromkeys(("views", "boxes", "crop", "drop", "refine"), VIEWS),
-    "step": {"auto", "graph"} if parity.GPU == "cuda" else {"auto"},
-}
+VIEWS = ("views", "boxes", "crop", "drop", "refine")
+STEPS = {"auto", "graph"} if parity.GPU == "cuda" else {"auto"}
+EMULATED = parity.GPU == "cpu" and build.missing() is None
+CPP = {"cuda"} if EMULATED or parity.GPU == "cuda" else {"cpu"}  # views without any compiler
+OURS_OF = {**dict.fromkeys(VIEWS, CPP), "step": STEPS}
 needs_no_gpu = pytest.mark.skipif(parity.GPU == "cuda", reason="the machine has a CUDA device")
 
 
@@ -58,8 +59,17 @@ def tiny(monkeypatch):
         monkeypatch.setattr(gpu, "input_sets", lambda size, device: 3)
 
 
+@pytest.fixture
+def emulator():
+    """The CUDA kernels of the views, on the CPU."""
+    with install.installed():
+        yield
+
+
 @pytest.mark.parametrize("name", gpu_rows.ROWS)
-def test_every_group_is_measured_and_ours_is_right(name, tiny, monkeypatch):
+def test_every_group_is_measured_and_ours_is_right(name, tiny, monkeypatch, request):
+    if EMULATED and name.split()[0] in VIEWS:
+        request.getfixturevalue("emulator")
     monkeypatch.setattr(gpu_measure, "REPEATS", 2)
     entry = gpu_rows.ROWS[name]
     group = f"{name} B {entry.batches[0]}"
@@ -214,15 +224,20 @@ def test_jobs_end_in_their_time(tmp_path, monkeypatch):
     jobs = [
         job("fails", "raise SystemExit(3)", tmp_path),
         job("sleeps", sleeper, tmp_path),
-        job("prints", "import os; print(os.environ.get('TRITON_INTERPRET'))", tmp_path),
+        job(
+            "prints",
+            "import os; print(os.environ.get('TRITON_INTERPRET'), os.environ['A'])",
+            tmp_path,
+        ),
         job("waits", "import time; time.sleep(99)", tmp_path),
         job("late", "print('late')", tmp_path),
     ]
+    jobs[2].environment["A"] = "b"
     started = time.monotonic()
     gpu_check.run_jobs(jobs, 2, 6.0)
     assert time.monotonic() - started < 60
     assert [job.status for job in jobs] == [3, None, 0, None, None]
-    assert jobs[2].log.read_text() == "None\n"
+    assert jobs[2].log.read_text() == "None b\n"
     assert not jobs[4].log.exists()
     child = int(jobs[1].log.read_text())
     for _ in range(100):
@@ -278,7 +293,7 @@ def test_what_was_skipped_of_the_gpus_tests(tmp_path):
 def check_of(tmp_path, sanitizers):
     outcome = gpu_check.Outcome()
     jobs = [job("tests", "print('3 passed in 0.1s')", tmp_path)]
-    gpu_check.test(jobs, sanitizers, job("report", "", tmp_path), 60.0, outcome)
+    gpu_check.test(jobs, sanitizers, [job("report", "", tmp_path)], 60.0, outcome)
     return outcome
 
 
@@ -318,6 +333,23 @@ def test_every_test_file_has_a_job(tmp_path):
     slices = [job for job in jobs if job.command[-1] == gpu_check.SPLIT]
     assert len(slices) == gpu_check.SLICES
     assert len({job.log for job in jobs}) == len({job.name for job in jobs}) == len(jobs)
+
+
+def test_the_build_and_the_reports_are_for_this_card(tmp_path, monkeypatch):
+    monkeypatch.delenv("WSDAN_CUDA_ARCHS", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 3))
+    reports = gpu_check.report_jobs(tmp_path)
+    assert [one.command[-1] for one in reports] == ["100", "100"]
+    assert all((ROOT / one.command[1]).exists() for one in reports)
+
+    def run_jobs(jobs, at_once, seconds):
+        assert jobs[0].environment == {"WSDAN_CUDA_ARCHS": "100"}
+        jobs[0].status = 0
+
+    monkeypatch.setattr(gpu_check, "run_jobs", run_jobs)
+    outcome = gpu_check.Outcome()
+    gpu_check.build(tmp_path, 9.0, outcome)
+    assert outcome.built == "ok"
 
 
 def test_slices_are_the_whole(tmp_path):
@@ -414,7 +446,7 @@ def test_the_whole_check(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "use", lambda device: None)
     monkeypatch.setattr(gpu_check, "test_jobs", lambda logs: jobs)
     extra = job("report", "raise SystemExit(1)", tmp_path)
-    monkeypatch.setattr(gpu_check, "report_job", lambda logs: extra)
+    monkeypatch.setattr(gpu_check, "report_jobs", lambda logs: [extra])
     monkeypatch.setattr(gpu_check, "sanitizer_jobs", lambda logs: [])
     monkeypatch.setattr(gpu_check, "measure", measure)
     folders = ["--logs", str(tmp_path / "logs"), "--results", str(tmp_path / "results")]
