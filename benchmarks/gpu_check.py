@@ -153,13 +153,11 @@ def card_among(known: tuple[int, ...]) -> int:
     return max((card for card in known if card <= 10 * major + minor), default=min(known))
 
 
-def report_jobs(logs: Path) -> list[Job]:
-    """The compilers' reports for this card, into the logs."""
-    jobs = []
-    for name, known in (("triton_report", (80, 90, 100)), ("cuda_report", cuda_build.ARCHS)):
-        command = [sys.executable, f"tests/{name}.py", "--capability", str(card_among(known))]
-        jobs.append(Job(f"{name}.py", command, logs / f"{name}.log"))
-    return jobs
+def report_job(logs: Path) -> Job:
+    """Triton's compiler's report for this card, into the logs."""
+    command = [sys.executable, "tests/triton_report.py", "--capability"]
+    card = str(card_among((80, 90, 100)))
+    return Job("the compiler's report", [*command, card], logs / "triton_report.log")
 
 
 def sanitizer_jobs(logs: Path) -> list[Job]:
@@ -174,14 +172,13 @@ def sanitizer_jobs(logs: Path) -> list[Job]:
 
 
 def test(
-    jobs: list[Job], sanitizers: list[Job], extras: list[Job], seconds: float, outcome: Outcome
+    jobs: list[Job], sanitizers: list[Job], extra: Job, seconds: float, outcome: Outcome
 ) -> None:
-    """Run the tests, and beside them the sanitizers and `extras`, which decide nothing."""
+    """Run the tests, and beside them the sanitizers and `extra`, which decides nothing."""
     at_once = max(2, min(SLICES, (os.cpu_count() or 1) // 2))
-    run_jobs([*sanitizers, *extras, *jobs], at_once, seconds)
-    for extra in extras:
-        if extra.status != 0:
-            print(f"{extra.name}: {_ended(extra)}, see {extra.log}")
+    run_jobs([*sanitizers, extra, *jobs], at_once, seconds)
+    if extra.status != 0:
+        print(f"{extra.name}: {_ended(extra)}, see {extra.log}")
     for job in jobs:
         counts, problems = read_test_log(job)
         outcome.tests.update(counts)
@@ -340,9 +337,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"building; logs in {options.logs}", flush=True)
         build(options.logs, min(BUILD_SECONDS, clock.left(MEASURE_SECONDS)), outcome)
     print("testing", flush=True)
-    jobs, extras = test_jobs(options.logs), report_jobs(options.logs)
+    jobs, extra = test_jobs(options.logs), report_job(options.logs)
     sanitizers = sanitizer_jobs(options.logs)
-    test(jobs, sanitizers, extras, clock.left(MEASURE_SECONDS), outcome)
+    test(jobs, sanitizers, extra, clock.left(MEASURE_SECONDS), outcome)
     print("measuring", flush=True)
     measure(options.logs, clock, outcome)
     print("\n".join(summary(outcome, write(outcome, options.results))))

@@ -293,7 +293,7 @@ def test_what_was_skipped_of_the_gpus_tests(tmp_path):
 def check_of(tmp_path, sanitizers):
     outcome = gpu_check.Outcome()
     jobs = [job("tests", "print('3 passed in 0.1s')", tmp_path)]
-    gpu_check.test(jobs, sanitizers, [job("report", "", tmp_path)], 60.0, outcome)
+    gpu_check.test(jobs, sanitizers, job("report", "", tmp_path), 60.0, outcome)
     return outcome
 
 
@@ -335,12 +335,11 @@ def test_every_test_file_has_a_job(tmp_path):
     assert len({job.log for job in jobs}) == len({job.name for job in jobs}) == len(jobs)
 
 
-def test_the_build_and_the_reports_are_for_this_card(tmp_path, monkeypatch):
+def test_the_build_and_the_report_are_for_this_card(tmp_path, monkeypatch):
     monkeypatch.delenv("WSDAN_CUDA_ARCHS", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 3))
-    reports = gpu_check.report_jobs(tmp_path)
-    assert [one.command[-1] for one in reports] == ["100", "100"]
-    assert all((ROOT / one.command[1]).exists() for one in reports)
+    report = gpu_check.report_job(tmp_path)
+    assert report.command[-1] == "100" and (ROOT / report.command[1]).exists()
 
     def run_jobs(jobs, at_once, seconds):
         assert jobs[0].environment == {"WSDAN_CUDA_ARCHS": "100"}
@@ -446,7 +445,7 @@ def test_the_whole_check(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "use", lambda device: None)
     monkeypatch.setattr(gpu_check, "test_jobs", lambda logs: jobs)
     extra = job("report", "raise SystemExit(1)", tmp_path)
-    monkeypatch.setattr(gpu_check, "report_jobs", lambda logs: [extra])
+    monkeypatch.setattr(gpu_check, "report_job", lambda logs: extra)
     monkeypatch.setattr(gpu_check, "sanitizer_jobs", lambda logs: [])
     monkeypatch.setattr(gpu_check, "measure", measure)
     folders = ["--logs", str(tmp_path / "logs"), "--results", str(tmp_path / "results")]
