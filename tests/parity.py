@@ -5,6 +5,7 @@ import functools
 
 import torch
 
+from wsdan_kernels import backends
 from wsdan_kernels.ops import KERNELS
 from wsdan_kernels.reference._layout import memory_format
 from wsdan_kernels.reference.attention_boxes import reached
@@ -13,7 +14,9 @@ from wsdan_kernels.testing import CASES, TOLERANCES, relative_error
 OPS = torch.ops.wsdan
 # Where a backend's tests put their tensors: without a GPU, Triton's interpreter runs on the CPU.
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
-DEVICE = {"cpu": "cpu", "triton": GPU}
+# Without one, or without the library, the CUDA kernels run in tests/cuda_emulator.
+EMULATED = GPU == "cpu" or backends.available()["cuda"] is not None
+DEVICE = {"cpu": "cpu", "triton": GPU, "cuda": "cpu" if EMULATED else GPU}
 # By default a float32 convolution on a GPU takes TF32: the reference is to be float32 proper.
 torch.backends.cudnn.allow_tf32 = False
 DTYPES = tuple(TOLERANCES)
@@ -64,6 +67,16 @@ def arranged(value, strides):
     return view
 
 
+def far_apart(tensor, axis, stride):
+    """The same values with `stride` elements between those along this axis."""
+    strides = list(tensor.stride())
+    strides[axis] = stride
+    room = torch.empty(stride * tensor.shape[axis], dtype=tensor.dtype, device=tensor.device)
+    view = room.as_strided(tensor.shape, strides)
+    view.copy_(tensor)
+    return view
+
+
 def share_of_tolerance(value, truth, exact=None):
     """The error as a share of the tolerance: above 1, or NaN, is a failure.
 
@@ -105,9 +118,13 @@ def outcomes(run, inputs, leaves, backend, seed=0, upstream_strides="contiguous"
     return [*(output.detach() for output in outputs), *grads]
 
 
-def parity(run, inputs, leaves=(), backend="cpu", **options):
-    """The largest share of the tolerance of the backend's outputs and gradients; and those."""
-    found = outcomes(run, inputs, leaves, backend, **options)
+def parity(run, inputs, leaves=(), backend="cpu", place=None, **options):
+    """The largest share of the tolerance of the backend's outputs and gradients; and those.
+
+    place: what the backend gets for an input that the reference gets, such as its copy on a GPU.
+    """
+    given = {name: place(value) for name, value in inputs.items()} if place else inputs
+    found = outcomes(run, given, leaves, backend, **options)
     truth = outcomes(run, inputs, leaves, "reference", **options)
 
     @functools.cache
@@ -119,7 +136,8 @@ def parity(run, inputs, leaves=(), backend="cpu", **options):
         return outcomes(run, wide, leaves, "reference", **options)
 
     shares = [
-        share_of_tolerance(value, truth[i], lambda i=i: exact()[i]) for i, value in enumerate(found)
+        share_of_tolerance(value.to(truth[i].device), truth[i], lambda i=i: exact()[i])
+        for i, value in enumerate(found)
     ]
     return worst(shares), found
 

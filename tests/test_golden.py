@@ -149,45 +149,54 @@ def options(name: str) -> dict:
 
 @named("crop_drop")
 def test_views(name):
-    case = load(name)
-    images, thetas = case["images"], case["thetas"]
-    rows = torch.arange(images.shape[0])
-    crop_maps, drop_maps = (case["attentions"][rows, case["picks"][:, i]] for i in (0, 1))
     for backend, device in runnable("attention_boxes"):
-        kwargs = {**options(name), "padding": 0.1, "backend": backend}
-        maps, limits, size = crop_maps.to(device), thetas[:, 0].to(device), tuple(images.shape[2:])
-        boxes = wk.attention_boxes(maps, size, threshold=limits, **kwargs).cpu()
-        assert_parity(wk.crop_resize(images, boxes), case["crop"])
-        if "boxes" in case:
-            assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
+        check_views(name, backend, device)
+
+
+def check_views(name, backend, device):
+    """Boxes, crops and drops of a case by one backend."""
+    case = load(name)
+    images, thetas = case["images"].to(device), case["thetas"].to(device)
+    rows = torch.arange(images.shape[0])
+    crop_maps, drop_maps = (
+        case["attentions"][rows, case["picks"][:, i]].to(device) for i in (0, 1)
+    )
+    size, kwargs = tuple(images.shape[2:]), {**options(name), "backend": backend}
+    boxes = wk.attention_boxes(crop_maps, size, threshold=thetas[:, 0], padding=0.1, **kwargs)
+    assert_parity(wk.crop_resize(images, boxes, backend=backend).cpu(), case["crop"])
+    if "boxes" in case:
+        assert torch.equal(boxes.cpu()[:, [1, 0, 3, 2]], case["boxes"])
     crops, drops = wk.attention_crop_drop(
         images,
         crop_maps,
         drop_maps,
         crop_threshold=thetas[:, 0],
         drop_threshold=thetas[:, 1],
-        **options(name),
+        **kwargs,
     )
-    assert_parity(crops, case["crop"])
-    assert torch.equal(drops, case["drop"])
+    assert_parity(crops.cpu(), case["crop"])
+    assert torch.equal(drops.cpu(), case["drop"])
     if "drop_mask" in case:
-        kept = wk.attention_drop(
-            torch.ones_like(images[:, :1]), drop_maps, threshold=thetas[:, 1], **options(name)
-        )
-        assert torch.equal(kept, case["drop_mask"])
+        ones = torch.ones_like(images[:, :1])
+        kept = wk.attention_drop(ones, drop_maps, threshold=thetas[:, 1], **kwargs)
+        assert torch.equal(kept.cpu(), case["drop_mask"])
     if "refined" in case:
-        views, _ = wk.attention_refine(images, case["attentions"], **options(name))
-        assert_parity(views, case["refined"])
+        views, _ = wk.attention_refine(images, case["attentions"].to(device), **kwargs)
+        assert_parity(views.cpu(), case["refined"])
 
 
 @named("refine")
 def test_refine(name):
     case = load(name)
     for backend, device in runnable("attention_boxes"):
-        maps, size = case["attentions"].to(device).mean(1), tuple(case["images"].shape[2:])
-        boxes = wk.attention_boxes(maps, size, threshold=0.1, padding=0.05, backend=backend).cpu()
-        assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
+        check_refined_boxes(case, backend, device)
     assert_parity(paper.mask2bbox(case["attentions"], case["images"]), case["crop"])
+
+
+def check_refined_boxes(case, backend, device):
+    maps, size = case["attentions"].to(device).mean(1), tuple(case["images"].shape[2:])
+    boxes = wk.attention_boxes(maps, size, threshold=0.1, padding=0.05, backend=backend).cpu()
+    assert torch.equal(boxes[:, [1, 0, 3, 2]], case["boxes"])
 
 
 @named("crop_drop_guyuc")

@@ -10,6 +10,7 @@ import fuzz
 import parity
 import pytest
 import torch
+import view_parity
 from parity import DTYPES, NATIVE, STRIDES, arranged, outcomes, threads, values
 from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +21,7 @@ from wsdan_kernels.testing import TOLERANCES, OpCase, relative_error
 NAN, INF = float("nan"), float("inf")
 each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_layout = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 each_strides = pytest.mark.parametrize("strides", STRIDES)
 
 # Large enough to be split between threads (csrc/cpu/parallel.h), less the batch.
@@ -114,7 +116,7 @@ def pool_max(features, attentions, backend):
     return torch.ops.wsdan.bilinear_attention_pool(features, attentions, *options)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@each_layout
 @each_dtype
 def test_a_tie_goes_to_the_lowest_position(dtype, layout):
     """Few distinct values, so that the maximum is reached many times."""
@@ -171,63 +173,20 @@ def test_layouts_and_the_fake_kernel(dtype, strides, case):
 
 
 @pytest.mark.parametrize("size", [(513, 513), (1, 513), (513, 2), (127, 251)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@each_layout
 def test_large_and_narrow_images(size, layout):
-    """The image views at the sizes of real images and at one pixel."""
-    height, width = size
-    images = values((2, 3, height, width)).contiguous(memory_format=layout)
-    boxes = torch.tensor([[width // 5, height // 7, width - width // 3, height], [0, 0, 1, 1]])
-    maps = values((2, 13, 11), seed=1).relu()
-    thresholds = torch.tensor([0.5, 0.3])
-    for target in (size, (97, 64), (1, 1)):
-        for align_corners in (True, False):
-
-            def crop(inputs, backend, target=target, align_corners=align_corners):
-                return wk.crop_resize(
-                    inputs["images"], boxes, target, align_corners=align_corners, backend=backend
-                )
-
-            share, found = parity.parity(crop, {"images": images}, ("images",))
-            assert share <= 1
-            parity.assert_layout(found[0], images)
-    for rule in ("paper", "guyuc"):
-        drops = wk.attention_drop(images, maps, threshold=thresholds, rule=rule, backend="cpu")
-        parity.check_drop(drops, images, maps, thresholds, rule, True)
-        found = wk.attention_boxes(
-            maps, size, threshold=thresholds[:, None], padding=0.1, rule=rule, backend="cpu"
-        )
-        parity.check_boxes(found, maps, thresholds[:, None], *size, 0.1, rule, True)
+    view_parity.check_images("cpu", size, layout)
 
 
 def test_boxes_out_of_the_image_reversed_and_beyond_32_bits():
-    rows = [
-        [-3, -2, 4, 5], [5, 4, 20, 30], [40, 50, 60, 70], [-9, -9, -5, -5], [6, 5, 2, 1],
-        [3, 3, 3, 3], [-(2**40), -(2**40), 2**40, 2**40], [2**40, 2**33, -(2**40), 2**31],
-        [2**63 - 1, 0, 2**63 - 1, 4], [-(2**63), 2, -(2**63), 2**32 + 3],
-    ]  # fmt: skip
-    boxes = torch.tensor(rows)
-
-    def crop(inputs, backend):
-        return wk.crop_resize(inputs["images"], boxes, (6, 5), backend=backend)
-
-    images = {"images": values((len(rows), 3, 9, 8))}
-    assert parity.parity(crop, images, ("images",))[0] <= 1
+    view_parity.check_odd_boxes("cpu")
 
 
 @pytest.mark.parametrize("rule", ["paper", "guyuc"])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@each_layout
 @each_dtype
 def test_unusable_maps_leave_the_image_bit_for_bit(dtype, layout, rule):
-    maps = torch.ones(6, 5, 4)
-    maps[0], maps[1], maps[2, 3, 1], maps[3, 0, 0], maps[4, 4, 3] = 0, -1, NAN, INF, -INF
-    images = values((6, 3, 20, 30), dtype).contiguous(memory_format=layout)
-    images[:, :, 3, 7], images[:, :, 4, 8], images[:, :, 5, 9] = NAN, -INF, -0.0
-    drops = wk.attention_drop(images, maps, threshold=0.5, rule=rule, backend="cpu")
-    parity.check_drop(drops, images, maps, torch.full((6,), 0.5), rule, True)
-    assert torch.equal(drops[:5].isnan(), images[:5].isnan())
-    assert not drops[5].any()
-    whole = wk.attention_boxes(maps, (20, 30), threshold=0.5, padding=0.0, backend="cpu")
-    assert whole[:5].tolist() == [[0, 0, 30, 20]] * 5
+    view_parity.check_unusable_maps("cpu", dtype, layout, rule)
 
 
 @pytest.mark.parametrize("duplicates", ["accumulate", "mean"])

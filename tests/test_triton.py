@@ -9,7 +9,7 @@ import interpreter
 import parity
 import pytest
 import torch
-from parity import GPU, OPS, arranged, check_pool, share_of_tolerance, values
+from parity import GPU, OPS, arranged, check_pool, far_apart, share_of_tolerance, values
 from test_ops import as_tuple
 
 import wsdan_kernels as wk
@@ -222,16 +222,6 @@ def test_every_element_is_written(case, dtype):
         torch.use_deterministic_algorithms(False)
     for first, second in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
         assert torch.equal(first, second)
-
-
-def far_apart(tensor, axis, stride):
-    """The same values with `stride` elements between those along this axis."""
-    strides = list(tensor.stride())
-    strides[axis] = stride
-    room = torch.empty(stride * tensor.shape[axis], dtype=tensor.dtype, device=tensor.device)
-    view = room.as_strided(tensor.shape, strides)
-    view.copy_(tensor)
-    return view
 
 
 @each_reduce

@@ -13,7 +13,8 @@ constexpr int kCutThreads = 512;  // at most
 constexpr int kDropThreads = 256;
 constexpr int kDropLoads = 4;  // of a thread, on their way at once
 
-// What the drop reads of the maps: (B,h,w) values and T of each image, infinity for a dead map.
+// What the drop reads of the maps: (B,h,w) values and T of each image, NaN for a dead map: no value,
+// infinity neither, reaches that.
 template <typename T>
 struct MapCuts {
     T* values;
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kCutThreads) map_cuts_kernel(
     for (int i = threadIdx.x; i < size; i += blockDim.x)
         result.values[b * size + i] = map.values[i];
     if (threadIdx.x == 0)
-        result.cuts[b] = peak > 0 ? thresholds[b] * peak : std::numeric_limits<T>::infinity();
+        result.cuts[b] = peak > 0 ? thresholds[b] * peak : std::numeric_limits<T>::quiet_NaN();
 }
 
 // The resized map at `count` neighbouring elements of a row, from one image row to the next.

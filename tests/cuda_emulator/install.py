@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from cuda_emulator import build
 from wsdan_kernels import _native, backends, ops
@@ -26,7 +26,11 @@ def installed():
     library = _load()
     failure, backend_failure = _native.failure, backends._failure
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_native, "failure", lambda name: None if name == "cuda" else failure(name))
+        patch.setattr(
+            _native,
+            "failure",
+            lambda name: None if name == "cuda" or _emulating() else failure(name),
+        )
         patch.setattr(
             backends, "_failure", lambda name: None if name == "cuda" else backend_failure(name)
         )
@@ -45,6 +49,16 @@ def order(library: ctypes.CDLL, seed: int):
         library.emulator_seed(ctypes.c_uint64(0))
 
 
+@contextlib.contextmanager
+def failing(library: ctypes.CDLL):
+    """Every launch is refused, with the text "a planted failure"."""
+    library.emulator_fail(1)
+    try:
+        yield
+    finally:
+        library.emulator_fail(0)
+
+
 def launches(library: ctypes.CDLL) -> int:
     """How many kernels have been launched so far."""
     library.emulator_launches.restype = ctypes.c_uint64
@@ -57,6 +71,10 @@ class _ToTheEmulator(TorchDispatchMode):
         if space == NATIVE and _has_kernel(name):
             func = getattr(getattr(torch.ops, EMULATED), name)
         return func(*args, **(kwargs or {}))
+
+
+def _emulating() -> bool:
+    return any(isinstance(mode, _ToTheEmulator) for mode in _get_current_dispatch_mode_stack())
 
 
 @functools.cache

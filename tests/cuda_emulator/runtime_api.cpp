@@ -16,6 +16,7 @@ constexpr int most_threads = 1024;
 std::map<const void*, int> shared_limits;
 std::string last_text;  // of the last error
 cudaError_t last_error = cudaSuccess;
+bool fail_all = false;
 
 cudaError_t refuse(cudaError_t error, const std::string& what) {
     last_text = what;
@@ -39,6 +40,8 @@ int shared_limit(const void* kernel) {
 
 // Why a GPU would not start this, or an empty text.
 std::string misfit(const cudaLaunchConfig_t& config) {
+    if (fail_all)
+        return "a planted failure";
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
         return "the grid is empty";
@@ -126,4 +129,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
         return emulator::refuse(cudaErrorInvalidValue, "an attribute that the emulator lacks");
     *value = found->second;
     return cudaSuccess;
+}
+
+// Whether every launch fails from now on.
+extern "C" __attribute__((visibility("default"))) void emulator_fail(int all) {
+    emulator::fail_all = all != 0;
 }

@@ -1,0 +1,102 @@
+"""What every backend of the image views must do: test_native.py, test_cuda.py."""
+
+import parity
+import torch
+from parity import DEVICE, arranged, values
+
+import wsdan_kernels as wk
+
+NAN, INF = float("nan"), float("inf")
+
+
+def check(run, inputs, leaves, backend, strides="contiguous", **options):
+    """run(inputs, backend) and its gradients equal the reference's, which runs on the CPU."""
+    inputs = {name: arranged(value.detach(), strides) for name, value in inputs.items()}
+    share, found = parity.parity(
+        run, inputs, leaves, backend,
+        place=lambda value: arranged(value.to(DEVICE[backend]), strides), **options,
+    )  # fmt: skip
+    assert share <= 1
+    return found
+
+
+def check_images(backend, size, layout, targets=((97, 64), (1, 1), None)):
+    """The image views at the sizes of real images and at one pixel; None: a crop of `size`."""
+    height, width = size
+    images = values((2, 3, height, width)).contiguous(memory_format=layout)
+    boxes = torch.tensor([[width // 5, height // 7, width - width // 3, height], [0, 0, 1, 1]])
+    for target in targets:
+        for align_corners in (True, False):
+
+            def crop(inputs, backend, target=target or size, align_corners=align_corners):
+                images = inputs["images"]
+                return wk.crop_resize(
+                    images, boxes.to(images.device), target, align_corners=align_corners,
+                    backend=backend,
+                )  # fmt: skip
+
+            share, found = parity.parity(
+                crop, {"images": images}, ("images",), backend,
+                place=lambda value: value.to(DEVICE[backend]),
+            )  # fmt: skip
+            assert share <= 1
+            parity.assert_layout(found[0], images)
+    maps, thresholds = values((2, 13, 11), seed=1).relu(), torch.tensor([0.5, 0.3])
+    for rule in ("paper", "guyuc"):
+        check_drop(backend, images, maps, thresholds, rule)
+        check_boxes(backend, maps, thresholds[:, None], size, 0.1, rule)
+
+
+def check_drop(backend, images, maps, thresholds, rule, align_corners=True):
+    """attention_drop erases where the reference does, and copies the rest bit for bit."""
+    found = wk.attention_drop(
+        *(value.to(DEVICE[backend]) for value in (images, maps)),
+        threshold=thresholds.to(DEVICE[backend]), rule=rule, align_corners=align_corners,
+        backend=backend,
+    )  # fmt: skip
+    parity.assert_layout(found, images)
+    parity.check_drop(found.cpu(), images, maps, thresholds, rule, align_corners)
+    return found.cpu()
+
+
+def check_boxes(backend, maps, thresholds, size, padding, rule, align_corners=True):
+    """thresholds (B,T): the reference's boxes, up to the rounding of the resized map."""
+    found = wk.attention_boxes(
+        maps.to(DEVICE[backend]), size, threshold=thresholds.to(DEVICE[backend]), padding=padding,
+        rule=rule, align_corners=align_corners, backend=backend,
+    ).cpu()  # fmt: skip
+    parity.check_boxes(found, maps, thresholds, *size, padding, rule, align_corners)
+    return found
+
+
+def check_odd_boxes(backend):
+    """Boxes out of the image, reversed, empty, and beyond 32 bits."""
+    rows = [
+        [-3, -2, 4, 5], [5, 4, 20, 30], [40, 50, 60, 70], [-9, -9, -5, -5], [6, 5, 2, 1],
+        [3, 3, 3, 3], [-(2**40), -(2**40), 2**40, 2**40], [2**40, 2**33, -(2**40), 2**31],
+        [2**63 - 1, 0, 2**63 - 1, 4], [-(2**63), 2, -(2**63), 2**32 + 3],
+    ]  # fmt: skip
+    boxes = torch.tensor(rows)
+
+    def crop(inputs, backend):
+        images = inputs["images"]
+        return wk.crop_resize(images, boxes.to(images.device), (6, 5), backend=backend)
+
+    for layout in ("contiguous", "channels_last"):
+        images = {"images": arranged(values((len(rows), 3, 9, 8)), layout)}
+        check(crop, images, ("images",), backend, layout)
+
+
+def check_unusable_maps(backend, dtype, layout, rule):
+    """Maps of zeros, of negative values, with NaN or infinities erase nothing."""
+    maps = torch.ones(6, 5, 4)
+    maps[0], maps[1], maps[2, 3, 1], maps[3, 0, 0], maps[4, 4, 3] = 0, -1, NAN, INF, -INF
+    images = values((6, 3, 20, 30), dtype).contiguous(memory_format=layout)
+    images[:, :, 3, 7], images[:, :, 4, 8], images[:, :, 5, 9] = NAN, -INF, -0.0
+    drops = check_drop(backend, images, maps, torch.full((6,), 0.5), rule)
+    assert torch.equal(drops[:5].isnan(), images[:5].isnan())
+    assert not drops[5].any()
+    whole = wk.attention_boxes(
+        maps.to(DEVICE[backend]), (20, 30), threshold=0.5, padding=0.0, rule=rule, backend=backend
+    )
+    assert whole[:5].tolist() == [[0, 0, 30, 20]] * 5
