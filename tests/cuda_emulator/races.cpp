@@ -55,8 +55,8 @@ std::string source_line(uint32_t code) {
             line[0] = 0;
         pclose(pipe);
     }
-    std::string text(line);
-    return text.substr(0, text.find_last_not_of(" \n") + 1);
+    const std::string text(line);
+    return text.substr(0, text.find_first_of(" \n"));  // without "(discriminator 3)"
 }
 
 // Whether the earlier access is over before this thread's next one.
