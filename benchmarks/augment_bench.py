@@ -1,83 +1,42 @@
-"""The attention-guided views: ours, the published loops, the copy bandwidth.
+"""The attention-guided views: ours, the published loops, other libraries, the copy bandwidth.
 
 python benchmarks/augment_bench.py [--batch B] [--json FILE] [--plot FILE.png] [--base FILE] ...
+With --device cuda: at B 12 and 128, in float32 and bfloat16, on several sets of inputs in turn. The
+published loops wait for the GPU in every image: their times are from the first launch to the end of
+the last, with what the host does in between; all others are the GPU's alone.
 """
 
 import argparse
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
+import gpu
 import numpy as np
+import others
 import published
 import torch
-from run import Work, compiled, ours, parse, run
+from compiled_views import compiled_boxes, compiled_views
+from run import COMPILED, Work, compiled, parse, run
 from torch import Tensor
+from variants import steps, variants
+from view_inputs import SEED, Inputs, drawn, in_turns, make_inputs
 
 import wsdan_kernels as wk
-from wsdan_kernels.reference import attention_boxes as reference_boxes
 from wsdan_kernels.reference import attention_drop as reference_drop
 from wsdan_kernels.reference import crop_resize as reference_crop
 from wsdan_kernels.testing import TOLERANCES, paper_shape
 
-VIEW_OPS = ("attention_boxes", "crop_resize", "attention_drop")
-SEED = 0  # of the drawn maps and thresholds: set before every call, so that all draw the same
-
-
-@dataclass
-class Inputs:
-    """Pictures, their maps, and for each picture two chosen maps with their thresholds."""
-
-    images: Tensor  # (B,3,H,W)
-    attentions: Tensor  # (B,M,h,w)
-    crop_maps: Tensor  # (B,h,w)
-    drop_maps: Tensor  # (B,h,w)
-    crop_thresholds: Tensor  # (B,)
-    drop_thresholds: Tensor  # (B,)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return tuple(self.images.shape[2:])
-
-    @property
-    def device(self) -> str:
-        return self.images.device.type
-
-    def chosen(self) -> tuple[Tensor, Tensor, list[float], list[float]]:
-        """What the loops over chosen maps take besides the images."""
-        thresholds = self.crop_thresholds.tolist(), self.drop_thresholds.tolist()
-        return self.crop_maps, self.drop_maps, *thresholds
-
-
-def make_inputs(
-    sizes: dict[str, int],
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    layout: torch.memory_format = torch.contiguous_format,
-) -> Inputs:
-    """Random pictures; every map is a blob at a random place over a little noise."""
-    generator = torch.Generator().manual_seed(SEED)
-    batch, maps, height, width = (sizes[key] for key in "BMhw")
-    images = torch.rand((batch, 3, sizes["H"], sizes["W"]), generator=generator)
-    y, x = (torch.rand((batch, maps, 1, 1), generator=generator) for _ in range(2))
-    rows = torch.linspace(0, 1, height)[:, None]
-    columns = torch.linspace(0, 1, width)
-    attentions = torch.exp(-30 * ((rows - y) ** 2 + (columns - x) ** 2))
-    attentions += 0.05 * torch.rand(attentions.shape, generator=generator)
-    picks = torch.randint(maps, (batch, 2), generator=generator)
-    every = torch.arange(batch)
-    return Inputs(
-        images.to(device, dtype).to(memory_format=layout),
-        attentions.to(device),
-        attentions[every, picks[:, 0]].to(device),
-        attentions[every, picks[:, 1]].to(device),
-        torch.empty(batch).uniform_(*published.CROP_RANGE, generator=generator).to(device),
-        torch.empty(batch).uniform_(*published.DROP_RANGE, generator=generator).to(device),
-    )
+PAIR = ("attention_boxes", "attention_crop_drop")
+BF16, FLOAT = torch.bfloat16, torch.float32
+LAST, FIRST = torch.channels_last, torch.contiguous_format
+# On a GPU multiply-adds are fused or not, as a compiler chose: others.py on what this does.
+COMPILED_TOLERANCE = 1e-4
 
 
 def works(options: argparse.Namespace) -> Iterator[Work]:
+    if options.device == gpu.NAME:
+        yield from gpu_works(options.batches)
+        return
     yield from all_works(paper_shape(options.batch), options.device)
 
 
@@ -86,67 +45,100 @@ def all_works(sizes: dict[str, int], device: str = "cpu") -> Iterator[Work]:
     inputs = make_inputs(sizes, device)
     yield boxes_work(inputs)
     yield chosen_work(inputs)
-    yield chosen_work(make_inputs(sizes, device, layout=torch.channels_last))
-    yield chosen_work(make_inputs(sizes, device, dtype=torch.bfloat16))
+    yield chosen_work(make_inputs(sizes, device, layout=LAST))
+    yield chosen_work(make_inputs(sizes, device, dtype=BF16))
     yield per_part_work(inputs)
     yield refine_work(inputs)
     yield from crop_works(inputs)
     yield drop_work(inputs)
 
 
+def gpu_works(batches: tuple[int, ...]) -> Iterator[Work]:
+    """Every work in float32, and in bfloat16 as channels_last; the pair of views in all four."""
+    for batch in batches:
+        sizes = paper_shape(batch)
+        yield boxes_work(make_inputs(sizes, gpu.NAME))
+        for dtype, layout in ((FLOAT, FIRST), (BF16, LAST)):
+            inputs = make_inputs(sizes, gpu.NAME, dtype, layout)
+            yield chosen_work(inputs)
+            yield per_part_work(inputs)
+            yield refine_work(inputs)
+            yield from crop_works(inputs)
+            yield drop_work(inputs)
+        for dtype, layout in ((FLOAT, LAST), (BF16, FIRST)):
+            yield chosen_work(make_inputs(sizes, gpu.NAME, dtype, layout))
+
+
 def boxes_work(inputs: Inputs) -> Work:
-    maps, size, thresholds = inputs.crop_maps, inputs.size, inputs.crop_thresholds
+    def eager(inputs: Inputs) -> Tensor:
+        boxes = published.boxes_paper(inputs.crop_maps, inputs.size, inputs.crop_list)
+        return torch.tensor(boxes, dtype=torch.int32, device=inputs.device)[:, [1, 0, 3, 2]]
 
-    def eager() -> Tensor:
-        boxes = published.boxes_paper(maps, size, thresholds.tolist())
-        return torch.tensor(boxes, dtype=torch.int32, device=maps.device)[:, [1, 0, 3, 2]]
-
-    def ours_on(backend: str) -> Tensor:
+    def ours_on(inputs: Inputs, backend: str) -> Tensor:
         return wk.attention_boxes(
-            maps, size, threshold=thresholds, padding=published.PADDING, backend=backend
+            inputs.crop_maps,
+            inputs.size,
+            threshold=inputs.crop_thresholds,
+            padding=published.PADDING,
+            backend=backend,
         )
 
-    plain = partial(_compiled_boxes(), maps, thresholds, size, "paper")
-    moved = maps.nbytes + 16 * maps.shape[0]
+    find = compiled_boxes(inputs.device)
+
+    def plain(inputs: Inputs) -> Tensor:
+        return find(inputs.crop_maps, inputs.crop_thresholds, inputs.size, "paper")
+
+    moved = inputs.crop_maps.nbytes + 16 * len(inputs.crop_maps)
     return _work("boxes", inputs, eager, ours_on, plain, ("attention_boxes",), moved)
 
 
 def chosen_work(inputs: Inputs) -> Work:
     """Crop and drop by the maps that were chosen before, WS-DAN.PyTorch's rule."""
-    images, crop_maps, drop_maps = inputs.images, inputs.crop_maps, inputs.drop_maps
 
-    def eager() -> tuple[Tensor, Tensor]:
-        return published.crop_drop_chosen(images, *inputs.chosen())
+    def eager(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        maps = inputs.crop_maps, inputs.drop_maps
+        return published.crop_drop_chosen(inputs.images, *maps, inputs.crop_list, inputs.drop_list)
 
-    def ours_on(backend: str) -> tuple[Tensor, Tensor]:
+    def ours_on(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
         return wk.attention_crop_drop(
-            images,
-            crop_maps,
-            drop_maps,
+            inputs.images,
+            inputs.crop_maps,
+            inputs.drop_maps,
             crop_threshold=inputs.crop_thresholds,
             drop_threshold=inputs.drop_thresholds,
             rule="guyuc",
             backend=backend,
         )
 
-    thresholds = inputs.crop_thresholds, inputs.drop_thresholds
-    plain = partial(_compiled_views(), images, crop_maps, drop_maps, *thresholds, "guyuc")
-    moved = 3 * images.nbytes + crop_maps.nbytes + drop_maps.nbytes
-    return _work("crop+drop, chosen maps", inputs, eager, ours_on, plain, VIEW_OPS, moved)
+    views = compiled_views(inputs.device)
+
+    def plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        maps = inputs.crop_maps, inputs.drop_maps
+        return views(inputs.images, *maps, *inputs.thresholds, "guyuc")
+
+    moved = 3 * inputs.images.nbytes + inputs.crop_maps.nbytes + inputs.drop_maps.nbytes
+    return _work("crop+drop, chosen maps", inputs, eager, ours_on, plain, PAIR, moved)
 
 
 def per_part_work(inputs: Inputs) -> Work:
-    """Crop and drop with the draw of the maps and thresholds in the call, the listing's rule."""
-    images, attentions = inputs.images, inputs.attentions
+    """Crop and drop with the draw of the maps in the call, the listing's rule.
 
-    def eager() -> tuple[Tensor, Tensor]:
-        _seed()
-        return published.crop_drop_per_part(images, attentions)
+    Ours and the compiled reference draw too, and then take the numbers that numpy drew.
+    """
 
-    def ours_on(backend: str) -> tuple[Tensor, Tensor]:
-        crop_maps, drop_maps, crop_thresholds, drop_thresholds = _draw(attentions)
+    def eager(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        np.random.seed(SEED)
+        thresholds = zip(inputs.crop_list, inputs.drop_list, strict=True)
+        return published.crop_drop_per_part(inputs.images, inputs.attentions, thresholds=thresholds)
+
+    def draw(inputs: Inputs) -> tuple[Tensor, ...]:
+        torch.rand((2, *inputs.uniforms.shape), device=inputs.device)  # of maps and thresholds
+        return *drawn(inputs.attentions, inputs.uniforms), *inputs.thresholds
+
+    def ours_on(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
+        crop_maps, drop_maps, crop_thresholds, drop_thresholds = draw(inputs)
         return wk.attention_crop_drop(
-            images,
+            inputs.images,
             crop_maps,
             drop_maps,
             crop_threshold=crop_thresholds,
@@ -154,49 +146,51 @@ def per_part_work(inputs: Inputs) -> Work:
             backend=backend,
         )
 
-    plain = _compiled_views()  # without the draws, which torch.compile makes its own
+    views = compiled_views(inputs.device)  # without the draw, which torch.compile makes its own
 
-    def compiled_call() -> tuple[Tensor, Tensor]:
-        return plain(images, *_draw(attentions), "paper")
+    def plain(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return views(inputs.images, *draw(inputs), "paper")
 
-    moved = 3 * images.nbytes + attentions.nbytes
-    return _work("crop+drop, drawn maps", inputs, eager, ours_on, compiled_call, VIEW_OPS, moved)
+    moved = 3 * inputs.images.nbytes + inputs.attentions.nbytes
+    work = _work("crop+drop, drawn maps", inputs, eager, ours_on, plain, PAIR, moved)
+    work.directions = 3  # the draw besides
+    return work
 
 
 def refine_work(inputs: Inputs) -> Work:
     """The refined view of test time, by the mean of all maps."""
-    images, attentions = inputs.images, inputs.attentions
-    thresholds = torch.full_like(inputs.crop_thresholds, published.REFINE_THRESHOLD)
 
-    def ours_on(backend: str) -> Tensor:
-        return wk.attention_refine(images, attentions, backend=backend)[0]
+    def eager(inputs: Inputs) -> Tensor:
+        return published.refine(inputs.images, inputs.attentions, inputs.refine_list)
 
-    find, crop = _compiled_boxes(), compiled(reference_crop.by_batch)
+    def refined(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
+        return wk.attention_refine(
+            inputs.images, inputs.attentions, threshold=inputs.refine_thresholds, backend=backend
+        )
 
-    def plain() -> Tensor:
-        rule = ("paper", published.REFINE_PADDING)
-        boxes = find(attentions.mean(1), thresholds, inputs.size, *rule)
-        return crop(images, boxes, *inputs.size, True)
+    def ours_on(inputs: Inputs, backend: str) -> Tensor:
+        return refined(inputs, backend)[0]
 
-    boxes = wk.attention_refine(images, attentions, backend="reference")[1]
-    moved = _pixels(boxes) * images.itemsize * 3 + images.nbytes + attentions.nbytes
-    return _work(
-        "refine",
-        inputs,
-        partial(published.refine, images, attentions),
-        ours_on,
-        plain,
-        ("attention_boxes", "crop_resize"),
-        moved,
-    )
+    find, crop = compiled_boxes(inputs.device), compiled(reference_crop.by_batch)
+
+    def plain(inputs: Inputs) -> Tensor:
+        options = (inputs.refine_thresholds, inputs.size, "paper", published.REFINE_PADDING)
+        boxes = find(inputs.attentions.mean(1), *options)
+        return crop(inputs.images, boxes, *inputs.size, True)
+
+    images, boxes = inputs.images, refined(inputs, "reference")[1]
+    moved = _pixels(boxes) * images.itemsize * 3 + images.nbytes + inputs.attentions.nbytes
+    ops = ("attention_boxes", "crop_resize")
+    work = _work("refine", inputs, eager, ours_on, plain, ops, moved)
+    work.directions = 2
+    return work
 
 
 def crop_works(inputs: Inputs) -> Iterator[Work]:
     """crop_resize of given boxes, alone and with its gradient."""
-    images, size = inputs.images, inputs.size
-    corners = published.boxes_guyuc(inputs.crop_maps, size, inputs.crop_thresholds.tolist())
+    images = inputs.images
+    corners = published.boxes_guyuc(inputs.crop_maps, inputs.size, inputs.crop_list)
     boxes = torch.tensor(corners, dtype=torch.int32, device=images.device)[:, [1, 0, 3, 2]]
-    leaf = images.detach().clone().requires_grad_()
     grad = torch.ones_like(images)
 
     def eager(pictures: Tensor) -> Tensor:
@@ -206,48 +200,55 @@ def crop_works(inputs: Inputs) -> Iterator[Work]:
         return wk.crop_resize(pictures, boxes, backend=backend)
 
     def plain(pictures: Tensor) -> Tensor:
-        return reference_crop.by_batch(pictures, boxes, *size, True)
+        return reference_crop.by_batch(pictures, boxes, *inputs.size, True)
 
-    def with_gradient(crop: Callable) -> tuple[Tensor, Tensor]:
-        output = crop(leaf)
+    def forward(inputs: Inputs, crop: Callable, **options) -> Tensor:
+        return crop(inputs.images, **options)
+
+    def both(inputs: Inputs, crop: Callable, **options) -> tuple[Tensor, Tensor]:
+        leaf = inputs.images.detach().requires_grad_()
+        output = crop(leaf, **options)
         return output.detach(), *torch.autograd.grad(output, leaf, grad)
 
+    libraries, notes = others.crops(images.dtype)
     moved = _pixels(boxes) * images.itemsize * 3 + images.nbytes
-    yield _work(
-        "crop_resize forward",
-        inputs,
-        partial(eager, images),
-        partial(ours_on, images),
-        partial(compiled(plain), images),
-        ("crop_resize",),
-        moved,
-    )
-    yield _work(
-        "crop_resize forward+backward",
-        inputs,
-        partial(with_gradient, eager),
-        lambda backend: with_gradient(partial(ours_on, backend=backend)),
-        partial(with_gradient, compiled(plain)),
-        ("crop_resize",),
-        moved + 2 * images.nbytes,
-    )
+    for name, call, more in (("forward", forward, 0), ("forward+backward", both, 2)):
+        ways = {key: partial(crop, boxes=boxes) for key, crop in libraries.items()}
+        work = _work(
+            f"crop_resize {name}",
+            inputs,
+            partial(call, crop=eager),
+            partial(call, crop=ours_on),
+            partial(call, crop=compiled(plain)),
+            ("crop_resize",),
+            moved + more * images.nbytes,
+            {key: partial(call, crop=crop) for key, crop in ways.items()},
+        )
+        work.directions = 2 if more else 1
+        work.notes += notes
+        yield work
 
 
 def drop_work(inputs: Inputs) -> Work:
-    images, maps, thresholds = inputs.images, inputs.drop_maps, inputs.drop_thresholds
+    def eager(inputs: Inputs) -> Tensor:
+        return published.drops_guyuc(inputs.images, inputs.drop_maps, inputs.drop_list)
 
-    def ours_on(backend: str) -> Tensor:
-        return wk.attention_drop(images, maps, threshold=thresholds, rule="guyuc", backend=backend)
+    def ours_on(inputs: Inputs, backend: str) -> Tensor:
+        return wk.attention_drop(
+            inputs.images,
+            inputs.drop_maps,
+            threshold=inputs.drop_thresholds,
+            rule="guyuc",
+            backend=backend,
+        )
 
-    return _work(
-        "attention_drop",
-        inputs,
-        partial(published.drops_guyuc, images, maps, thresholds.tolist()),
-        ours_on,
-        partial(compiled(reference_drop.forward), images, maps, thresholds, "guyuc", True),
-        ("attention_drop",),
-        2 * images.nbytes + maps.nbytes,
-    )
+    drop = compiled(reference_drop.forward)
+
+    def plain(inputs: Inputs) -> Tensor:
+        return drop(inputs.images, inputs.drop_maps, inputs.drop_thresholds, "guyuc", True)
+
+    moved = 2 * inputs.images.nbytes + inputs.drop_maps.nbytes
+    return _work("attention_drop", inputs, eager, ours_on, plain, ("attention_drop",), moved)
 
 
 def _work(
@@ -258,91 +259,34 @@ def _work(
     compiled_call: Callable,
     ops: tuple[str, ...],
     moved: float,
+    libraries: dict[str, Callable] | None = None,
 ) -> Work:
-    """eager: the published loop; ours_on: called with a backend; compiled_call: the reference's.
+    """All are called with Inputs. eager: the published loop; ours_on: with a backend besides;
+    compiled_call: the reference's; libraries: others' ways to do the same.
 
-    ops: the operators it takes, whose backends are ours.
+    ops: the operators it takes, whose backends are ours. On a GPU the reference is the truth: the
+    published loop is torch's interpolation there, whose rounding differs from a CPU's.
     """
     images, attentions = inputs.images, inputs.attentions
-    variants = {
-        "published": eager,
-        "reference": partial(ours_on, "reference"),
-        "compiled": compiled_call,
-    }
-    for backend in ours(ops, inputs.device, images.dtype):
-        variants[backend] = partial(ours_on, backend)
+    ways = steps(eager, ours_on, compiled_call, ops, inputs.device, images.dtype)
+    ways |= libraries or {}
+    sets = in_turns(inputs)
+    tolerance, on_gpu = TOLERANCES[images.dtype], inputs.device == gpu.NAME
+    coarse = {COMPILED: max(COMPILED_TOLERANCE, tolerance)} if on_gpu else {}
     text = f"B {images.shape[0]} M {attentions.shape[1]} {'x'.join(map(str, attentions.shape[2:]))}"
     text += f" to {'x'.join(map(str, inputs.size))} {str(images.dtype).removeprefix('torch.')}"
-    if images.is_contiguous(memory_format=torch.channels_last):
+    if images.is_contiguous(memory_format=LAST):
         text += " channels_last"
-    return Work(name, text, variants, TOLERANCES[images.dtype], moved, device=inputs.device)
-
-
-def _seed() -> None:
-    np.random.seed(SEED)
-    random.seed(SEED)
-
-
-def _draw(attentions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The listing's draws with our sampler: crop and drop maps (B,h,w), their thresholds (B,)."""
-    _seed()
-    batch, device = attentions.shape[0], attentions.device
-    uniforms = torch.from_numpy(np.random.random_sample((batch, 2))).to(device)
-    picks = wk.sample_attention(attentions, uniforms=uniforms)
-    ranges = (published.CROP_RANGE, published.DROP_RANGE)
-    draws = [[random.uniform(*limits) for limits in ranges] for _ in range(batch)]
-    thresholds = torch.tensor(draws).to(device)
-    rows = torch.arange(batch, device=device)
-    return attentions[rows, picks[:, 0]], attentions[rows, picks[:, 1]], *thresholds.unbind(1)
-
-
-def _compiled_boxes() -> Callable[..., Tensor]:
-    """The reference's boxes, compiled in two pieces.
-
-    In one piece torch 2.11 fuses the maps' resize with the search of the rows and columns into
-    C++ that writes past its buffers for B > 1, and the process dies.
-    """
-    reached, spans = compiled(reference_boxes.reached), compiled(_spans)
-
-    def boxes(
-        maps: Tensor,
-        thresholds: Tensor,
-        size: tuple[int, int],
-        rule: str,
-        padding: float = published.PADDING,
-    ) -> Tensor:
-        return spans(reached(maps, thresholds[:, None], *size, rule, True), padding, rule)
-
-    return boxes
-
-
-def _spans(hit: Tensor, padding: float, rule: str) -> Tensor:
-    """hit (B,1,H,W) -> boxes (B,4), as the reference has it."""
-    height, width = hit.shape[2:]
-    y1, y2 = reference_boxes._span(hit.any(3), height, padding, rule)
-    x1, x2 = reference_boxes._span(hit.any(2), width, padding, rule)
-    return torch.cat((x1, y1, x2, y2), dim=1).to(torch.int32)
-
-
-def _compiled_views() -> Callable[..., tuple[Tensor, Tensor]]:
-    """The reference's crop and drop without a look at the boxes on the host, compiled."""
-    find = _compiled_boxes()
-    crop, drop = compiled(reference_crop.by_batch), compiled(reference_drop.forward)
-
-    def views(
-        images: Tensor,
-        crop_maps: Tensor,
-        drop_maps: Tensor,
-        crop_thresholds: Tensor,
-        drop_thresholds: Tensor,
-        rule: str,
-    ) -> tuple[Tensor, Tensor]:
-        size = tuple(images.shape[2:])
-        boxes = find(crop_maps, crop_thresholds, size, rule)
-        cropped = crop(images, boxes, *size, True)
-        return cropped, drop(images, drop_maps, drop_thresholds, rule, True)
-
-    return views
+    return Work(
+        name,
+        text,
+        variants(ways, lambda way, i: partial(way, sets[i]), len(sets)),
+        tolerance,
+        moved,
+        device=inputs.device,
+        truth="reference" if on_gpu else None,
+        tolerances={**others.TOLERANCES, **coarse},
+    )
 
 
 def _pixels(boxes: Tensor) -> int:

@@ -13,8 +13,9 @@ import gpu
 import published
 import sweep
 import torch
-from run import LIMIT, Work, compiled, in_turn, ours, parse, run
+from run import LIMIT, Work, compiled, in_turn, parse, run
 from torch import Tensor
+from variants import copies, steps, variants
 
 import wsdan_kernels as wk
 from wsdan_kernels.reference import attend_and_pool as reference_attend
@@ -82,8 +83,8 @@ def pool_works(
     read = sum(value.nbytes for value in inputs)
     sets = copies(inputs, gpu.input_sets(read, device))
     leaves = [[value.detach().requires_grad_() for value in values] for values in sets]
-    forward = _variants(pools, lambda pool, i: partial(pool, *sets[i]), len(sets))
-    both = _variants(
+    forward = variants(pools, lambda pool, i: partial(pool, *sets[i]), len(sets))
+    both = variants(
         pools, lambda pool, i: partial(_with_gradients, pool, leaves[i], grad), len(sets)
     )
     if reduce == "mean":
@@ -134,13 +135,13 @@ def attend_work(
     def ours_on(features: Tensor, backend: str) -> tuple[Tensor, Tensor]:
         return wk.attend_and_pool(features, weight, norm, backend=backend)
 
-    steps = _steps(eager, ours_on, compiled(plain), ("attend_and_pool",), device, dtype)
+    ways = steps(eager, ours_on, compiled(plain), ("attend_and_pool",), device, dtype)
     sets = copies([features], gpu.input_sets(features.nbytes, device))
     moved = features.nbytes + attentions.nbytes + 4 * batch * maps * channels
     return Work(
         "attend and pool",
         _text(shape, dtype, layout),
-        _variants(steps, lambda step, i: partial(step, *sets[i]), len(sets)),
+        variants(ways, lambda step, i: partial(step, *sets[i]), len(sets)),
         tolerance=TOLERANCES[dtype],
         moved=moved,
         operations=4.0 * batch * maps * features[0].numel(),
@@ -163,21 +164,16 @@ def sample_work(
     def ours_on(attentions: Tensor, uniforms: Tensor, backend: str) -> Tensor:
         return wk.sample_attention(attentions, DRAWS, uniforms=uniforms, backend=backend)
 
-    steps = _steps(published.sample, ours_on, compiled(plain), ("sample_attention",), device, dtype)
+    ways = steps(published.sample, ours_on, compiled(plain), ("sample_attention",), device, dtype)
     sets = copies([attentions, uniforms], gpu.input_sets(attentions.nbytes, device))
     return Work(
         "sample attention",
         _text((*shape[:2], None, *shape[3:]), dtype, torch.contiguous_format),
-        _variants(steps, lambda step, i: partial(step, *sets[i]), len(sets)),
+        variants(ways, lambda step, i: partial(step, *sets[i]), len(sets)),
         tolerance=0.0,  # the same maps
         moved=attentions.nbytes + uniforms.nbytes + 8.0 * uniforms.numel(),
         device=device,
     )
-
-
-def copies(inputs: list[Tensor], count: int) -> list[list[Tensor]]:
-    """The inputs, and copies of them to take turns with."""
-    return [inputs] + [[value.clone() for value in inputs] for _ in range(count - 1)]
 
 
 def make_inputs(
@@ -205,7 +201,7 @@ def center_work(batch: int, dim: int, device: str = "cpu") -> Work:
     sets = copies([features, centers, labels], gpu.input_sets(3 * features.nbytes, device))
     for values in sets:
         values[0].requires_grad_()
-    steps = _steps(
+    ways = steps(
         published.center_step, _center_step, _CompiledCenters(),
         ("center_loss", "update_centers_"), device, torch.float32,
     )  # fmt: skip
@@ -217,38 +213,12 @@ def center_work(batch: int, dim: int, device: str = "cpu") -> Work:
     return Work(
         "center loss+gradient+update",
         f"B {batch} D {dim} N {CLASSES} float32",
-        _variants(steps, on_own_centers, len(sets)),
+        variants(ways, on_own_centers, len(sets)),
         tolerance=TOLERANCES[torch.float32],
         moved=4.0 * features.nbytes,
         device=device,
         directions=3,
     )
-
-
-def _steps(
-    eager: Callable,
-    ours_on: Callable,
-    compiled_step: Callable,
-    ops: tuple[str, ...],
-    device: str,
-    dtype: torch.dtype,
-) -> dict[str, Callable]:
-    """The variants as functions of the same tensors; ours_on takes a backend besides."""
-    steps = {
-        "published": eager,
-        "reference": partial(ours_on, backend="reference"),
-        "compiled": compiled_step,
-    }
-    for name in ours(ops, device, dtype):
-        steps[name] = partial(ours_on, backend=name)
-    return steps
-
-
-def _variants(
-    steps: dict[str, Callable], call_of: Callable[[Callable, int], Callable], count: int
-) -> dict[str, Callable]:
-    """A work's variants: each step on `count` sets of inputs in turn."""
-    return {name: in_turn([call_of(step, i) for i in range(count)]) for name, step in steps.items()}
 
 
 def _pools(reduce: str, device: str, dtype: torch.dtype) -> dict[str, Callable]:
@@ -265,7 +235,7 @@ def _pools(reduce: str, device: str, dtype: torch.dtype) -> dict[str, Callable]:
     def ours_on(features: Tensor, attentions: Tensor, backend: str) -> Tensor:
         return wk.bilinear_attention_pool(features, attentions, reduce=reduce, backend=backend)
 
-    return _steps(eager, ours_on, compiled(plain), ("bilinear_attention_pool",), device, dtype)
+    return steps(eager, ours_on, compiled(plain), ("bilinear_attention_pool",), device, dtype)
 
 
 def _with_gradients(pool: Callable, leaves: list[Tensor], grad: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,8 @@
 
 python -m benchmarks.gpu_check [--no-build]: builds the package, runs all tests on the GPU, measures
 the works of gpu_rows.py against the targets, writes benchmarks/results/<gpu>-<date>.json and ends
-with a short table. Exit status 0: built, all tests passed, every operator ran; 2: no GPU.
+with a short table. compute-sanitizer, where there is one, watches every kernel beside the tests.
+Exit status 0: built, all tests passed, every operator ran, nothing was found in it; 2: no GPU.
 """
 
 import argparse
@@ -20,17 +21,25 @@ from pathlib import Path
 import gpu_rows
 import report
 import run
+import sanitized
 import torch
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(1, str(ROOT))
+import cuda_build  # noqa: E402
+
 SECONDS = 475  # for everything
 BUILD_SECONDS = 150  # at most
-MEASURE_SECONDS = 170  # kept for the measurements when the tests begin
+MEASURE_SECONDS = 210  # kept for the measurements when the tests begin
 END_SECONDS = 5  # kept for the report
 LEAST_SECONDS = 20  # with less, no further process measures
 SLICES = 8  # of test_triton.py, which compiles hundreds of kernels
-MOST_LINES = 60
-SPLIT, SLOW = "tests/test_triton.py", "tests/test_triton_compiled.py"
+MOST_LINES = 60  # of the report with what is printed before it
+LINES_BEFORE = 5
+SPLIT = "tests/test_triton.py"
+SLOW = ("tests/test_triton_compiled.py", "tests/test_cuda_compiled.py")
+# Files whose tests show what only a GPU can: those that are skipped are named in the report.
+ON_GPU = ("triton", "cuda", "cuda_graph", "golden")
 OUTCOME = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
 
 
@@ -42,6 +51,7 @@ class Job:
     command: list[str]
     log: Path
     status: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)  # besides this process's own
 
 
 @dataclass
@@ -52,6 +62,8 @@ class Outcome:
     build_ok: bool = True
     tests: Counter = field(default_factory=Counter)
     test_problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # of ON_GPU
+    sanitized: list[str] = field(default_factory=list)
     machine: dict = field(default_factory=dict)
     works: list[dict] = field(default_factory=list)  # as gpu_measure emits them
     failed: dict[str, str] = field(default_factory=dict)  # group -> why
@@ -85,7 +97,7 @@ def run_jobs(jobs: list[Job], at_once: int, seconds: float) -> None:
                 job = waiting.pop(0)
                 with open(job.log, "w", encoding="utf-8") as log:
                     running[job.name] = job, subprocess.Popen(
-                        job.command, cwd=ROOT, env=environment, stdout=log,
+                        job.command, cwd=ROOT, env=environment | job.environment, stdout=log,
                         stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                     )  # fmt: skip
             for name, (job, process) in list(running.items()):
@@ -100,9 +112,11 @@ def run_jobs(jobs: list[Job], at_once: int, seconds: float) -> None:
 
 
 def build(logs: Path, seconds: float, outcome: Outcome) -> None:
-    """Install the checkout with the machine's own torch and compilers."""
+    """Install the checkout with the machine's own torch and compilers, for this card alone."""
+    archs = os.environ.get("WSDAN_CUDA_ARCHS", str(card_among(cuda_build.ARCHS)))
     arguments = ["install", "--no-build-isolation", "--no-deps", "-e", "."]
     job = Job("build", [sys.executable, "-m", "pip", *arguments], logs / "build.log")
+    job.environment["WSDAN_CUDA_ARCHS"] = archs
     run_jobs([job], 1, seconds)
     outcome.build_ok = job.status == 0
     outcome.built = "ok" if outcome.build_ok else f"{_ended(job)}, see {job.log}"
@@ -111,8 +125,8 @@ def build(logs: Path, seconds: float, outcome: Outcome) -> None:
 def test_jobs(logs: Path) -> list[Job]:
     """Every test file in a process of its own, the longest first, SPLIT in slices."""
     files = sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py"))
-    slow = [name for name in files if name == SLOW]
-    plain = [name for name in files if name not in (SPLIT, SLOW)]
+    slow = [name for name in SLOW if name in files]
+    plain = [name for name in files if name not in (SPLIT, *SLOW)]
     slices = [f"{i}/{SLICES}" for i in range(SLICES)]
     runs = [(name, "0/1") for name in slow] + [(SPLIT, part) for part in slices]
     jobs = []
@@ -121,6 +135,7 @@ def test_jobs(logs: Path) -> list[Job]:
             sys.executable,
             "-m",
             "pytest",
+            "-rfEs",
             "-p",
             "no:cacheprovider",
             "-p",
@@ -132,23 +147,60 @@ def test_jobs(logs: Path) -> list[Job]:
     return jobs
 
 
-def report_job(logs: Path) -> Job:
-    """The compiler's report for this card, into the logs."""
+def card_among(known: tuple[int, ...]) -> int:
+    """The newest of these capabilities (90 is 9.0) whose machine code this card runs."""
     major, minor = torch.cuda.get_device_capability()
-    known = [card for card in (80, 90, 100) if card <= max(80, 10 * major + minor)]
-    command = [sys.executable, "tests/triton_report.py", "--capability", str(known[-1])]
-    return Job("the compiler's report", command, logs / "triton_report.log")
+    return max((card for card in known if card <= 10 * major + minor), default=min(known))
 
 
-def test(jobs: list[Job], extra: Job, seconds: float, outcome: Outcome) -> None:
-    """Run the tests; `extra` runs beside them and decides nothing."""
-    run_jobs([extra, *jobs], max(2, min(SLICES, (os.cpu_count() or 1) // 2)), seconds)
+def report_job(logs: Path) -> Job:
+    """Triton's compiler's report for this card, into the logs."""
+    command = [sys.executable, "tests/triton_report.py", "--capability"]
+    card = str(card_among((80, 90, 100)))
+    return Job("the compiler's report", [*command, card], logs / "triton_report.log")
+
+
+def sanitizer_jobs(logs: Path) -> list[Job]:
+    """compute-sanitizer's tools over every kernel; none where the machine has no such program."""
+    program = sanitized.program()
+    if program is None:
+        return []
+    return [
+        Job(tool, sanitized.command(program, tool), logs / f"{tool}.log")
+        for tool in sanitized.TOOLS
+    ]
+
+
+def test(
+    jobs: list[Job], sanitizers: list[Job], extra: Job, seconds: float, outcome: Outcome
+) -> None:
+    """Run the tests, and beside them the sanitizers and `extra`, which decides nothing."""
+    at_once = max(2, min(SLICES, (os.cpu_count() or 1) // 2))
+    run_jobs([*sanitizers, extra, *jobs], at_once, seconds)
     if extra.status != 0:
         print(f"{extra.name}: {_ended(extra)}, see {extra.log}")
     for job in jobs:
         counts, problems = read_test_log(job)
         outcome.tests.update(counts)
         outcome.test_problems += problems
+        outcome.skipped += skipped_on_gpu(job)
+    for job in sanitizers:
+        text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.exists() else ""
+        clean, found = sanitized.verdict(job.status, text)
+        outcome.sanitized.append(f"compute-sanitizer {job.name}: {found}")
+        if not clean:
+            outcome.test_problems.append(f"compute-sanitizer {job.name}: {found}, see {job.log}")
+    if not sanitizers:
+        where = "CUDA_HOME/bin, PATH or /usr/local/cuda/bin"
+        outcome.sanitized.append(f"compute-sanitizer: none in {where}; nothing was watched")
+
+
+def skipped_on_gpu(job: Job) -> list[str]:
+    """pytest's lines on skipped tests, where the file is of ON_GPU."""
+    if not job.log.exists() or Path(job.command[-1]).stem.removeprefix("test_") not in ON_GPU:
+        return []
+    lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.startswith("SKIPPED ")]
 
 
 def read_test_log(job: Job) -> tuple[Counter, list[str]]:
@@ -207,30 +259,35 @@ def read_measured(text: str, outcome: Outcome) -> set[str]:
 
 
 def summary(outcome: Outcome, written: str) -> list[str]:
-    """At most MOST_LINES lines."""
+    """The report; what does not fit is cut from the table."""
     facts = outcome.machine
-    lines = [report.machine_text(facts) if facts else "the machine was not measured"]
-    lines.append(f"build: {outcome.built}")
+    head = [report.machine_text(facts) if facts else "the machine was not measured"]
+    head.append(f"build: {outcome.built}")
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.tests.items()))
-    lines.append(f"tests: {counts or 'none ran'}")
-    lines += _some(sorted(set(outcome.test_problems)), 6)
-    lines.append(gpu_rows.HEADER)
-    found = []
+    head.append(f"tests: {counts or 'none ran'}")
+    head += _some(sorted(set(outcome.test_problems)), 6)
+    files = ", ".join(f"test_{name}.py" for name in ON_GPU)
+    head.append(f"skipped in {files}: {len(outcome.skipped) or 'nothing'}")
+    head += [*_some(outcome.skipped, 3), *outcome.sanitized, gpu_rows.HEADER]
+    table, found = [], []
     for work in outcome.works:
         rows = [report.Row(**row) for row in work["rows"]]
         targets = [gpu_rows.Check(**check) for check in work["checks"]]
-        lines.append(gpu_rows.line(rows, targets))
+        table.append(gpu_rows.line(rows, targets))
         found += targets
     met = sum(check.passed is True for check in found)
-    lines.append(f"targets: {met} of {len(found)} met (+ met, - missed, ? not measured)")
+    tail = [f"targets: {met} of {len(found)} met (+ met, - missed, ? not measured)"]
     missed = [check for check in found if check.passed is False]
-    lines += _some([f"missed: {c.title}: {c.target}: {c.found}" for c in missed], 12)
-    lines += _some([f"failed: {group}: {why}" for group, why in outcome.failed.items()], 5)
-    lines += _some([f"left out: {text}" for text in outcome.left_out], 4)
-    lines += _some([f"{w['group']}: {note}" for w in outcome.works for note in w["notes"]], 3)
-    lines.append(f"figures: {written}")
-    lines.append("passed" if outcome.passed else "FAILED: build, tests or an operator, see above")
-    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 4], "...", *lines[-3:]]
+    tail += _some([f"missed: {c.title}: {c.target}: {c.found}" for c in missed], 12)
+    tail += _some([f"failed: {group}: {why}" for group, why in outcome.failed.items()], 5)
+    tail += _some([f"left out: {text}" for text in outcome.left_out], 4)
+    tail += _some([f"{w['group']}: {note}" for w in outcome.works for note in w["notes"]], 3)
+    tail.append(f"figures: {written}")
+    tail.append("passed" if outcome.passed else "FAILED: build, tests or an operator, see above")
+    room = MOST_LINES - LINES_BEFORE - len(head) - len(tail)
+    if len(table) > room:
+        table = [*table[: room - 1], f"... and {len(table) - room + 1} more works"]
+    return [*head, *table, *tail]
 
 
 def write(outcome: Outcome, folder: Path) -> str:
@@ -241,6 +298,7 @@ def write(outcome: Outcome, folder: Path) -> str:
     content = {
         **facts, "built": outcome.built, "tests": dict(outcome.tests),
         "test_problems": outcome.test_problems, "failed": outcome.failed,
+        "skipped": outcome.skipped, "sanitized": outcome.sanitized,
         "left_out": outcome.left_out,
         "rows": [row for work in outcome.works for row in work["rows"]],
         "targets": [check for work in outcome.works for check in work["checks"]],
@@ -280,7 +338,8 @@ def main(arguments: list[str] | None = None) -> int:
         build(options.logs, min(BUILD_SECONDS, clock.left(MEASURE_SECONDS)), outcome)
     print("testing", flush=True)
     jobs, extra = test_jobs(options.logs), report_job(options.logs)
-    test(jobs, extra, clock.left(MEASURE_SECONDS), outcome)
+    sanitizers = sanitizer_jobs(options.logs)
+    test(jobs, sanitizers, extra, clock.left(MEASURE_SECONDS), outcome)
     print("measuring", flush=True)
     measure(options.logs, clock, outcome)
     print("\n".join(summary(outcome, write(outcome, options.results))))

@@ -29,16 +29,17 @@ def measure_group(
 ) -> None:
     """Emit every work of the group: its rows, its targets, its notes."""
     entry, sizes = gpu_rows.entry_of(group)
+    budget = entry.targets(sizes["B"])
     for work in entry.make(sizes, device):
-        if not entry.budget:
-            work.variants.pop(run.COMPILED)
+        if run.COMPILED not in budget:
+            work.variants.pop(run.COMPILED, None)
         elif seconds_left() < COMPILE_SECONDS:
             work.variants.pop(run.COMPILED)
             work.notes.append("compiled left out: no time")
         bits = gpu_rows.same_bits(work)
         run.check(work)
         rows = run.measure(work, REPEATS, copy_bytes_per_s)
-        found = gpu_rows.checks(rows, sizes["B"], work.directions, entry.budget, bits)
+        found = gpu_rows.checks(work, rows, sizes["B"], budget, bits)
         emit({
             "group": group, "rows": [asdict(row) for row in rows],
             "checks": [asdict(check) for check in found], "notes": work.notes,

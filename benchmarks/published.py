@@ -1,15 +1,17 @@
 """The published steps of WS-DAN, told again in our own words: the baselines of the benchmarks.
 
 Two codes, each as it spends its time: WS-DAN.PyTorch (guyuc), and the published listing as
-WS_DAN_PyTorch has it. tests/test_benchmarks.py holds every function against tests/golden.
+WS_DAN_PyTorch has it. tests/test_benchmarks.py holds the functions against tests/golden,
+tests/test_train_bench.py the whole step against ours.
 Alphabet: B batch, C channels, M maps, h w map size, H W image size, N classes, D = M*C.
 """
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 CROP_RANGE, DROP_RANGE, PADDING = (0.4, 0.6), (0.2, 0.5), 0.1
@@ -126,22 +128,29 @@ def crop_drop_chosen(
 
 
 def crop_drop_per_part(
-    images: Tensor, attentions: Tensor, align_corners: bool = True
+    images: Tensor,
+    attentions: Tensor,
+    align_corners: bool = True,
+    thresholds: Iterable[tuple[float, float]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The listing's two views: all maps of an image are resized, then two of them drawn and used.
 
     images (B,C,H,W), attentions (B,M,h,w). A map's weight is the root of its mean; numpy draws the
-    maps, Python the thresholds. align_corners: of the maps' resize (False in WS_DAN_PyTorch).
+    maps, Python the thresholds, where none are given (to crop and to drop, for each image).
+    align_corners: of the maps' resize (False in WS_DAN_PyTorch).
     """
+    if thresholds is None:
+        thresholds = ((random.uniform(*CROP_RANGE), random.uniform(*DROP_RANGE)) for _ in images)
     size = tuple(images.shape[2:])
     weights = attentions.mean((2, 3)).sqrt().double()
     weights = (weights / weights.sum(1, keepdim=True)).cpu().numpy()
     cropped, dropped = [], []
-    for image, maps, shares in zip(images, attentions, weights, strict=True):
+    for image, maps, shares, (crop_threshold, drop_threshold) in zip(
+        images, attentions, weights, thresholds, strict=True
+    ):
         up = resize(maps[None], size, align_corners)[0]
         crop_map = up[np.random.choice(len(shares), 1, p=shares)[0]]
         drop_map = up[np.random.choice(len(shares), 1, p=shares)[0]]
-        crop_threshold, drop_threshold = random.uniform(*CROP_RANGE), random.uniform(*DROP_RANGE)
         y1, x1, y2, x2 = _box(crop_map >= crop_threshold * crop_map.max(), PADDING, "paper")
         cropped.append(resize(image[None, :, y1:y2, x1:x2], size))
         kept = drop_map < drop_threshold * drop_map.max()
@@ -149,15 +158,60 @@ def crop_drop_per_part(
     return torch.cat(cropped), torch.cat(dropped)
 
 
-def refine(images: Tensor, attentions: Tensor) -> Tensor:
+def refine(images: Tensor, attentions: Tensor, thresholds: Iterable[float] | None = None) -> Tensor:
     """The listing at test time: all maps of an image are resized, then their mean cuts the box."""
     size = tuple(images.shape[2:])
     views = []
-    for image, maps in zip(images, attentions, strict=True):
+    thresholds = [REFINE_THRESHOLD] * len(images) if thresholds is None else thresholds
+    for image, maps, threshold in zip(images, attentions, thresholds, strict=True):
         mean = resize(maps[None], size)[0].mean(0)
-        y1, x1, y2, x2 = _box(mean >= REFINE_THRESHOLD * mean.max(), REFINE_PADDING, "paper")
+        y1, x1, y2, x2 = _box(mean >= threshold * mean.max(), REFINE_PADDING, "paper")
         views.append(resize(image[None, :, y1:y2, x1:x2], size))
     return torch.cat(views)
+
+
+def step_losses(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """WS-DAN.PyTorch's training step up to its loss, with a WSDAN's weights; moves its centers.
+
+    The loss is "loss", of which "raw" and "center" are parts. Each of the three passes draws maps
+    on the host, image by image, though only the first one's are used.
+    """
+    logits, pooled, drawn = _classify(model, images)
+    centers = model.centers.centers
+    chosen = F.normalize(centers[labels], dim=-1)
+    centers.index_add_(0, labels, model.centers.beta * (pooled.detach() - chosen))
+    with torch.no_grad():
+        crop_thresholds, drop_thresholds = (
+            [random.uniform(*limits) for _ in images] for limits in (CROP_RANGE, DROP_RANGE)
+        )
+        boxes = boxes_guyuc(drawn[:, 0], tuple(images.shape[2:]), crop_thresholds, PADDING)
+        cropped = crops(images, boxes)
+        dropped = drops_guyuc(images, drawn[:, 1], drop_thresholds)
+    raw = F.cross_entropy(logits, labels)
+    views = sum(F.cross_entropy(_classify(model, view)[0], labels) for view in (cropped, dropped))
+    center = F.mse_loss(pooled, chosen, reduction="sum") / images.shape[0]
+    return {"loss": (raw + views) / 3 + center, "raw": raw, "center": center}
+
+
+def _classify(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass in training: logits (B,N), pooled (B,D), two drawn maps (B,2,h,w)."""
+    features = model.backbone(images)
+    attentions = model.attention(features)
+    pooled = pool_mean(features, attentions)
+    return model.classifier(model.scale * pooled), pooled, choose_maps(attentions)
+
+
+def choose_maps(attentions: Tensor) -> Tensor:
+    """WS-DAN.PyTorch's draw of two maps an image by the root of their sum: (B,M,h,w) -> (B,2,h,w).
+
+    Weights go to the host image by image, where numpy draws.
+    """
+    chosen = []
+    for maps in attentions.detach():
+        weights = torch.sqrt(maps.sum((1, 2)).float() + 1e-12)
+        shares = (weights / weights.sum()).cpu().numpy()
+        chosen.append(maps[np.random.choice(len(shares), 2, p=shares)])
+    return torch.stack(chosen)
 
 
 def _box(hit: Tensor, padding: float, rule: str) -> tuple[int, int, int, int]:

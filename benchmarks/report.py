@@ -11,8 +11,13 @@ from pathlib import Path
 import torch
 
 LOSS = 1.10  # a median this many times the base's is a loss
-OURS = ("auto", "cpu", "triton", "cuda")
-COLOURS = {"reference": "#8fb8de", "compiled": "#3f7fbf", "product": "#c9c9c9"}
+OURS = ("auto", "cpu", "triton", "cuda", "graph")
+COLOURS = {
+    "reference": "#8fb8de",
+    "compiled": "#3f7fbf",
+    "product": "#c9c9c9",
+    "three passes": "#c9c9c9",
+}
 HEADER = (
     f"  {'variant':<20} {'median':>10} {'20 %':>10} {'80 %':>10} {'ratio':>8}"
     f" {'rate':>15} {'of the limit':>14} {'peak extra':>12}"
@@ -32,8 +37,8 @@ class Row:
     rounds: int
     ratio: float  # the baseline's median over this one's
     rate: float
-    unit: str  # of rate: GFLOP/s or GB/s
-    limit: str  # "product", the bare matrix product, or "copy", the bytes at copy bandwidth
+    unit: str  # of rate: GFLOP/s, GB/s or images/s
+    limit: str  # "copy", the bytes at copy bandwidth, or the bare work: "product", "three passes"
     share: float  # the limit's time over this one's
     extra_mb: float  # peak of one call above what was held before, the result included
     launches: int | None = None  # of one call on a GPU; None on the CPU, or where not counted

@@ -21,7 +21,9 @@ from wsdan_kernels import backends
 from wsdan_kernels.testing import relative_error
 
 LIMIT = "product"  # the variant that is the bare work: timed and never checked
-COMPILED = "compiled"
+PASSES = "three passes"  # so is this one, of a training step: the backbone alone
+BARE = (LIMIT, PASSES)
+REFERENCE, COMPILED = "reference", "compiled"
 SECONDS_A_VARIANT = 0.5  # slow variants get fewer rounds, so that a benchmark ends in 90 s
 FEWEST_ROUNDS = 3
 COPY_BYTES = 1 << 27
@@ -39,10 +41,12 @@ class Work:
     variants: by name, each returns the same tensors; the first is the baseline of the ratios. The
     first call may compile; every call does the same amount of work.
     moved: bytes that must be read and written. operations: floating point ones, or 0; the rate is
-    in GFLOP/s where they are given, else in GB/s. The limit is the copy of `moved` bytes; on the
-    CPU, where there is a variant LIMIT, that one. directions: operators, forward or backward, in
-    one call of ours. truth: the variant that the others must equal, by default the baseline; it is
-    another where the baseline rounds more coarsely than the tolerance.
+    in GFLOP/s where they are given, else in GB/s. The limit is the copy of `moved` bytes, or a
+    variant of BARE: LIMIT on the CPU, PASSES anywhere. directions: operators, forward or backward,
+    in one call of ours. truth: the variant that the others must equal, by default the baseline; it
+    is another where the baseline rounds more coarsely than the tolerance. tolerances: of variants
+    that have their own, as other libraries round. pictures: those of a training step, whose rate
+    is in pictures a second, the host's time included, and of which no two calls are the same.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Work:
     device: str = "cpu"
     directions: int = 1
     truth: str | None = None
+    tolerances: dict[str, float] = field(default_factory=dict)
+    pictures: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -99,29 +105,31 @@ def compiled(function: Callable) -> Callable:
 def check(work: Work) -> None:
     """Call every variant once and compare it with the truth; AssertionError where one differs.
 
-    torch.compile is not ours: where it fails or differs, its variant goes and a note says why. So
-    does a variant that is not ours where a GPU's memory does not hold it. A baseline that is not
+    torch.compile and other libraries are not ours: where one fails or differs, its variant goes and
+    a note says why. So does a baseline that a GPU's memory does not hold. A baseline that is not
     the truth may differ; a note says by how much.
     """
     if COMPILED in work.variants:
         torch._dynamo.reset()
     results = {}
-    for name in [name for name in work.variants if name != LIMIT]:
+    foreign = set(work.variants) - {*report.OURS, *BARE, work.baseline, REFERENCE}
+    for name in [name for name in work.variants if name not in BARE]:
         try:
             results[name] = tensors(work.variants[name]())
         except Exception as error:
             no_room = isinstance(error, torch.OutOfMemoryError) and name not in report.OURS
-            if name != COMPILED and not no_room:
+            if name not in foreign and not no_room:
                 raise
             _leave_out(work, name, str(error).strip().splitlines()[0])
     truth = work.truth if work.truth in results else next(iter(results))
     for name in [name for name in results if name != truth]:
         pairs = zip(results[name], results[truth], strict=True)
         errors = [relative_error(value, right) for value, right in pairs]
-        if all(error <= work.tolerance for error in errors):
+        allowed = work.tolerances.get(name, work.tolerance)
+        if all(error <= allowed for error in errors):
             continue
-        text = f"relative error {max(errors):.1e}, {work.tolerance:.0e} allowed"
-        if name == COMPILED:
+        text = f"relative error {max(errors):.1e}, {allowed:.0e} allowed"
+        if name in foreign:
             _leave_out(work, name, text)
         elif name == work.baseline:
             work.notes.append(f"{name} differs from {truth}: relative error {max(errors):.1e}")
@@ -133,7 +141,7 @@ def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Ro
     """Warm up, time the variants in turn, and measure what one call of each allocates."""
     rounds, watches = {}, {}
     for name, call in work.variants.items():
-        watches[name] = watch = stopwatch(call, work.device)
+        watches[name] = watch = stopwatch(call, work.device, with_host=work.pictures > 0)
         wanted = max(FEWEST_ROUNDS, int(SECONDS_A_VARIANT / watch()))
         rounds[name] = min(repeats, wanted)
     times: dict[str, list[float]] = {name: [] for name in work.variants}
@@ -144,9 +152,10 @@ def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Ro
                 times[name].append(watch())
     medians = {name: percentile(values, 0.5) for name, values in times.items()}
     on_gpu = work.device == gpu.NAME
-    by_product = LIMIT in work.variants and not on_gpu
-    limit = medians[LIMIT] if by_product else work.moved / copy_bytes_per_s
-    by_bytes = on_gpu or not work.operations
+    bare = next((name for name in BARE if name in work.variants), None)
+    if bare == LIMIT and on_gpu:
+        bare = None
+    limit = work.moved / copy_bytes_per_s if bare is None else medians[bare]
     return [
         report.Row(
             work=work.name,
@@ -157,9 +166,8 @@ def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Ro
             high_ms=1e3 * percentile(values, 0.8),
             rounds=len(values),
             ratio=medians[work.baseline] / medians[name],
-            rate=(work.moved if by_bytes else work.operations) / medians[name] / 1e9,
-            unit="GB/s" if by_bytes else "GFLOP/s",
-            limit=LIMIT if by_product else "copy",
+            **_rate(work, medians[name]),
+            limit=bare or "copy",
             share=limit / medians[name],
             extra_mb=peak_extra_bytes(work.variants[name], work.device) / 1e6,
             launches=gpu.launches(work.variants[name]) if on_gpu else None,
@@ -168,6 +176,15 @@ def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Ro
         )
         for name, values in times.items()
     ]
+
+
+def _rate(work: Work, seconds: float) -> dict[str, object]:
+    """What a call gets done in a second, and in which unit."""
+    if work.pictures:
+        return {"rate": work.pictures / seconds, "unit": "images/s"}
+    if work.operations and work.device != gpu.NAME:
+        return {"rate": work.operations / seconds / 1e9, "unit": "GFLOP/s"}
+    return {"rate": work.moved / seconds / 1e9, "unit": "GB/s"}
 
 
 def keep_freed_memory() -> None:
@@ -258,11 +275,17 @@ def use(device: str) -> str | None:
     return None
 
 
-def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def parse(
+    description: str,
+    arguments: list[str] | None = None,
+    more: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> argparse.Namespace:
+    """The options that every benchmark takes, and what `more` adds to them."""
     parser = argparse.ArgumentParser(description=description)
+    if more is not None:
+        more(parser)
     add = parser.add_argument
-    add("--batch", type=int, help="pictures (default: 12, the paper's; bap_bench on cuda: 128 too)")
+    add("--batch", type=int, help="pictures (default: 12; of operators on cuda: 128 too)")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--repeats", type=int, default=30, help="most rounds of a variant (default: 30)")
@@ -331,10 +354,15 @@ def tensors(result: Result) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
-def stopwatch(call: Callable[[], object], device: str) -> Callable[[], float]:
-    """A clock of this call, warmed up: each reading is the seconds of one call."""
+def stopwatch(
+    call: Callable[[], object], device: str, with_host: bool = False
+) -> Callable[[], float]:
+    """A clock of this call, warmed up: each reading is the seconds of one call.
+
+    with_host: on a GPU, whether the time includes the host's, which issues the call.
+    """
     if device == gpu.NAME:
-        return gpu.Stopwatch(call)
+        return gpu.WallClock(call) if with_host else gpu.Stopwatch(call)
     call()
     return lambda: _clock(call)
 

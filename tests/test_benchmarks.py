@@ -23,9 +23,15 @@ import wsdan_kernels as wk
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import augment_bench
 import bap_bench
+import compiled_views
+import others
 import published
 import report
 import run
+import view_inputs
+
+from wsdan_kernels.reference.attention_boxes import reached
+from wsdan_kernels.testing import relative_error
 
 SIZES = {"B": 2, "M": 4, "C": 6, "h": 7, "w": 7, "H": 40, "W": 40}
 ROW = report.Row(
@@ -153,6 +159,99 @@ def test_check_leaves_out_a_compiled_variant_that_fails_or_differs():
         run.check(work)
         assert list(work.variants) == ["published"]
         assert work.notes[0].startswith(f"compiled left out: {reason}")
+
+
+def test_check_leaves_out_another_library_that_differs():
+    variants = {"published": lambda: torch.ones(2), "roi_align": lambda: torch.full((2,), 1.01)}
+    work = run.Work("work", "B 1", dict(variants), tolerance=1e-5, moved=8.0)
+    run.check(work)
+    assert work.notes == ["roi_align left out: relative error 1.0e-02, 1e-05 allowed"]
+    work = run.Work(
+        "work", "B 1", variants, tolerance=1e-5, moved=8.0, tolerances={"roi_align": 0.02}
+    )
+    run.check(work)
+    assert list(work.variants) == ["published", "roi_align"] and not work.notes
+
+
+@pytest.mark.parametrize("name", ["grid_sample", "roi_align", "kornia"])
+def test_other_libraries_do_the_same_work(name):
+    """At the size that the tolerance speaks of; the whole image and one pixel among the boxes."""
+    if name == "kornia":
+        pytest.importorskip("kornia")
+    images = torch.rand((4, 3, 448, 448), generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor(
+        [[0, 0, 448, 448], [447, 5, 448, 6], [400, 13, 448, 301], [30, 200, 50, 207]],
+        dtype=torch.int32,
+    )
+    if name == "kornia":  # which gives NaN where a box has no extent
+        boxes[1] = torch.tensor([440, 5, 448, 16])
+    truth = wk.crop_resize(images, boxes)
+    error = relative_error(getattr(others, name)(images, boxes), truth)
+    assert error <= others.TOLERANCES[name]
+    assert relative_error(getattr(others, name)(images, boxes + 1), truth) > 0.1
+
+
+def test_other_libraries_are_left_out_with_a_reason(monkeypatch):
+    functions, notes = others.crops(torch.bfloat16)
+    assert functions == {} and "bfloat16" in notes[0]
+    monkeypatch.setattr(others.importlib.util, "find_spec", lambda name: None)
+    functions, notes = others.crops(torch.float32)
+    assert list(functions) == ["grid_sample", "roi_align"]
+    assert notes == ["kornia left out: it is not installed"]
+    monkeypatch.setattr(others.importlib.util, "find_spec", lambda name: name)
+    assert list(others.crops(torch.float32)[0]) == ["grid_sample", "roi_align", "kornia"]
+
+
+def test_no_value_is_at_its_threshold():
+    """Rounding a map otherwise, by as much as float32 does, changes no mask and no box."""
+    inputs = view_inputs.make_inputs({**SIZES, "B": 16, "H": 200, "W": 200})
+    assert 0.4 <= float(inputs.crop_thresholds.min()) <= float(inputs.crop_thresholds.max()) < 0.61
+    mean = inputs.attentions.mean(1)
+    for maps, thresholds in (
+        (inputs.crop_maps, inputs.crop_thresholds),
+        (inputs.drop_maps, inputs.drop_thresholds),
+        (mean, inputs.refine_thresholds),
+    ):
+        for rule in ("paper", "guyuc"):
+            first, *rest = (
+                reached(
+                    maps.double(), (thresholds.double() * factor)[:, None], 200, 200, rule, True
+                )
+                for factor in (1 - 3e-6, 1.0, 1 + 3e-6)
+            )
+            assert all(torch.equal(first, other) for other in rest)
+    values = torch.linspace(0, 1, 5).expand(1, 5, 5).contiguous()
+    at = torch.tensor([0.5])  # of a map of 5 columns: the middle one is at it
+    moved = view_inputs._clear(values, at, (9, 9))
+    assert at.item() == 0.5 and 0 < moved.item() - 0.5 < 1e-3
+
+
+@pytest.mark.parametrize("rule", ["paper", "guyuc"])
+def test_the_references_views_can_be_compiled_in_one_piece(rule, monkeypatch):
+    """As on a GPU, but for the code generator."""
+    monkeypatch.setattr(
+        compiled_views,
+        "compiled",
+        lambda function: torch.compile(function, backend="aot_eager", fullgraph=True),
+    )
+    inputs = view_inputs.make_inputs(SIZES)
+    maps = inputs.crop_maps, inputs.drop_maps
+    views = compiled_views.compiled_views("cuda")(inputs.images, *maps, *inputs.thresholds, rule)
+    truth = wk.attention_crop_drop(
+        inputs.images,
+        *maps,
+        crop_threshold=inputs.crop_thresholds,
+        drop_threshold=inputs.drop_thresholds,
+        rule=rule,
+        backend="reference",
+    )
+    assert_parity(views[0], truth[0])
+    assert torch.equal(views[1], truth[1])
+    boxes = compiled_views.compiled_boxes("cuda")(
+        maps[0], inputs.crop_thresholds, inputs.size, rule
+    )
+    thresholds = {"threshold": inputs.crop_thresholds, "padding": published.PADDING}
+    assert torch.equal(boxes, wk.attention_boxes(maps[0], inputs.size, rule=rule, **thresholds))
 
 
 def test_measure_counts_ratio_rate_and_share():

@@ -12,6 +12,7 @@ from conftest import ROOT
 from test_gpu_check import FACTS, ROW, TINY
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import augment_bench
 import bap_bench
 import gpu
 import published
@@ -71,6 +72,15 @@ def test_the_stopwatch_leaves_the_host_out(waits, clock, seconds, monkeypatch):
     assert watch.clock == (clock or "gpu and host")
     assert watch() == pytest.approx(seconds, rel=0.1)
     assert watch.issued() == pytest.approx(2e-4, rel=0.2)
+
+
+def test_the_wall_clock_has_the_host_in_it(monkeypatch):
+    card = FakeCard(2e-4, waits=False)
+    monkeypatch.setattr(torch, "cuda", card)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: card.now)
+    watch = run.stopwatch(card.call, gpu.NAME, with_host=True)
+    assert watch.clock == "host"
+    assert [watch(), watch.issued()] == pytest.approx([2e-4, 2e-4], rel=0.1)
 
 
 class HostWatch:
@@ -192,6 +202,21 @@ def test_the_works_of_the_gpu(monkeypatch):
     monkeypatch.setattr(gpu, "input_sets", lambda size, device: 1)
     titles = [work.title for work in bap_bench.gpu_works((1, 2))]
     assert len(set(titles)) == len(titles) == 2 * (2 * (2 * (2 * 2 + 1) + 1) + 1)
+
+
+def test_the_views_of_the_gpu(monkeypatch):
+    """Every work is right where the reference is the truth and sets of inputs take turns."""
+    monkeypatch.setattr(augment_bench, "paper_shape", lambda batch: {**TINY, "B": batch})
+    monkeypatch.setattr(gpu, "NAME", parity.GPU)
+    monkeypatch.setattr(gpu, "input_sets", lambda size, device: 2)
+    titles = set()
+    for work in augment_bench.gpu_works((1, 2)):
+        titles.add(work.title)
+        assert work.truth == "reference" and work.variants.pop(run.COMPILED)
+        for _ in range(2):
+            run.check(work)
+        assert not [note for note in work.notes if "differs" in note]
+    assert len(titles) == 2 * (1 + 2 * 6 + 2)
 
 
 def test_the_sweep(tmp_path, monkeypatch):

@@ -109,6 +109,10 @@ class Config:
     eval_every: int | None = _setting(None, "epochs between evaluations")
     resume: bool = _setting(False, "go on from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
+    cuda_graph: bool = _setting(
+        False,
+        "on a GPU, launch a whole batch's step as one CUDA graph; losses equal but for rounding",
+    )
     profile: bool = _setting(False, "print where a step's time goes; on a GPU this slows the run")
 
     def resolved(self) -> "Config":
@@ -198,6 +202,8 @@ def _check_choices(config: Config) -> None:
         raise UserError("--root is for --data folder; the synthetic pictures need no folder")
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
+    if config.cuda_graph and config.profile:
+        raise UserError("--cuda-graph and --profile exclude each other: a graph has no phases")
     if (config.resume or config.overwrite) and config.out is None:
         raise UserError("--resume and --overwrite need --out, the folder of the run")
 

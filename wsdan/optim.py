@@ -7,25 +7,42 @@ from torch import nn
 
 from wsdan.config import Config
 
+# How torch computes the step, not what it computes: of the machine, not of the run.
+IMPLEMENTATION = ("foreach", "fused", "capturable")
 
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+
+def build_optimizer(
+    model: nn.Module, config: Config, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 on all weights alike (the published recipe), or AdamW.
 
-    AdamW leaves biases, norms and the classifier without weight decay.
+    AdamW leaves biases, norms and the classifier without weight decay. fused: torch's optimizer in
+    few launches, which may also be captured in a CUDA graph.
     """
     classifier = list(model.classifier.parameters())
     ids = {id(parameter) for parameter in classifier}
     body = [parameter for parameter in model.parameters() if id(parameter) not in ids]
     classifier_lr = config.lr * config.classifier_lr_scale
+    options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused or None}
     if config.optimizer == "sgd":
         groups = [{"params": body}, {"params": classifier, "lr": classifier_lr}]
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+        return torch.optim.SGD(groups, momentum=0.9, **options)
     groups = [
         {"params": [weight for weight in body if weight.dim() > 1]},
         {"params": [weight for weight in body if weight.dim() <= 1], "weight_decay": 0.0},
         {"params": classifier, "lr": classifier_lr, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, capturable=fused, **options)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a state that may come from another device; the implementation stays this optimizer's.
+
+    Raises ValueError or RuntimeError for the state of other groups.
+    """
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        saved.update({name: group[name] for name in IMPLEMENTATION if name in group})
+    optimizer.load_state_dict(state)
 
 
 def build_schedule(

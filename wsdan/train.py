@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -14,8 +13,7 @@ from wsdan.data.loaders import train_loader, val_loader
 from wsdan.errors import UserError
 from wsdan.evaluate import VIEWS, accuracy_table, count_bad, evaluate, final_accuracy
 from wsdan.model import build_model
-from wsdan.objective import OBJECTIVES
-from wsdan.optim import build_optimizer, build_schedule
+from wsdan.optim import build_optimizer, build_schedule, load_optimizer
 from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
 from wsdan.run_folder import (
     BEST,
@@ -26,6 +24,7 @@ from wsdan.run_folder import (
     keep_metrics_before,
     open_run_folder,
 )
+from wsdan.step import Step, build_step
 
 BAR_EVERY = 5  # steps between the progress bar's figures
 
@@ -42,13 +41,15 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     config = config.resolved()
     check_run_folder(config)
     device = pick_device(config.device)
+    check_graph(config, device)
     torch.manual_seed(config.seed)
     batches, classes = train_loader(config)
     val_batches = val_loader(config, classes)
     model = build_model(config, len(classes)).to(device, memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, fused=device.type == "cuda")
     schedule = build_schedule(optimizer, config, len(batches))
     phases = TimedPhases(device_clock(device), model) if config.profile else UNTIMED
+    step = build_step(model, optimizer, config, phases)
     folder = open_run_folder(config)
     first_epoch, best = 0, -1.0
     if config.resume:
@@ -66,9 +67,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         for epoch in range(first_epoch, config.epochs):
             started = time.perf_counter()
             record = {"epoch": epoch}
-            record |= train_one_epoch(
-                model, batches, optimizer, schedule, config, device, phases, epoch
-            )
+            model.train()
+            record |= train_one_epoch(step, batches, schedule, config, device, phases, epoch)
             improved = False
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 metrics = evaluate(model, val_batches, config, device)
@@ -91,9 +91,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
 
 
 def train_one_epoch(
-    model: nn.Module,
+    step: Step,
     batches,
-    optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     config: Config,
     device: torch.device,
@@ -105,10 +104,7 @@ def train_one_epoch(
     Returns the means of the objective's scalars, "accuracy" (percent, of the raw view while
     training), "lr" and "bad", the number of pictures skipped.
     """
-    model.train()
-    objective = OBJECTIVES[config.method]
     totals: dict[str, torch.Tensor] = {}
-    correct = torch.zeros((), device=device)
     pictures = steps = bad = 0
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
     for batch in phases.data(bar):
@@ -118,30 +114,20 @@ def train_one_epoch(
         with phases("data"):
             images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
             labels = batch.labels.to(device, non_blocking=True)
-        with phases("classifier and losses"):
-            result = objective(
-                model, images, labels, center_weight=config.center_weight, phases=phases
-            )
-        with phases("backward"):
-            optimizer.zero_grad(set_to_none=True)
-            result["loss"].backward()
+        for name, value in step(images, labels).items():
+            totals[name] = totals.get(name, 0) + value
         with phases("optimizer"):
-            optimizer.step()
             schedule.step()
-        for name, value in result.items():
-            if value.dim() == 0:
-                totals[name] = totals.get(name, 0) + value.detach()
-        correct += (result["logits"].detach().argmax(1) == labels).sum()
         pictures += len(labels)
         steps += 1
         if not bar.disable and steps % BAR_EVERY == 1:  # reading a value waits for the device
-            loss, accuracy = float(totals["loss"]) / steps, 100 * float(correct) / pictures
+            loss, accuracy = float(totals["loss"]) / steps, 100 * int(totals["correct"]) / pictures
             bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
         phases.end_step()
     if steps == 0:
         raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
+    accuracy = 100 * int(totals.pop("correct")) / pictures
     means = {name: float(total) / steps for name, total in totals.items()}
-    accuracy = 100 * float(correct) / pictures
     return {**means, "accuracy": accuracy, "lr": schedule.get_last_lr()[0], "bad": bad}
 
 
@@ -152,6 +138,12 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this torch sees no CUDA device (see `wsdan info`)")
     return torch.device(name)
+
+
+def check_graph(config: Config, device: torch.device) -> None:
+    """Raises UserError where a CUDA graph is asked for on another device."""
+    if config.cuda_graph and device.type != "cuda":
+        raise UserError(f"--cuda-graph needs --device cuda and a GPU; this run is on {device}")
 
 
 def _state(model, optimizer, schedule, epoch: int, best: float) -> dict:
@@ -173,7 +165,7 @@ def _restore(path, model, optimizer, schedule, classes, device) -> tuple[int, fl
         raise UserError(f"--resume: {path} was trained on other classes than --root holds")
     try:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
     except (RuntimeError, ValueError):
         raise UserError(f"--resume: {path} holds another model than the settings ask for") from None
     schedule.load_state_dict(state["schedule"])

@@ -30,6 +30,10 @@ class Batch:
     labels: Tensor
     bad: list[str]
 
+    def pin_memory(self) -> "Batch":
+        """The batch in pinned memory, from where a copy to the GPU need not wait."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.bad)
+
 
 class InMemory(Dataset):
     """A data set of uint8 pictures, drawn once and then transformed at every access."""
@@ -87,6 +91,7 @@ def _loader(dataset: Dataset, config: Config, shuffle: bool, drop_last: bool) ->
         num_workers=config.workers,
         collate_fn=_collate,
         persistent_workers=config.workers > 0,
+        pin_memory=config.device != "cpu" and torch.cuda.is_available(),
     )
 
 

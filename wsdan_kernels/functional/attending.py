@@ -244,4 +244,4 @@ def _thresholds(
     if not numbers:
         raise check.wrong_value(op, name, "at least one number", repr(value))
     columns = [torch.full((batch, 1), float(n), dtype=dtype, device=maps.device) for n in numbers]
-    return torch.cat(columns, dim=1), single
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1), single

@@ -1,0 +1,110 @@
+"""The benchmark of whole training steps; the published one is ours where nothing is drawn."""
+
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from conftest import ROOT
+
+import wsdan.objective
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import published
+import run
+import train_bench
+
+from wsdan_kernels.testing import relative_error
+
+SIZES = {"B": 4, "M": 3, "H": 64, "W": 64}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_steps_agree(dtype):
+    work = train_bench.step_work(SIZES, "cpu", dtype, "tiny")
+    run.check(work)
+    assert list(work.variants) == ["published", "auto", run.PASSES] and not work.notes
+
+
+def test_steps_are_measured_in_pictures():
+    work = train_bench.step_work(SIZES, "cpu", torch.float32, "tiny")
+    rows = run.measure(work, 2, 1e9)
+    assert [row.variant for row in rows] == ["published", "auto", run.PASSES]
+    floor = rows[-1].median_ms
+    for row in rows:
+        assert (row.unit, row.limit) == ("images/s", run.PASSES)
+        assert row.rate == pytest.approx(4 / row.median_ms * 1e3)
+        assert row.share == pytest.approx(floor / row.median_ms)
+
+
+def test_a_step_with_another_loss_is_refused(monkeypatch):
+    losses = published.step_losses
+
+    def wrong(*arguments):
+        result = losses(*arguments)
+        return {**result, "raw": result["raw"] * 1.001}
+
+    monkeypatch.setattr(published, "step_losses", wrong)
+    work = train_bench.step_work(SIZES, "cpu", torch.float32, "tiny")
+    with pytest.raises(AssertionError, match="auto differs from published"):
+        run.check(work)
+
+
+def test_the_published_step_is_ours_where_nothing_is_drawn(monkeypatch):
+    """One map, set thresholds, and a size at which the published rules of the boxes agree.
+
+    64 pixels hit every position of a map of 8 positions, and an eighth of them is whole.
+    """
+    for name in ("CROP_THRESHOLD", "DROP_THRESHOLD"):
+        monkeypatch.setattr(wsdan.objective, name, (0.5, 0.5))
+    for name in ("CROP_RANGE", "DROP_RANGE"):
+        monkeypatch.setattr(published, name, (0.5, 0.5))
+    monkeypatch.setattr(wsdan.objective, "CROP_PADDING", 0.125)
+    monkeypatch.setattr(published, "PADDING", 0.125)
+    work = train_bench.step_work({**SIZES, "M": 1}, "cpu", torch.float32, "tiny")
+    steps = [work.variants[name] for name in ("published", "auto")]
+    models = [step.args[0].args[0] for step in steps]
+    before = [parameter.detach().clone() for parameter in models[0].parameters()]
+    for _ in range(2):
+        for step in steps:
+            step()
+    for first, one, other in zip(
+        before, models[0].parameters(), models[1].parameters(), strict=True
+    ):
+        moves = one.detach() - first, other.detach() - first
+        assert bool(moves[0].any()) and relative_error(*moves) <= 1e-3  # of the moves, not weights
+    assert relative_error(models[0].centers.centers, models[1].centers.centers) <= 1e-5
+
+
+def test_a_captured_step(monkeypatch):
+    """Three steps, one that is captured, then replays; the first call gives the first step's."""
+    told = []
+
+    class Stream:
+        def wait_stream(self, other):
+            told.append("waits")
+
+    @contextmanager
+    def context(_):
+        told.append("in")
+        yield
+        told.append("out")
+
+    class Graph:
+        def replay(self):
+            told.append("replays")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", context)
+    monkeypatch.setattr(torch.cuda, "graph", context)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+
+    def step():
+        told.append("steps")
+        return told.count("steps")
+
+    call = train_bench.Captured(step)
+    assert [call() for _ in range(3)] == [1, 4, 4]
+    warm_up = ["waits", "in", *["steps"] * train_bench.WARM_UP, "out", "waits"]
+    assert told == [*warm_up, "in", "steps", "out", "replays", "replays"]
