@@ -205,6 +205,17 @@ def test_a_launch_that_no_gpu_takes(planted):
     assert "grid is empty" in found(planted, "shape", result, 0, 32)
 
 
+def test_a_static_shared_array_does_not_compile(tmp_path):
+    """Each thread would have its own."""
+    for qualifier, compiles in (("__shared__", False), ("", True)):
+        source = tmp_path / "static.cu"
+        source.write_text(f"__global__ void f() {{ {qualifier} float x[1]; x[0] = 0; }}")
+        include = ("-I", HERE / "cuda_emulator" / "include", "-include", "cuda_runtime.h")
+        command = [build.COMPILER, "-std=c++20", "-fsyntax-only", *include, "-x", "c++", source]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert (result.returncode == 0) == compiles, result.stderr
+
+
 def under_address_sanitizer(code):
     """Runs in a process of its own, which has the sanitizers' libraries loaded first."""
     libraries = [
