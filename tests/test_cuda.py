@@ -12,7 +12,7 @@ import test_golden
 import torch
 import view_parity
 from cuda_emulator import build, install
-from parity import DEVICE, DTYPES, EMULATED, OPS, STRIDES, arranged, far_apart, values
+from parity import DEVICE, DTYPES, EMULATED, OPS, STRIDES, far_apart, values
 from test_ops import as_tuple
 from view_parity import check
 
@@ -296,9 +296,7 @@ def test_a_launch_that_fails_names_the_operator_and_the_shape(case, emulator):
 def test_traces_as_one_graph():
     case = next(case for case in CUDA_CASES if case.op == "attention_crop_drop")
     torch._dynamo.reset()
-    inputs = {
-        name: value.detach().to(WHERE) for name, value in case.inputs(case.shapes[0]).items()
-    }
+    inputs = {name: value.detach().to(WHERE) for name, value in case.inputs(case.shapes[0]).items()}
     compiled = torch.compile(
         lambda values: as_tuple(case.run(values, "cuda")), fullgraph=True, backend="aot_eager"
     )
