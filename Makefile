@@ -2,7 +2,8 @@
 # fuzz: 10,000 random cases of the C++ operators against the reference, minutes.
 # gpu-check: on a machine with an NVIDIA GPU, build, all tests, the works against their targets; under
 # eight minutes, no network.
-# sanitize: their tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build apart.
+# sanitize: their tests, and the CUDA kernels' in the emulator, under AddressSanitizer and
+# UndefinedBehaviorSanitizer, in a build apart.
 PYTHON ?= python3
 CLANG_FORMAT ?= clang-format
 
@@ -12,7 +13,7 @@ SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build
 	LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 NATIVE_TESTS = $(addprefix tests/test_,native.py properties.py ops.py boxes.py golden.py)
-CPP_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu')
+CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
 .PHONY: setup lint format test bench fuzz gpu-check sanitize
 
@@ -50,3 +51,4 @@ sanitize:
 		build_ext --force --build-lib build/sanitized --build-temp build/sanitized-temp
 	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
 	$(SANITIZED) $(PYTHON) tests/fuzz.py --cases 300 --seed 20000
+	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest tests/test_cuda.py

@@ -33,11 +33,14 @@ SIZES = """
 #include "csrc/cuda/crop_resize_backward.cuh"
 #include "csrc/cuda/resized_map.cuh"
 #include <cstdio>
+template <typename T>
+int map_bytes() {
+    const wsdan::MapGeometry<T> paper{{26, 448, true}, {26, 448, true}, wsdan::BoxRule::paper};
+    return static_cast<int>(wsdan::map_shared_bytes<T>(paper, true));
+}
 int main() {
-    const wsdan::MapGeometry paper{26, 26, 448, 448, wsdan::BoxRule::paper, true};
-    std::printf("{\\"float\\": %d, \\"double\\": %d, \\"sums\\": %d}",
-        int(wsdan::map_shared_bytes<float>(paper, true)),
-        int(wsdan::map_shared_bytes<double>(paper, true)), int(wsdan::kUncropSums));
+    std::printf("{\\"float\\": %d, \\"double\\": %d, \\"sums\\": %d}", map_bytes<float>(),
+        map_bytes<double>(), static_cast<int>(wsdan::kUncropSums));
 }
 """
 # What a kernel's launcher asks for, given its template arguments and what SIZES prints.

@@ -164,6 +164,10 @@ def test_a_cuda_tensor_without_the_cuda_library(other_machine):
     with pytest.raises(wk.BackendUnavailableError, match="'cuda' cannot run: the CUDA library was"):
         wk.attention_boxes(torch.ones(1, 4, 4), (8, 8), threshold=0.5, padding=0.1, backend="cuda")
     assert "cuda: cannot run: the CUDA library was not built\n" in wk.explain("cuda")
+    put_library(other_machine, "sm_90", "compute_90")
+    assert backends.resolve("attention_boxes", "auto", "cuda", torch.float32) == "cuda"
+    reason = backends.why_not("center_loss", "cuda", "cuda", torch.float32)
+    assert reason == "no cuda kernel for center_loss in this version"
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,10 @@ import cuda_build
 SHARED_LIMIT = {
     80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024,
 }  # fmt: skip
-# The last template argument of these is how many neighbouring elements a thread takes at once.
+# The last template argument of these is how many neighbouring elements a thread takes at once: 16
+# bytes of them, but 8 of uint8, each of which costs as many registers as other elements do.
 CHUNKED = {"attention_drop_kernel", "attention_crop_drop_kernel", "crop_resize_kernel"}
-BYTES = {
-    "u8": 1,
-    "u16": 2,
-    "u32": 4,
-    "u64": 8,
-    "bfloat16": 2,
-    "float16": 2,
-    "float": 4,
-    "double": 8,
-}
+BYTES = {"u8": 1, "u16": 2, "u32": 4, "bfloat16": 2, "float16": 2, "float": 4}
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +83,19 @@ def test_the_report_knows_which_kernels_use_shared_memory(compiled):
         assert bool(row["shared"]) == bool(row["shared_accesses"]), row
 
 
-def test_chunks_are_read_and_written_16_bytes_at_a_time(compiled):
+def test_chunks_are_read_and_written_at_once(compiled):
     chunked = [row for row in compiled if row["kernel"] in CHUNKED and row["arguments"][-1] != "1"]
     assert {row["kernel"] for row in chunked} == CHUNKED
     for row in chunked:
         size = BYTES[row["arguments"][0]]
-        assert int(row["arguments"][-1]) * size == 16, row
-        assert set(row["stores"]) == {"16"}, row
+        chunk = 8 if size == 1 else 16
+        assert int(row["arguments"][-1]) * size == chunk, row
+        assert set(row["stores"]) == {str(chunk)}, row
         if row["kernel"] != "crop_resize_kernel":  # which gathers
-            assert row["loads"].get("16"), row
+            assert row["loads"].get(str(chunk)), row
 
 
 def test_every_element_type_has_a_chunked_kernel(compiled):
     for kernel in CHUNKED:
         rows = [row for row in compiled if row["kernel"] == kernel and row["arguments"][-1] != "1"]
-        assert {BYTES[row["arguments"][0]] for row in rows} == {1, 2, 4, 8}
+        assert {BYTES[row["arguments"][0]] for row in rows} == {1, 2, 4}

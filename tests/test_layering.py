@@ -1,6 +1,7 @@
 """The layers import downwards only: wsdan -> modules -> functional -> ops -> kernels."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_the_program_uses_public_names_only(path):
             assert rest[0] in wsdan_kernels.__all__, f"{path} imports {name}"
 
 
-def test_device_maths_stands_without_torch():
-    for path in (ROOT / "csrc" / "common").glob("*.h"):
-        assert "torch" not in path.read_text(encoding="utf-8").replace("torch's", "")
+def test_device_code_stands_without_torch():
+    """The maths of csrc/common, and the kernels, which a plain C++ compiler takes as well."""
+    paths = [*(ROOT / "csrc" / "common").glob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
+    assert len(paths) > 8
+    for path in paths:
+        included = [
+            line.split()[1]
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("#include")
+        ]
+        for name in included:
+            assert name.endswith(('.h"', '.cuh"')) or re.fullmatch(r"<c?\w+>", name), (path, name)
+            assert "torch" not in name, (path, name)

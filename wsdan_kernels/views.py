@@ -107,7 +107,8 @@ def attention_refine(
     """Object localisation and refinement (section 3.3): crop by the mean of all maps.
 
     Args:
-        images: (B,C,H,W) floating point or uint8. attentions: (B,M,h,w) floating point, same device.
+        images: (B,C,H,W) floating point or uint8. attentions: (B,M,h,w) floating point, on the
+            same device.
         threshold, padding, rule, align_corners: as in `attention_crop`.
 
     Returns:

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../common/tensors.h"
+#include "../torch/tensors.h"
 
 namespace wsdan {
 

@@ -13,8 +13,8 @@ constexpr int kCutThreads = 512;  // at most
 constexpr int kDropThreads = 256;
 constexpr int kDropLoads = 4;  // of a thread, on their way at once
 
-// What the drop reads of the maps: (B,h,w) values and T of each image, NaN for a dead map: no value,
-// infinity neither, reaches that.
+// What the drop reads of the maps: (B,h,w) values and T of each image, NaN for a dead map: no
+// value, infinity neither, reaches that.
 template <typename T>
 struct MapCuts {
     T* values;

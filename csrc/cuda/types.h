@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "../common/elements.h"
-#include "../common/tensors.h"
+#include "../torch/tensors.h"
 #include "images.cuh"
 #include "resized_map.cuh"
 

@@ -93,7 +93,7 @@ def _compiled(work: tuple[Path, tuple[str, ...]]) -> Path:
 def _run_to(target: Path, command: list[str]) -> None:
     """Another process that builds the same meanwhile does no harm."""
     own = target.with_suffix(f".{os.getpid()}{target.suffix}")
-    result = subprocess.run([*command, "-o", str(own)], capture_output=True, text=True)
+    result = _run([*command, "-o", str(own)])
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
     own.rename(target)
@@ -115,5 +115,10 @@ def _digest(works, link) -> str:
 
 @functools.cache
 def _compiler() -> str:
-    result = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True)
-    return result.stdout
+    return _run([COMPILER, "--version"]).stdout
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess:
+    """Without the sanitizers' libraries, which may be loaded into this process."""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -1,7 +1,7 @@
 // Where threads meet: block barriers, and the functions of a warp.
 //
-// Nothing here looks for mistakes: a meeting to which a thread never comes leaves the others waiting
-// until nothing runs, and then the scheduler tells who waits where.
+// Nothing here looks for mistakes: a meeting to which a thread never comes leaves the others
+// waiting until nothing runs, and then the scheduler tells who waits where.
 #include <bit>
 #include <cstring>
 #include <map>

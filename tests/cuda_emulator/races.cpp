@@ -190,6 +190,7 @@ void touch(const void* address, size_t size, Kind kind, const void* caller) {
 
 void begin_launch() {
     ++launch_number;
+    shadow.trim();
     clocks.resize(launched.threads.size());
 }
 
@@ -258,20 +259,15 @@ void __tsan_write_range(void* address, size_t size) {
     emulator::races::touch(address, size, emulator::races::writes, __builtin_return_address(0));
 }
 
-void __tsan_vptr_update(void**, void*) {
-}
+void __tsan_vptr_update(void**, void*) {}
 
-void __tsan_vptr_read(void**) {
-}
+void __tsan_vptr_read(void**) {}
 
-void __tsan_func_entry(void*) {
-}
+void __tsan_func_entry(void*) {}
 
-void __tsan_func_exit() {
-}
+void __tsan_func_exit() {}
 
-void __tsan_init() {
-}
+void __tsan_init() {}
 
 // The host's reference counts; a kernel's atomics are atomic_access.
 uint32_t __tsan_atomic32_fetch_add(volatile uint32_t* address, uint32_t value, int) {

@@ -62,18 +62,15 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute, int value) {
     return cudaSuccess;
 }
 
-cudaError_t launch(
-    const cudaLaunchConfig_t& config, const void* kernel, const Call& call
-) {
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const Call& call) {
     const std::string name = name_of(kernel), reason = misfit(config);
     if (!reason.empty())
         return refuse(cudaErrorInvalidConfiguration, name + ": " + reason);
     if (config.dynamicSmemBytes > static_cast<size_t>(shared_limit(kernel)))
         return refuse(
-            cudaErrorInvalidValue,
-            name + ": " + std::to_string(config.dynamicSmemBytes) +
-                " bytes of shared memory, but the kernel's limit is " +
-                std::to_string(shared_limit(kernel))
+            cudaErrorInvalidValue, name + ": " + std::to_string(config.dynamicSmemBytes) +
+                                       " bytes of shared memory, but the kernel's limit is " +
+                                       std::to_string(shared_limit(kernel))
         );
     const std::string error = run_launch(name, config, call);
     return error.empty() ? cudaSuccess : refuse(cudaErrorLaunchFailure, error);

@@ -1,5 +1,5 @@
-// Runs the blocks of a grid one after another, and the threads of a block in turns, both in an order
-// drawn from a seed.
+// Runs the blocks of a grid one after another, and the threads of a block in turns, both in an
+// order drawn from a seed.
 #include "scheduler.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ namespace wsdan {
 // Whole pages: what is remembered of a page is of the block's memory alone.
 alignas(emulator::page_bytes) unsigned char shared_bytes
     [(emulator::shared_capacity / emulator::page_bytes + 1) * emulator::page_bytes];
-}
+}  // namespace wsdan
 
 namespace emulator {
 
@@ -116,7 +116,8 @@ uint3 block_index(uint64_t number) {
     const uint64_t x = launched.grid.x, y = launched.grid.y;
     return {
         static_cast<unsigned>(number % x), static_cast<unsigned>(number / x % y),
-        static_cast<unsigned>(number / x / y)};
+        static_cast<unsigned>(number / x / y)
+    };
 }
 
 uint3 thread_index(unsigned number) {
@@ -134,8 +135,8 @@ void wake(int thread) {
 }
 
 void fail(const std::string& what) {
-    launched.error = launched.kernel + ", block " + text(blockIdx) + ", thread " + text(threadIdx) +
-                     ": " + what;
+    launched.error =
+        launched.kernel + ", block " + text(blockIdx) + ", thread " + text(threadIdx) + ": " + what;
     leave_fiber();
     __builtin_unreachable();  // the fibers of a failed launch are abandoned
 }

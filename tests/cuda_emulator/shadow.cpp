@@ -33,4 +33,12 @@ Page& Shadow::page(uintptr_t address, uint64_t generation) {
     return *page;
 }
 
+void Shadow::trim() {
+    if (pages_.size() <= most)
+        return;
+    pages_.clear();
+    for (auto& entry : recent_)
+        entry = {0, nullptr};
+}
+
 }  // namespace emulator::races

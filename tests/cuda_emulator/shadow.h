@@ -56,9 +56,12 @@ class Shadow {
 public:
     // The page of an address, new where its generation is.
     Page& page(uintptr_t address, uint64_t generation);
+    // Between launches, which need nothing of each other: gives memory back.
+    void trim();
 
 private:
     static constexpr size_t recent = 64;
+    static constexpr size_t most = 4096;
 
     std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages_;
     std::pair<uintptr_t, Page*> recent_[recent] = {};

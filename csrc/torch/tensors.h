@@ -9,7 +9,7 @@
 #include <string>
 #include <type_traits>
 
-#include "boxes.h"
+#include "../common/boxes.h"
 
 namespace wsdan {
 
