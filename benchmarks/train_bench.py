@@ -2,9 +2,9 @@
 
 python benchmarks/train_bench.py [--device cuda] [--batch B] [--backbone NAME] [--image-size S] ...
 All train the same first weights, in channels_last, on one batch that is on the device; "graph" is
-ours in a CUDA graph. The three passes are the plain classifier's, with one backward through them
-and one step of the optimizer: the floor of any such step. In bfloat16 all run under autocast. Times
-are the host's, of steps that follow each other.
+ours as --cuda-graph has it. The three passes are the plain classifier's, with one backward through
+them and one step of the optimizer: the floor of any such step. In bfloat16 all run under autocast.
+Times are the host's, of steps that follow each other.
 """
 
 import argparse
@@ -21,14 +21,12 @@ from torch.nn import functional as F
 
 from wsdan import WSDAN, wsdan_objective
 from wsdan.backbones import build_backbone
+from wsdan.graphs import GraphedStep
 from wsdan.model import PlainClassifier
 from wsdan_kernels.testing import TOLERANCES, paper_shape
 
 BACKBONE, CLASSES = "inception_v3", 200
 RECIPE = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-5}
-WARM_UP = 3  # steps on a stream of their own, before one is captured
-
-Losses = tuple[Tensor, Tensor]
 
 
 def works(options: argparse.Namespace) -> Iterator[Work]:
@@ -49,18 +47,21 @@ def step_work(
     images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (sizes["B"],)).to(device)
 
-    def trained(losses: Callable, model: nn.Module) -> Callable[[], Losses]:
-        """A step of this model, from its present weights on."""
+    def trained(losses: Callable, model: nn.Module, graphed: bool = False) -> Callable:
+        """A step of a copy of this model, from its present weights on."""
         model = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()
-        optimizer = torch.optim.SGD(model.parameters(), **RECIPE)
-        return partial(_step, partial(losses, model, images, labels), optimizer, device, dtype)
+        optimizer = torch.optim.SGD(model.parameters(), **RECIPE, fused=device == gpu.NAME or None)
+        step = partial(_step, partial(losses, model), optimizer, dtype)
+        if graphed:
+            step = GraphedStep(step, optimizer, len(images))
+        return partial(_losses, step, images, labels)
 
     variants = {
         "published": trained(published.step_losses, model),
         "auto": trained(wsdan_objective, model),
     }
     if device == gpu.NAME:
-        variants["graph"] = Captured(trained(wsdan_objective, model))
+        variants["graph"] = trained(wsdan_objective, model, graphed=True)
     variants[PASSES] = trained(_passes, PlainClassifier(network, CLASSES))
     kind = str(dtype).removeprefix("torch.")
     return Work(
@@ -74,50 +75,31 @@ def step_work(
     )
 
 
+def _losses(step: Callable, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    return tuple(step(images, labels).values())
+
+
 def _step(
-    losses: Callable[[], dict[str, Tensor]],
+    losses: Callable[[Tensor, Tensor], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
-    device: str,
     dtype: torch.dtype,
-) -> Losses:
+    images: Tensor,
+    labels: Tensor,
+) -> dict[str, Tensor]:
     """One step; the losses of the raw view and of the centers, which no draw has a part in."""
+    enabled = dtype == torch.bfloat16
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled):
+        result = losses(images, labels)
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        result = losses()
     result["loss"].backward()
     optimizer.step()
-    return result["raw"].detach().float(), result["center"].detach().float()
+    return {name: result[name].detach().float() for name in ("raw", "center")}
 
 
 def _passes(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Three plain passes."""
     loss = sum(F.cross_entropy(model(images).logits, labels) for _ in range(3))
     return {"loss": loss, "raw": loss, "center": torch.zeros_like(loss)}
-
-
-class Captured:
-    """A step as a CUDA graph. The first call takes WARM_UP steps and gives the first's losses."""
-
-    def __init__(self, step: Callable[[], Losses]):
-        self.step = step
-        self.graph = None
-
-    def __call__(self) -> Losses:
-        if self.graph is None:
-            return self._capture()
-        self.graph.replay()
-        return self.losses
-
-    def _capture(self) -> Losses:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            first, *_ = [self.step() for _ in range(WARM_UP)]
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.losses = self.step()
-        return first
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,17 @@
 """The benchmark of whole training steps; the published one is ours where nothing is drawn."""
 
 import sys
-from contextlib import contextmanager
 
 import pytest
 import torch
 from conftest import ROOT
+from tape import stand_in
 
 import wsdan.objective
+from wsdan.graphs import WARM_UP
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu
 import published
 import run
 import train_bench
@@ -63,7 +65,7 @@ def test_the_published_step_is_ours_where_nothing_is_drawn(monkeypatch):
     monkeypatch.setattr(published, "PADDING", 0.125)
     work = train_bench.step_work({**SIZES, "M": 1}, "cpu", torch.float32, "tiny")
     steps = [work.variants[name] for name in ("published", "auto")]
-    models = [step.args[0].args[0] for step in steps]
+    models = [step.args[0].args[0].args[0] for step in steps]
     before = [parameter.detach().clone() for parameter in models[0].parameters()]
     for _ in range(2):
         for step in steps:
@@ -76,35 +78,18 @@ def test_the_published_step_is_ours_where_nothing_is_drawn(monkeypatch):
     assert relative_error(models[0].centers.centers, models[1].centers.centers) <= 1e-5
 
 
-def test_a_captured_step(monkeypatch):
-    """Three steps, one that is captured, then replays; the first call gives the first step's."""
-    told = []
-
-    class Stream:
-        def wait_stream(self, other):
-            told.append("waits")
-
-    @contextmanager
-    def context(_):
-        told.append("in")
-        yield
-        told.append("out")
-
-    class Graph:
-        def replay(self):
-            told.append("replays")
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", context)
-    monkeypatch.setattr(torch.cuda, "graph", context)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-
-    def step():
-        told.append("steps")
-        return told.count("steps")
-
-    call = train_bench.Captured(step)
-    assert [call() for _ in range(3)] == [1, 4, 4]
-    warm_up = ["waits", "in", *["steps"] * train_bench.WARM_UP, "out", "waits"]
-    assert told == [*warm_up, "in", "steps", "out", "replays", "replays"]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_graph_is_our_step(dtype, monkeypatch):
+    """In a CUDA graph's stand-in: warmed up, captured and replayed, it trains as the eager step."""
+    graphs = stand_in(monkeypatch)
+    monkeypatch.setattr(gpu, "NAME", "cpu")
+    work = train_bench.step_work(SIZES, "cpu", dtype, "tiny")
+    assert list(work.variants) == ["published", "auto", "graph", run.PASSES]
+    losses = {}
+    for name in ("auto", "graph"):
+        torch.manual_seed(1)
+        losses[name] = [[float(loss) for loss in work.variants[name]()] for _ in range(WARM_UP + 2)]
+    assert graphs[0].replays == 2
+    for graph, eager in zip(losses["graph"], losses["auto"], strict=True):
+        assert graph == pytest.approx(eager, rel=1e-3)
+    assert losses["auto"][0] != pytest.approx(losses["auto"][-1], rel=1e-2)
