@@ -13,6 +13,11 @@ constexpr int kCutThreads = 512;  // at most
 constexpr int kDropThreads = 256;
 constexpr int kDropLoads = 4;  // of a thread, on their way at once
 
+// Blocks that ptxas must leave room for on a multiprocessor, 0 for its own choice: with float64
+// maps and 8 bytes a thread, that spills.
+template <typename T>
+constexpr int kDropBlocks = sizeof(T) == 8 ? 1 : 0;
+
 // What the drop reads of the maps: (B,h,w) values and T of each image, NaN for a dead map: no
 // value, infinity neither, reaches that.
 template <typename T>
@@ -111,7 +116,7 @@ __device__ void drop_share(
 
 // images (B,C,H,W), MapCuts -> drops (B,C,H,W); `blocks` of an image each.
 template <typename W, typename T, int count>
-__global__ void __launch_bounds__(kDropThreads) attention_drop_kernel(
+__global__ void __launch_bounds__(kDropThreads, kDropBlocks<T>) attention_drop_kernel(
     Images<const W> images, Images<W> drops, MapCuts<T> maps, MapGeometry<T> geometry,
     Shares shares, int blocks
 ) {
