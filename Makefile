@@ -44,11 +44,13 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
 # --force: the library that build_py copies from the checkout would pass for a new one. The pytest
-# program, not -m pytest, which would put the checkout before PYTHONPATH.
+# program, not -m pytest, which would put the checkout before PYTHONPATH. --capture=sys: a finding
+# ends the process, and its text with what pytest has captured.
 sanitize:
 	WSDAN_CUDA=0 WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q \
 		build_py --build-lib build/sanitized \
 		build_ext --force --build-lib build/sanitized --build-temp build/sanitized-temp
 	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
 	$(SANITIZED) $(PYTHON) tests/fuzz.py --cases 300 --seed 20000
-	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest tests/test_cuda.py
+	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest --capture=sys \
+		tests/test_cuda.py

@@ -53,7 +53,7 @@ def native_build() -> dict:
         sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp")),
         depends=sorted(
             str(path.relative_to(ROOT))
-            for folder in ("common", "cpu")
+            for folder in ("common", "cpu", "torch")
             for path in (ROOT / "csrc" / folder).glob("*.h")
         ),
         define_macros=cuda_build.STABLE_ABI,

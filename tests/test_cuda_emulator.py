@@ -82,10 +82,12 @@ def test_atomics_of_all_blocks(planted, seed):
     planted.seed(seed)
     given = torch.arange(6 * 32, dtype=torch.int32) % 7
     counts = torch.zeros(7, dtype=torch.int32)
-    planted.run("histogram", given, counts, 6, 1)
+    planted.run("histogram", given, counts, None, 6, 1)
     assert torch.equal(counts.long(), given.long().bincount())
-    error = found(planted, "histogram", given, counts, 6, 0)
+    error = found(planted, "histogram", given, counts, None, 6, 0)
     assert "planted::histogram" in error and "race: it " in error and "planted.cu:" in error
+    error = found(planted, "histogram", given, counts, torch.zeros_like(given), 6, 1)
+    assert "race: it " in error and " reads " in error and " updates " in error
 
 
 @each_seed
@@ -103,8 +105,7 @@ def source_line(text):
     return next(i for i, line in enumerate(lines, 1) if text in line)
 
 
-def test_the_order_of_the_seed_decides_what_a_race_gives(planted):
-    """So that a race is real: without the checks, results differ from order to order."""
+def test_each_seed_is_another_order(planted):
     errors = set()
     for seed in range(6):
         planted.seed(seed)
@@ -162,6 +163,13 @@ def test_a_shuffle_with_missing_lanes(planted, fault, message):
     assert torch.equal(result, torch.arange(32).float().view(16, 2).flip(1).flatten())
 
 
+def test_the_local_memory_of_another_thread(planted):
+    result = blank(32)
+    planted.run("locals", result, 1)
+    assert torch.equal(result, torch.arange(32).float())
+    assert "touches another thread's local memory" in found(planted, "locals", result, 0)
+
+
 def test_shared_memory_out_of_bounds(planted):
     result = blank(32)
     planted.run("fill_shared", result, 100, 400, 0)
@@ -195,6 +203,17 @@ def test_a_launch_that_no_gpu_takes(planted):
     assert "1 to 1024 threads" in found(planted, "shape", result, 1, 1025)
     assert "1 to 1024 threads" in found(planted, "shape", result, 1, 0)
     assert "grid is empty" in found(planted, "shape", result, 0, 32)
+
+
+def test_a_static_shared_array_does_not_compile(tmp_path):
+    """Each thread would have its own."""
+    for qualifier, compiles in (("__shared__", False), ("", True)):
+        source = tmp_path / "static.cu"
+        source.write_text(f"__global__ void f() {{ {qualifier} float x[1]; x[0] = 0; }}")
+        include = ("-I", HERE / "cuda_emulator" / "include", "-include", "cuda_runtime.h")
+        command = [build.COMPILER, "-std=c++20", "-fsyntax-only", *include, "-x", "c++", source]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert (result.returncode == 0) == compiles, result.stderr
 
 
 def under_address_sanitizer(code):

@@ -2,6 +2,7 @@
 
 #include "attention_crop_drop.cuh"
 #include "cut_maps.h"
+#include "views.h"
 
 namespace wsdan {
 namespace {
@@ -13,40 +14,42 @@ void attention_crop_drop(
 ) {
     constexpr const char* op = "attention_crop_drop";
     check_batches(images, maps, thresholds, op);
+    if (maps.scalar_type() == ScalarType::Double) {  // rare: not worth kernels of its own
+        crop_resize(images, boxes, images.size(2), images.size(3), true, crops);
+        attention_drop(images, maps, thresholds, rule, align_corners, drops);
+        return;
+    }
     const Launcher launch(op, images);
+    const auto geometry =
+        map_geometry<float>(maps, images.size(2), images.size(3), rule, align_corners, op);
     const Tensor x = laid_out_as(images, crops), corners = checked_boxes(boxes, images);
     const bool interleaved = !is_planar(crops);
     const int multiprocessors = launch.attribute(cudaDevAttrMultiProcessorCount);
-    with_computed_type(maps.scalar_type(), [&](auto computed) {
-        using T = decltype(computed);
-        const auto geometry =
-            map_geometry<T>(maps, images.size(2), images.size(3), rule, align_corners, op);
-        const CutMaps<T> cuts(launch, maps, thresholds, geometry, op);
-        with_image_type(x.scalar_type(), op, [&](auto stored) {
-            using S = decltype(stored);
-            using W = Word<S>;
-            const auto from = images_of<const S>(x, interleaved);
-            const auto crop = images_of<S>(crops, interleaved);
-            const auto drop = images_of<W>(drops, interleaved);
-            const bool chunks = in_chunks(from) && in_chunks(crop) && in_chunks(drop);
-            with_count<S>(chunks, [&](auto count) {
-                const int row = crop.row_size();
-                const int64_t row_shares = x.size(0) * crop.height * (row / count);
-                const Shares crop_shares{
-                    row, crop.height, strip_rows(row_shares * crop.planes, multiprocessors), count
-                };
-                const Shares drop_shares{
-                    row, crop.height, strip_rows(row_shares, multiprocessors), count
-                };
-                const int crop_blocks = blocks_for(crop_shares, kViewThreads);
-                const int drop_blocks = blocks_for(drop_shares, kViewThreads);
-                launch(
-                    attention_crop_drop_kernel<S, W, T, count>,
-                    x.size(0) * (drop_blocks + int64_t{crop_blocks} * crop.planes), kViewThreads, 0,
-                    from, data_of<const int32_t>(corners), cuts.get(), geometry, crop, drop,
-                    crop_shares, drop_shares, crop_blocks, drop_blocks
-                );
-            });
+    const CutMaps<float> cuts(launch, maps, thresholds, geometry, op);
+    with_image_type(x.scalar_type(), op, [&](auto stored) {
+        using S = decltype(stored);
+        using W = Word<S>;
+        const auto from = images_of<const S>(x, interleaved);
+        const auto crop = images_of<S>(crops, interleaved);
+        const auto drop = images_of<W>(drops, interleaved);
+        const bool chunks = in_chunks(from) && in_chunks(crop) && in_chunks(drop);
+        with_count<S>(chunks, [&](auto count) {
+            const int row = crop.row_size();
+            const int64_t row_shares = x.size(0) * crop.height * (row / count);
+            const Shares crop_shares{
+                row, crop.height, strip_rows(row_shares * crop.planes, multiprocessors), count
+            };
+            const Shares drop_shares{
+                row, crop.height, strip_rows(row_shares, multiprocessors), count
+            };
+            const int crop_blocks = blocks_for(crop_shares, kViewThreads);
+            const int drop_blocks = blocks_for(drop_shares, kViewThreads);
+            launch(
+                attention_crop_drop_kernel<S, W, count>,
+                x.size(0) * (drop_blocks + int64_t{crop_blocks} * crop.planes), kViewThreads, 0,
+                from, data_of<const int32_t>(corners), cuts.get(), geometry, crop, drop,
+                crop_shares, drop_shares, crop_blocks, drop_blocks
+            );
         });
     });
 }

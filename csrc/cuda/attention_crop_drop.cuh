@@ -15,9 +15,9 @@ constexpr int kViewThreads = 256;
 // images (B,C,H,W), boxes (B,4), MapCuts -> crops, drops (B,C,H,W). W: an unsigned integer of an
 // element's size. Of an image, `drop_blocks` make the drop and `crop_blocks` each plane of the
 // crop.
-template <typename S, typename W, typename T, int count>
+template <typename S, typename W, int count>
 __global__ void __launch_bounds__(kViewThreads) attention_crop_drop_kernel(
-    Images<const S> images, const int32_t* boxes, MapCuts<T> maps, MapGeometry<T> geometry,
+    Images<const S> images, const int32_t* boxes, MapCuts<float> maps, MapGeometry<float> geometry,
     Images<S> crops, Images<W> drops, Shares crop_shares, Shares drop_shares, int crop_blocks,
     int drop_blocks
 ) {
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kViewThreads) attention_crop_drop_kernel(
             images.pixel
         };
         if (index < drop_shares.size())
-            drop_share<W, T, count>(
+            drop_share<W, float, count>(
                 same, drops, maps, geometry, b, drop_shares.at(static_cast<int>(index))
             );
         return;

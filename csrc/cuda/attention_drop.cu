@@ -2,11 +2,10 @@
 
 #include "attention_drop.cuh"
 #include "cut_maps.h"
+#include "views.h"
 
 namespace wsdan {
-namespace {
 
-// images (B,C,H,W), maps (B,h,w), thresholds (B,) -> drops (B,C,H,W).
 void attention_drop(
     const Tensor& images, const Tensor& maps, const Tensor& thresholds, const std::string& rule,
     bool align_corners, Tensor drops
@@ -40,6 +39,8 @@ void attention_drop(
         });
     });
 }
+
+namespace {
 
 STABLE_TORCH_LIBRARY_IMPL(wsdan_native, CUDA, library) {
     library.impl("attention_drop", TORCH_BOX(&attention_drop));

@@ -6,11 +6,9 @@
 #include "crop_resize_backward.cuh"
 #include "launch.h"
 #include "types.h"
+#include "views.h"
 
 namespace wsdan {
-namespace {
-
-// images (B,C,H,W), boxes (B,4) int32 -> crops (B,C,S,T).
 void crop_resize(
     const Tensor& images, const Tensor& boxes, int64_t, int64_t, bool align_corners, Tensor crops
 ) {
@@ -37,6 +35,8 @@ void crop_resize(
         });
     });
 }
+
+namespace {
 
 // grad_crops (B,C,S,T), boxes (B,4) int32 -> grad_images (B,C,H,W).
 void crop_resize_backward(

@@ -71,13 +71,26 @@ __global__ void votes(const float* in, uint32_t* out, float* shuffled) {
     shuffled[4 * n + i] = i % 32 < 12 ? __shfl_xor_sync(0xfffu, in[i], 1) : in[i];
 }
 
-// counts[v] += 1 for each value v, by all blocks.
-__global__ void histogram(const int32_t* in, int32_t* counts, bool by_atomics) {
-    int32_t* mine = counts + in[blockIdx.x * blockDim.x + threadIdx.x];
+// counts[v] += 1 for each value v, by all blocks; `seen` gets counts that others may yet change.
+__global__ void histogram(const int32_t* in, int32_t* counts, int32_t* seen, bool by_atomics) {
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    int32_t* mine = counts + in[i];
     if (by_atomics)
         atomicAdd(mine, 1);
     else
         *mine += 1;
+    if (seen != nullptr)
+        seen[i] = *mine;
+}
+
+// Each thread reads the local variable of another, by way of shared memory.
+__global__ void locals(float* out, bool own) {
+    float** places = shared<float*>();
+    float mine = static_cast<float>(threadIdx.x);
+    places[threadIdx.x] = &mine;
+    __syncthreads();
+    out[threadIdx.x] = *places[own ? threadIdx.x : threadIdx.x ^ 1];
+    __syncthreads();
 }
 
 // Each lane reads what its neighbour wrote; __syncwarp orders them, a shuffle does not.
@@ -164,8 +177,14 @@ PLANTED planted_votes(const float* in, uint32_t* out, float* shuffled, unsigned 
     return planted::launch(1, n, 0, planted::votes, in, out, shuffled);
 }
 
-PLANTED planted_histogram(const int32_t* in, int32_t* counts, unsigned blocks, int by_atomics) {
-    return planted::launch(blocks, 32, 0, planted::histogram, in, counts, by_atomics != 0);
+PLANTED planted_histogram(
+    const int32_t* in, int32_t* counts, int32_t* seen, unsigned blocks, int by_atomics
+) {
+    return planted::launch(blocks, 32, 0, planted::histogram, in, counts, seen, by_atomics != 0);
+}
+
+PLANTED planted_locals(float* out, int own) {
+    return planted::launch(1, 32, 32 * sizeof(float*), planted::locals, out, own != 0);
 }
 
 PLANTED planted_neighbours(const float* in, float* out, int ordered) {

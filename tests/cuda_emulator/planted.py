@@ -2,8 +2,6 @@
 
 import ctypes
 
-import torch
-
 from cuda_emulator import build
 
 
@@ -18,20 +16,19 @@ class Planted:
         self.library = ctypes.CDLL(str(build.planted()))
 
     def run(self, name: str, *arguments):
-        """Tensors are passed by their address, numbers as 32-bit integers."""
+        """Tensors are passed by their address, None as no address, numbers as 32-bit integers."""
         function = getattr(self.library, f"planted_{name}")
         function.restype = ctypes.c_char_p
-        error = function(
-            *(
-                ctypes.c_void_p(value.data_ptr())
-                if isinstance(value, torch.Tensor)
-                else ctypes.c_int(value)
-                for value in arguments
-            )
-        )
+        error = function(*map(_passed, arguments))
         if error:
             raise LaunchError(error.decode())
 
     def seed(self, number: int):
         """The order of blocks and threads from now on."""
         self.library.emulator_seed(ctypes.c_uint64(number))
+
+
+def _passed(value):
+    if isinstance(value, int):
+        return ctypes.c_int(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())

@@ -55,8 +55,8 @@ std::string source_line(uint32_t code) {
             line[0] = 0;
         pclose(pipe);
     }
-    std::string text(line);
-    return text.substr(0, text.find_last_not_of(" \n") + 1);
+    const std::string text(line);
+    return text.substr(0, text.find_first_of(" \n"));  // without "(discriminator 3)"
 }
 
 // Whether the earlier access is over before this thread's next one.
@@ -84,12 +84,14 @@ std::string verb(uint8_t kinds) {
     return kinds & writes ? "writes" : kinds & updates ? "updates" : "reads";
 }
 
-[[noreturn]] void report(const void* address, const Access& earlier, const Access& now) {
+[[noreturn]] void report(
+    const void* address, const Access& earlier, uint8_t kinds, const Access& now
+) {
     fail(
         "race: it " + verb(now.kinds) + " " + where(address) + " (" + source_line(now.code) +
         "), which block " + text(block_index(earlier.block)) + ", thread " +
-        text(thread_index(earlier.thread)) + " " + verb(earlier.kinds) + " (" +
-        source_line(earlier.code) + ") with nothing to order them"
+        text(thread_index(earlier.thread)) + " " + verb(kinds) + " (" + source_line(earlier.code) +
+        ") with nothing to order them"
     );
 }
 
@@ -114,17 +116,19 @@ void remember(Access (&others)[2], const Access& now) {
         others[1] = now;
 }
 
-bool conflict(const Access& earlier, const Access& now) {
+// What of the earlier access races with this one, as Kinds; 0 if nothing.
+uint8_t conflict(const Access& earlier, const Access& now) {
     const uint8_t against = now.kinds == reads     ? writes | updates
                             : now.kinds == updates ? writes | reads
                                                    : writes | updates | reads;
-    return (earlier.kinds & against) != 0 && !ordered(earlier, now);
+    const uint8_t kinds = earlier.kinds & against;
+    return kinds != 0 && !ordered(earlier, now) ? kinds : 0;
 }
 
 void check(Cell& cell, const void* address, const Access& now) {
     for (const Access* earlier : {&cell.write, &cell.others[0], &cell.others[1]})
-        if (conflict(*earlier, now))
-            report(address, *earlier, now);
+        if (const uint8_t kinds = conflict(*earlier, now))
+            report(address, *earlier, kinds, now);
     if (now.kinds == writes)
         cell.write = now;
     else

@@ -28,9 +28,10 @@ std::string name_of(const void* kernel) {
     if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr)
         return "a kernel";
     char* plain = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, nullptr);
-    const std::string name = plain ? plain : info.dli_sname;
+    std::string name = plain ? plain : info.dli_sname;
     std::free(plain);
-    return name.substr(0, name.find('('));
+    name = name.substr(0, name.find('('));
+    return name.substr(name.rfind("void ", 0) == 0 ? 5 : 0);  // a template's type comes first
 }
 
 int shared_limit(const void* kernel) {

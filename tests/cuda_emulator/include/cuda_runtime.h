@@ -10,7 +10,9 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__  // the one array of dynamic shared memory is a global of the emulator
+// The one array of dynamic shared memory is a global of the emulator; g++ refuses the attribute for
+// a variable of a function, which each thread would have for itself.
+#define __shared__ __attribute__((weak))
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
