@@ -5,6 +5,7 @@ the cases of testing.py, with every tensor in memory of its own, so that no neig
 access out of bounds. gpu_check calls it and reads its log by what stands here.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from wsdan_kernels.testing import CASES, OpCase
 
 TOOLS = ("memcheck", "racecheck")
 BACKENDS = ("triton", "cuda")
+OF_BYTES = ("crop_resize", "attention_drop", "attention_crop_drop")  # these take uint8 images too
 FOUND = 9  # the exit status where the tool found something
 SUMMARY = re.compile(
     r"(?:ERROR|RACECHECK) SUMMARY: (\d+)[^(\n]*(?:\((\d+) errors?, (\d+) warnings?\))?"
@@ -63,24 +65,31 @@ def run_all(device: str, names: tuple[str, ...] = BACKENDS) -> Counter:
     """Run all that these backends have for the device; how many calls each made."""
     calls = Counter()
     for case in CASES:
-        for dtype, shape in ((torch.float32, case.shapes[0]), (torch.bfloat16, case.shapes[-1])):
-            for name in names:
-                if backends.why_not(case.op, name, device, dtype) is None:
-                    run_case(case, name, device, dtype, shape)
-                    calls[name] += 1
+        shapes = {torch.float32: case.shapes[0], torch.bfloat16: case.shapes[-1]}
+        if case.op in OF_BYTES:
+            shapes[torch.uint8] = case.shapes[0]
+        for name, (dtype, shape) in itertools.product(names, shapes.items()):
+            if backends.why_not(case.op, name, device, dtype) is None:
+                run_case(case, name, device, dtype, shape)
+                calls[name] += 1
     return calls
 
 
 def run_case(
     case: OpCase, backend: str, device: str, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> list[Tensor]:
-    """The outputs, and the gradients of what has one; bfloat16 as channels_last."""
-    inputs = {}
-    for name, value in case.inputs(shape, dtype).items():
+    """The outputs, and the gradients of what has one; bfloat16 as channels_last.
+
+    dtype: of all inputs; torch.uint8 of the images only, which then have no gradient.
+    """
+    inputs, of_bytes = {}, dtype == torch.uint8
+    for name, value in case.inputs(shape, torch.float32 if of_bytes else dtype).items():
         value = value.detach().to(device)
+        if of_bytes and name == "images":
+            value = (64 * value).clamp(0, 255).to(dtype)
         if value.dim() == 4 and dtype == torch.bfloat16:
             value = value.contiguous(memory_format=torch.channels_last)
-        inputs[name] = value.requires_grad_(name in case.differentiable)
+        inputs[name] = value.requires_grad_(name in case.differentiable and not of_bytes)
     outputs = run.tensors(case.run(inputs, backend))
     smooth = [output for output in outputs if output.requires_grad]
     leaves = [inputs[name] for name in case.differentiable]

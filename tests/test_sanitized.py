@@ -1,15 +1,18 @@
 """What compute-sanitizer is given to watch, and how its log is read, without a GPU."""
 
+import contextlib
 import sys
 
 import pytest
 import torch
 from conftest import ROOT
-from parity import DEVICE
+from cuda_emulator import build, install
+from parity import DEVICE, EMULATED
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import sanitized
 
+from wsdan_kernels.ops import KERNELS
 from wsdan_kernels.testing import CASES
 
 RAN = sanitized.DONE + "40 calls of triton, 30 of cuda\n"
@@ -55,18 +58,28 @@ def test_where_the_program_is_looked_for(tmp_path, monkeypatch):
         assert elsewhere == str(program)
 
 
+OF_BYTES = [case for case in CASES if case.op in sanitized.OF_BYTES]
+
+
 def test_every_case_runs_forward_and_backward():
     calls = sanitized.run_all("cpu", ("reference",))
-    assert calls == {"reference": 2 * len(CASES)}
+    assert calls == {"reference": 2 * len(CASES) + len(OF_BYTES)} and len(OF_BYTES) >= 5
     case = next(case for case in CASES if case.op == "attention_crop_drop")
     results = sanitized.run_case(case, "reference", "cpu", torch.bfloat16, (2, 4, 4, 9, 11))
     assert [result.shape for result in results] == [(2, 3, 9, 11)] * 3  # crops, drops, gradient
     assert results[0].is_contiguous(memory_format=torch.channels_last)
+    results = sanitized.run_case(case, "reference", "cpu", torch.uint8, (2, 4, 4, 9, 11))
+    assert [result.dtype for result in results] == [torch.uint8] * 2 and bool(results[0].any())
 
 
 def test_the_gpus_kernels_run():
-    names = ("triton", "cuda")
-    calls = sanitized.run_all(DEVICE["triton"], names)
-    assert calls["triton"] >= 2 * 11
-    if DEVICE["triton"] == "cuda":
-        assert calls["cuda"] >= 2 * 9
+    calls = sanitized.run_all(DEVICE["triton"], ("triton",))
+    assert calls["triton"] == 2 * sum("triton" in KERNELS[case.op] for case in CASES)
+
+
+@pytest.mark.skipif(EMULATED and build.missing() is not None, reason="no C++ compiler")
+def test_the_cuda_kernels_run():
+    with install.installed() if EMULATED else contextlib.nullcontext():
+        calls = sanitized.run_all(DEVICE["cuda"], ("cuda",))
+    cases = sum("cuda" in KERNELS[case.op] for case in CASES)
+    assert calls["cuda"] == 2 * cases + len(OF_BYTES) and cases >= 9
