@@ -18,12 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 import wsdan_kernels as wk
 from wsdan_kernels.testing import TOLERANCES, OpCase, relative_error
 
+MEAN = next(case for case in NATIVE if case.name == "bilinear_attention_pool[mean]")
 NAN, INF = float("nan"), float("inf")
 each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_layout = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 each_strides = pytest.mark.parametrize("strides", STRIDES)
 
+# Shapes that MKL takes forward and backward where it is (csrc/cpu/pool_mkl.h): (M,C,h,w).
+MKL = {"contiguous": (8, 160, 29, 31), "channels_last": (40, 70, 21, 19)}
 # Large enough to be split between threads (csrc/cpu/parallel.h), less the batch.
 LARGE = {
     "bilinear_attention_pool": (7, 130, 11, 9),
@@ -42,8 +45,8 @@ def native(case: OpCase, inputs, seed=0, **options):
     return outcomes(case.run, inputs, case.differentiable, "cpu", seed, **options)
 
 
-def large(case: OpCase, batch: int, strides="contiguous"):
-    inputs = case.inputs((batch, *LARGE[case.op]))
+def large(case: OpCase, batch: int, strides="contiguous", shape=None):
+    inputs = case.inputs((batch, *(shape or LARGE[case.op])))
     return {name: arranged(value.detach(), strides) for name, value in inputs.items()}
 
 
@@ -219,18 +222,21 @@ def test_threads_change_no_bit(case, batch):
 
 
 class NativeItems(Dataset):
-    """Item i is what the C++ operator of case i gives for one set of inputs."""
+    """What the C++ operator of each case gives for one set of inputs, then pooling by MKL."""
+
+    works = (*((case, None) for case in NATIVE), *((MEAN, shape) for shape in MKL.values()))
 
     def __len__(self):
-        return len(NATIVE)
+        return len(self.works)
 
     def __getitem__(self, i):
-        return native(NATIVE[i], large(NATIVE[i], 3))
+        case, shape = self.works[i]
+        return native(case, large(case, 3, shape=shape))
 
 
 def test_data_loader_workers_after_fork():
     with threads(2):
-        expected = [NativeItems()[i] for i in range(len(NATIVE))]  # starts the parent's threads
+        expected = [NativeItems()[i] for i in range(len(NativeItems()))]  # starts the parent's threads
         loader = DataLoader(
             NativeItems(),
             batch_size=None,
@@ -244,12 +250,12 @@ def test_data_loader_workers_after_fork():
 
 def _send_items(pipe):
     torch.set_num_threads(1)  # as a DataLoader's worker does
-    pipe.send([[value.numpy() for value in NativeItems()[i]] for i in range(len(NATIVE))])
+    pipe.send([[value.numpy() for value in NativeItems()[i]] for i in range(len(NativeItems()))])
 
 
 def test_a_forked_process():
     with threads(2):
-        expected = [NativeItems()[i] for i in range(len(NATIVE))]
+        expected = [NativeItems()[i] for i in range(len(NativeItems()))]
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send_items, args=(sender,), daemon=True)

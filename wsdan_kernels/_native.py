@@ -13,6 +13,8 @@ import torch
 
 _SCHEMAS = torch.library.Library("wsdan_native", "DEF")
 _SCHEMAS.define("cpu_level() -> str")
+_SCHEMAS.define("mkl_here() -> bool")
+_SCHEMAS.define("allow_mkl(bool value) -> bool")
 _SCHEMAS.define("cuda_archs() -> str")
 _SCHEMAS.define("cuda_driver_error() -> str")
 DISABLE = "WSDAN_DISABLE_NATIVE"
@@ -82,6 +84,14 @@ def cpu_level() -> str:
     It is the machine's best, or what WSDAN_CPU_LEVEL names; needs failure("cpu") to be None.
     """
     return torch.ops.wsdan_native.cpu_level()
+
+
+def mkl_here() -> bool:
+    """Whether mean and sum pooling on the CPU take MKL's products in the shapes where they win.
+
+    So on an Intel CPU with AVX-512 and a torch that brings MKL; needs failure("cpu") to be None.
+    """
+    return torch.ops.wsdan_native.mkl_here()
 
 
 def cuda_archs() -> tuple[str, ...]:

@@ -81,7 +81,8 @@ def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     for name, failure in available().items():
         text = "can run" if failure is None else f"cannot run: {failure}"
         if name == "cpu" and failure is None:
-            text += f" ({_native.cpu_level()} instructions)"
+            mkl = "; MKL's products in pooling where they win" if _native.mkl_here() else ""
+            text += f" ({_native.cpu_level()} instructions{mkl})"
         if name == "cuda" and _native.failure("cuda") is None:
             text += f" (compiled for {' '.join(_native.cuda_archs())})"
         if name == "triton" and _interpreted():

@@ -23,16 +23,13 @@
 #include "pool_epilogue.h"
 #include "pool_layout.h"
 #include "pool_max.h"
+#include "pool_mkl.h"
+#include "pool_shape.h"
 #include "scratch.h"
 #include "tensors.h"
 
 namespace wsdan {
 namespace {
-
-struct Shape {
-    int64_t batch, maps, channels, positions;
-    bool channels_last;  // rows of C, else rows of K
-};
 
 enum class Reduce { mean, sum, max };
 
@@ -47,35 +44,9 @@ PoolOptions pool_options(
     return {signed_sqrt, normalize == "none" ? 0 : normalize == "part" ? maps : groups, eps, scale};
 }
 
-// Whether the K positions of features (B,C,h,w) lie at one distance from each other.
-bool positions_in_line(const Tensor& t) {
-    return t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3);
-}
-
-int64_t position_stride(const Tensor& t) {
-    return t.size(3) > 1 ? t.stride(3) : t.size(2) > 1 ? t.stride(2) : 1;
-}
-
-bool rows_of_positions(const Tensor& t) {
-    return positions_in_line(t) && position_stride(t) == 1;
-}
-
-bool rows_of_channels(const Tensor& t) {
-    return positions_in_line(t) && (t.stride(1) == 1 || t.size(1) == 1);
-}
-
-template <typename S>
-Rows<S> image_rows(const Tensor& t, S* data, int64_t b, bool channels_last) {
-    const int64_t positions = t.size(2) * t.size(3);
-    S* image = data + b * t.stride(0);
-    if (channels_last)
-        return {image, positions, t.size(1), position_stride(t)};
-    return {image, t.size(1), positions, t.stride(1)};
-}
-
 // The maps of image b, (M x K) dense in T.
 template <typename At, typename S, typename T>
-void load_maps(At at, const S* attentions, int64_t b, const Shape& shape, T* maps) {
+void load_maps(At at, const S* attentions, int64_t b, const PoolShape& shape, T* maps) {
     const int64_t count = shape.maps * shape.positions;
     convert_row(at, attentions + b * count, 1, maps, count);
 }
@@ -94,7 +65,7 @@ struct Part {
 template <typename S, typename T>
 void pool_forward(
     const Tensor& features, const Tensor& attentions, Reduce reduce, PoolOptions options,
-    const Shape& shape, Tensor& output, Tensor& pooled, Tensor& index
+    const PoolShape& shape, Tensor& output, Tensor& pooled, Tensor& index
 ) {
     const S* feature_data = data_of<const S>(features);
     const S* map_data = data_of<const S>(attentions);
@@ -227,16 +198,35 @@ void backward_rows_of_channels(
     }
 }
 
+// The gradient of the pooled values of all images (B,M,C); `divide` is K for the mean.
+template <typename T>
+Scratch<T> pooled_gradients(
+    const Tensor& grad_output, const Tensor& pooled, T divide, PoolOptions options,
+    const PoolShape& shape
+) {
+    const T* grad_data = data_of<const T>(grad_output);
+    const T* pooled_data = data_of<const T>(pooled);
+    const int64_t size = shape.maps * shape.channels;
+    Scratch<T> slopes(shape.batch * size);
+    for_each_task(shape.batch, size, [&](int64_t b) {
+        at_cpu_level([&](auto) {
+            pool_output_backward(
+                grad_data + b * size, pooled_data + b * size, slopes.data() + b * size, shape.maps,
+                shape.channels, divide, options
+            );
+        });
+    });
+    return slopes;
+}
+
 template <typename S, typename T>
 void pool_backward(
     const Tensor& grad_output, const Tensor& features, const Tensor& attentions,
     const Tensor& pooled, const Tensor& index, Reduce reduce, PoolOptions options,
-    const Shape& shape, Tensor& grad_features, Tensor& grad_attentions
+    const PoolShape& shape, Tensor& grad_features, Tensor& grad_attentions
 ) {
     const S* feature_data = data_of<const S>(features);
     const S* map_data = data_of<const S>(attentions);
-    const T* grad_data = data_of<const T>(grad_output);
-    const T* pooled_data = data_of<const T>(pooled);
     S* grad_feature_data = data_of<S>(grad_features);
     S* grad_map_data = data_of<S>(grad_attentions);
     const int64_t channels = shape.channels, maps = shape.maps, positions = shape.positions;
@@ -246,15 +236,7 @@ void pool_backward(
 
     const bool stream = worth_streaming(size_of(grad_features));
 
-    const Scratch<T> slopes(shape.batch * size);
-    for_each_task(shape.batch, size, [&](int64_t b) {
-        at_cpu_level([&](auto) {
-            pool_output_backward(
-                grad_data + b * size, pooled_data + b * size, slopes.data() + b * size, maps,
-                channels, divide, options
-            );
-        });
-    });
+    const Scratch<T> slopes = pooled_gradients(grad_output, pooled, divide, options, shape);
     for_each_task(shape.batch * parts, 2 * size * positions / parts, [&](int64_t task) {
         at_cpu_level([&](auto at) {
             using At = decltype(at);
@@ -300,7 +282,7 @@ Tensor readable(const Tensor& features) {
     return in_place ? features : torch::stable::contiguous(features);
 }
 
-Shape shape_of(const Tensor& features, const Tensor& attentions, bool channels_last) {
+PoolShape shape_of(const Tensor& features, const Tensor& attentions, bool channels_last) {
     STD_TORCH_CHECK(
         features.size(0) == attentions.size(0) && features.size(2) == attentions.size(2) &&
             features.size(3) == attentions.size(3),
@@ -319,10 +301,15 @@ void bilinear_attention_pool(
     Tensor pooled, Tensor index
 ) {
     const Tensor x = readable(features);
-    const Tensor maps = torch::stable::contiguous(attentions);
-    const Shape shape = shape_of(x, maps, !rows_of_positions(x));
+    const PoolShape shape = shape_of(x, attentions, !rows_of_positions(x));
     const PoolOptions options =
         pool_options(signed_sqrt, normalize, groups, shape.maps, eps, scale);
+    if (reduce != "max" && mkl_takes(x, shape) && mkl_wins(shape)) {
+        const float divide = reduce == "mean" ? static_cast<float>(shape.positions) : 1.0f;
+        mkl_pool(x, maps_for_mkl(attentions), divide, options, shape, output, pooled);
+        return;
+    }
+    const Tensor maps = torch::stable::contiguous(attentions);
     with_types(x.scalar_type(), "bilinear_attention_pool", [&](auto stored, auto computed) {
         pool_forward<decltype(stored), decltype(computed)>(
             x, maps, reduce_of(reduce), options, shape, output, pooled, index
@@ -340,11 +327,19 @@ void bilinear_attention_pool_backward(
     const bool channels_last = !rows_of_positions(grad_features);
     const bool in_place = channels_last ? rows_of_channels(features) : rows_of_positions(features);
     const Tensor x = in_place ? features : torch::stable::contiguous(features);
-    const Tensor maps = torch::stable::contiguous(attentions);
     const Tensor grad = torch::stable::contiguous(grad_output);
-    const Shape shape = shape_of(x, maps, channels_last);
+    const PoolShape shape = shape_of(x, attentions, channels_last);
     const PoolOptions options =
         pool_options(signed_sqrt, normalize, groups, shape.maps, eps, scale);
+    if (reduce != "max" && mkl_takes(x, shape) && mkl_wins_backward(shape)) {
+        const float divide = reduce == "mean" ? static_cast<float>(shape.positions) : 1.0f;
+        const Scratch<float> slopes = pooled_gradients(grad, pooled, divide, options, shape);
+        mkl_pool_backward(
+            x, maps_for_mkl(attentions), slopes.data(), shape, grad_features, grad_attentions
+        );
+        return;
+    }
+    const Tensor maps = torch::stable::contiguous(attentions);
     with_types(x.scalar_type(), "bilinear_attention_pool", [&](auto stored, auto computed) {
         pool_backward<decltype(stored), decltype(computed)>(
             grad, x, maps, pooled, index, reduce_of(reduce), options, shape, grad_features,

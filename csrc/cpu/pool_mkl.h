@@ -1,0 +1,145 @@
+// Mean and sum pooling by MKL's products, where they are faster than those of product.h.
+//
+// The products of an image are cut into pieces by the shape alone, and each piece is computed on
+// one thread: neither the number of threads nor the batch changes a bit.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "levels.h"
+#include "mkl.h"
+#include "parallel.h"
+#include "pool_epilogue.h"
+#include "pool_shape.h"
+
+namespace wsdan {
+
+constexpr int64_t kMklPieces = 4;  // of an image: work for as many threads
+
+// Image b of features as (C x K), or of maps as (M x K).
+template <typename T>
+Matrix<T> image_matrix(const Tensor& t, int64_t b) {
+    const int64_t positions = t.size(2) * t.size(3), step = position_stride(t);
+    const int64_t row = t.size(1) > 1 ? t.stride(1) : step == 1 ? positions : 1;
+    return {data_of<T>(t) + b * t.stride(0), t.size(1), positions, row, step};
+}
+
+inline bool read_by_mkl(const Tensor& t) {
+    return positions_in_line(t) && image_matrix<const float>(t, 0).dense();
+}
+
+// Where MKL is faster: the time of our kernels over MKL's, first with features and gradients in the
+// cache, then not. One thread of an Intel Xeon (AVX-512), MKL 2024.2, B 12, in turn; each clause
+// below has its rows here.
+//
+//   forward   rows of K, C 768, 26x26   M 5: 2.0, 1.6   M 8: 1.5, 1.2   M 16: 1.2, 0.9
+//                                       M 32: 0.9, 0.8  M 64: 1.0, 0.9
+//             rows of K, C 2048, 7x7    M 8: 1.0        M 32: 1.4, 1.4  M 64: 1.5
+//             rows of C, C 768, 26x26   M 5: 1.0, 0.9   M 16: 1.1, 0.7  M 32: 1.3, 1.0
+//                                       M 64: 1.5, 1.4
+//   backward  rows of K, C 768, 26x26   M 5: 1.2, 0.8   M 8: 1.2, 0.9   M 16: 1.5, 0.9
+//                                       M 32: 1.5, 1.1  M 64: 1.4, 1.3
+//             rows of K, C 2048         M 1, 26x26: 0.7, 0.7            M 32, 7x7: 1.0, 1.0
+//             rows of C, C 768, 26x26   M 5: 2.3, 1.3   M 16: 1.5, 1.1  M 32: 1.2, 1.2
+//             rows of C, C 2048         M 8, 14x14: 2.1, 1.4            M 32, 14x14: 0.9
+inline bool mkl_wins(const PoolShape& s) {
+    if (s.channels_last)
+        return s.maps >= 32;
+    return s.maps <= 12 || (s.maps >= 32 && s.positions <= 64);
+}
+
+inline bool mkl_wins_backward(const PoolShape& s) {
+    if (s.channels_last)  // rows whole pages apart fall on the same lines of the cache
+        return s.maps <= 16 || s.channels % 1024 != 0;
+    return s.maps >= 3 && s.positions >= 128;
+}
+
+// Whether MKL can take the products of this shape, large enough for a call of it.
+inline bool mkl_takes(const Tensor& features, const PoolShape& s) {
+    constexpr int64_t kWorthACall = 1 << 20;  // multiplications
+    return mkl_here() && features.scalar_type() == ScalarType::Float && s.batch > 0 &&
+           s.maps * s.channels * s.positions >= kWorthACall && read_by_mkl(features);
+}
+
+inline Tensor maps_for_mkl(const Tensor& attentions) {
+    return read_by_mkl(attentions) ? attentions : torch::stable::contiguous(attentions);
+}
+
+// How 0..units of each image is cut, and how many parts of an image may run at once.
+struct MklPieces {
+    int64_t units, size, parts;
+
+    MklPieces(int64_t batch, int64_t units)
+        : units(units),
+          size(((units + kMklPieces - 1) / kMklPieces + 15) / 16 * 16),
+          parts(parts_per_image(batch, kMklPieces)) {}
+
+    // body(begin, end) for the pieces of this part.
+    template <typename Body>
+    void each(int64_t part, const Body& body) const {
+        const int64_t last = (part + 1) * kMklPieces / parts;
+        for (int64_t piece = part * kMklPieces / parts; piece < last; ++piece)
+            if (piece * size < units)
+                body(piece * size, std::min(units, (piece + 1) * size));
+    }
+};
+
+// pooled (M x C) = maps (M x K) features^T (K x C), by pieces of C; divided, then its output.
+inline void mkl_pool(
+    const Tensor& features, const Tensor& attentions, float divide, PoolOptions options,
+    const PoolShape& shape, Tensor& output, Tensor& pooled
+) {
+    const int64_t channels = shape.channels, maps = shape.maps, size = maps * channels;
+    float* pooled_data = data_of<float>(pooled);
+    float* output_data = data_of<float>(output);
+    const auto finish = [&](int64_t b) {
+        at_cpu_level([&](auto) {
+            float* image = pooled_data + b * size;
+            if (divide != 1)
+                for (int64_t i = 0; i < size; ++i)
+                    image[i] /= divide;
+            pool_output(image, output_data + b * size, maps, channels, options);
+        });
+    };
+    const MklPieces pieces(shape.batch, channels);
+    const int64_t parts = pieces.parts;
+    for_each_task(shape.batch * parts, size * shape.positions / parts, [&](int64_t task) {
+        const int64_t b = task / parts;
+        const auto weights = image_matrix<const float>(attentions, b);
+        const auto x = image_matrix<const float>(features, b).transposed();
+        const Matrix<float> sums{pooled_data + b * size, maps, channels, channels, 1};
+        pieces.each(task % parts, [&](int64_t begin, int64_t end) {
+            mkl_product(weights, x.slice(begin, end), sums.slice(begin, end));
+        });
+        if (parts == 1)
+            finish(b);
+    });
+    if (parts > 1)
+        for_each_task(shape.batch, size, finish);
+}
+
+// From the gradient of the pooled values, slopes (M x C): that of the maps, slopes features, and
+// that of the features, slopes^T maps, by pieces of K.
+inline void mkl_pool_backward(
+    const Tensor& features, const Tensor& attentions, const float* slopes, const PoolShape& shape,
+    Tensor& grad_features, Tensor& grad_attentions
+) {
+    const int64_t channels = shape.channels, maps = shape.maps, size = maps * channels;
+    const MklPieces pieces(shape.batch, shape.positions);
+    const int64_t parts = pieces.parts;
+    for_each_task(shape.batch * parts, 2 * size * shape.positions / parts, [&](int64_t task) {
+        const int64_t b = task / parts;
+        const auto weights = image_matrix<const float>(attentions, b);
+        const auto x = image_matrix<const float>(features, b);
+        const auto grad_maps = image_matrix<float>(grad_attentions, b);
+        const auto grad_x = image_matrix<float>(grad_features, b);
+        const Matrix<const float> slope{slopes + b * size, maps, channels, channels, 1};
+        pieces.each(task % parts, [&](int64_t begin, int64_t end) {
+            mkl_product(slope, x.slice(begin, end), grad_maps.slice(begin, end));
+            mkl_product(slope.transposed(), weights.slice(begin, end), grad_x.slice(begin, end));
+        });
+    });
+}
+
+}  // namespace wsdan
