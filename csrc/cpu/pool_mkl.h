@@ -66,20 +66,21 @@ inline Tensor maps_for_mkl(const Tensor& attentions) {
     return read_by_mkl(attentions) ? attentions : torch::stable::contiguous(attentions);
 }
 
-// How 0..units of each image is cut, and how many parts of an image may run at once.
+// How 0..units of each image is cut, and the pieces that fall to each of its parts.
 struct MklPieces {
-    int64_t units, size, parts;
+    int64_t units, count, size, parts;
 
-    MklPieces(int64_t batch, int64_t units)
+    MklPieces(int64_t units, int64_t parts, int64_t count = kMklPieces)
         : units(units),
-          size(((units + kMklPieces - 1) / kMklPieces + 15) / 16 * 16),
-          parts(parts_per_image(batch, kMklPieces)) {}
+          count(count),
+          size(((units + count - 1) / count + 15) / 16 * 16),
+          parts(parts) {}
 
     // body(begin, end) for the pieces of this part.
     template <typename Body>
     void each(int64_t part, const Body& body) const {
-        const int64_t last = (part + 1) * kMklPieces / parts;
-        for (int64_t piece = part * kMklPieces / parts; piece < last; ++piece)
+        const int64_t last = (part + 1) * count / parts;
+        for (int64_t piece = part * count / parts; piece < last; ++piece)
             if (piece * size < units)
                 body(piece * size, std::min(units, (piece + 1) * size));
     }
@@ -102,8 +103,8 @@ inline void mkl_pool(
             pool_output(image, output_data + b * size, maps, channels, options);
         });
     };
-    const MklPieces pieces(shape.batch, channels);
-    const int64_t parts = pieces.parts;
+    const int64_t parts = parts_per_image(shape.batch, kMklPieces);
+    const MklPieces pieces(channels, parts);
     for_each_task(shape.batch * parts, size * shape.positions / parts, [&](int64_t task) {
         const int64_t b = task / parts;
         const auto weights = image_matrix<const float>(attentions, b);
@@ -127,9 +128,10 @@ inline void mkl_pool_backward(
     Tensor& grad_features, Tensor& grad_attentions
 ) {
     const int64_t channels = shape.channels, maps = shape.maps, size = maps * channels;
-    const MklPieces columns(shape.batch, shape.positions), rows(shape.batch, channels);
-    const int64_t parts = columns.parts;
+    const int64_t parts = parts_per_image(shape.batch, kMklPieces);
     const bool by_columns = shape.channels_last || maps > 32;
+    const MklPieces columns(shape.positions, parts, by_columns ? kMklPieces : 2);
+    const MklPieces rows(channels, parts);
     for_each_task(shape.batch * parts, 2 * size * shape.positions / parts, [&](int64_t task) {
         const int64_t b = task / parts, part = task % parts;
         const auto weights = image_matrix<const float>(attentions, b);
