@@ -234,9 +234,14 @@ class NativeItems(Dataset):
         return native(case, large(case, 3, shape=shape))
 
 
+def all_items():
+    items = NativeItems()
+    return [items[i] for i in range(len(items))]
+
+
 def test_data_loader_workers_after_fork():
     with threads(2):
-        expected = [NativeItems()[i] for i in range(len(NativeItems()))]  # starts the parent's threads
+        expected = all_items()  # starts the parent's threads
         loader = DataLoader(
             NativeItems(),
             batch_size=None,
@@ -250,12 +255,12 @@ def test_data_loader_workers_after_fork():
 
 def _send_items(pipe):
     torch.set_num_threads(1)  # as a DataLoader's worker does
-    pipe.send([[value.numpy() for value in NativeItems()[i]] for i in range(len(NativeItems()))])
+    pipe.send([[value.numpy() for value in item] for item in all_items()])
 
 
 def test_a_forked_process():
     with threads(2):
-        expected = [NativeItems()[i] for i in range(len(NativeItems()))]
+        expected = all_items()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send_items, args=(sender,), daemon=True)

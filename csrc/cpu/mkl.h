@@ -35,8 +35,8 @@ struct Matrix {
 // torch whose threads can be limited.
 bool mkl_here();
 
-// out = left right; all are dense() and none is empty. The bits hang on the sizes, not on torch's
-// number of threads.
+// out = left right; all are dense() and none is empty. MKL's bits hang on the sizes and on its own
+// number of threads, which is one here: left alone, it takes torch's in a parallel region too.
 void mkl_product(
     const Matrix<const float>& left, const Matrix<const float>& right, const Matrix<float>& out
 );

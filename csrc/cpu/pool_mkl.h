@@ -30,19 +30,21 @@ inline bool read_by_mkl(const Tensor& t) {
 }
 
 // Where MKL is faster: the time of our kernels over MKL's, first with features and gradients in the
-// cache, then not. One thread of an Intel Xeon (AVX-512), MKL 2024.2, B 12, in turn; each clause
-// below has its rows here.
+// cache, then not. One thread of an Intel Xeon (AVX-512), MKL 2024.2, B 12, in turn, 20th
+// percentiles of processor time; each clause below has its rows here. Few maps gain in the backward
+// only where the cache holds both, as between the layers of a network; a reader of the gradient
+// gains with it (M 5: 1.7, M 8 and 16: 1.3).
 //
-//   forward   rows of K, C 768, 26x26   M 5: 2.0, 1.6   M 8: 1.5, 1.2   M 16: 1.2, 0.9
+//   forward   rows of K, C 768, 26x26   M 5: 1.8, 1.2   M 8: 1.4, 1.1   M 16: 1.2, 0.9
 //                                       M 32: 0.9, 0.8  M 64: 1.0, 0.9
-//             rows of K, C 2048, 7x7    M 8: 1.0        M 32: 1.4, 1.4  M 64: 1.5
+//             rows of K, C 2048, 7x7    M 8: 1.0        M 32: 1.4, 1.2  M 64: 1.5
 //             rows of C, C 768, 26x26   M 5: 1.0, 0.9   M 16: 1.1, 0.7  M 32: 1.3, 1.0
 //                                       M 64: 1.5, 1.4
-//   backward  rows of K, C 768, 26x26   M 5: 1.2, 0.8   M 8: 1.2, 0.9   M 16: 1.5, 0.9
-//                                       M 32: 1.5, 1.1  M 64: 1.4, 1.3
+//   backward  rows of K, C 768, 26x26   M 4: 1.1, 0.8   M 5: 1.3, 0.9   M 8: 1.0, 0.9
+//                                       M 16: 1.0, 0.9  M 32: 1.2, 1.1  M 64: 1.4, 1.3
 //             rows of K, C 2048         M 1, 26x26: 0.7, 0.7            M 32, 7x7: 1.0, 1.0
-//             rows of C, C 768, 26x26   M 5: 2.3, 1.3   M 16: 1.5, 1.1  M 32: 1.2, 1.2
-//             rows of C, C 2048         M 8, 14x14: 2.1, 1.4            M 32, 14x14: 0.9
+//             rows of C, C 768, 26x26   M 5: 2.2, 1.2   M 16: 1.4, 1.1  M 32: 1.2, 1.1
+//             rows of C, C 2048         M 8, 14x14: 2.1, 1.3            M 32, 14x14: 0.9
 inline bool mkl_wins(const PoolShape& s) {
     if (s.channels_last)
         return s.maps >= 32;
