@@ -230,7 +230,9 @@ def contains(outer, inner):
 
 def check_drop(found, images, maps, thresholds, rule, align_corners):
     """Bit by bit the image or 0, by the reference's mask but for values within 2 ulp of T."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[
+        images.element_size()
+    ]
     maybe, surely = (
         reached(maps, edge[:, None], *images.shape[2:], rule, align_corners)
         for edge in edges(maps, thresholds)

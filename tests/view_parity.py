@@ -5,6 +5,7 @@ import torch
 from parity import DEVICE, arranged, values
 
 import wsdan_kernels as wk
+from wsdan_kernels.testing import TOLERANCES, relative_error
 
 NAN, INF = float("nan"), float("inf")
 
@@ -100,3 +101,46 @@ def check_unusable_maps(backend, dtype, layout, rule):
         maps.to(DEVICE[backend]), (20, 30), threshold=0.5, padding=0.0, rule=rule, backend=backend
     )
     assert whole[:5].tolist() == [[0, 0, 30, 20]] * 5
+
+
+def images_of(shape, dtype, seed=0):
+    if dtype != torch.uint8:
+        return values(shape, dtype, seed)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator, dtype=dtype)
+
+
+def check_rows(backend, dtype, layout, channels, map_dtype=torch.float32):
+    """Rows that are whole chunks of 16 bytes and that are not; every view of the same images."""
+    for width in (16, 48, 50):
+        images = images_of((2, channels, 11, width), dtype, width).contiguous(memory_format=layout)
+        boxes = torch.tensor([[3, 2, width - 2, 11], [0, 0, width, 11]], dtype=torch.int32)
+        for size in ((11, width), (7, 32)):
+            for align_corners in (True, False):
+                found = wk.crop_resize(
+                    images.to(DEVICE[backend]), boxes.to(DEVICE[backend]), size,
+                    align_corners=align_corners, backend=backend,
+                )  # fmt: skip
+                check_crop(found.cpu(), images, boxes, size, align_corners)
+        maps, thresholds = values((2, 4, 5), map_dtype, 1).abs(), torch.tensor([0.3, 0.5])
+        thresholds = thresholds.double() if map_dtype == torch.float64 else thresholds
+        drops = check_drop(backend, images, maps, thresholds, "paper")
+        both = parity.OPS.attention_crop_drop(
+            *(value.to(DEVICE[backend]) for value in (images, boxes, maps, thresholds)),
+            "paper", True, backend,
+        )  # fmt: skip
+        check_crop(both[0].cpu(), images, boxes, (11, width), True)
+        assert torch.equal(both[1].cpu(), drops)
+
+
+def check_crop(found, images, boxes, size, align_corners):
+    """Within the tolerance of the exact crop; bytes are the nearest to it."""
+    exact = wk.crop_resize(
+        images.double(), boxes, size, align_corners=align_corners, backend="reference"
+    )
+    assert found.dtype == images.dtype
+    parity.assert_layout(found, images)
+    if images.dtype == torch.uint8:
+        assert float((found.double() - exact).abs().max()) <= 0.5 + 255 * TOLERANCES[torch.float32]
+    else:
+        assert relative_error(found, exact) <= TOLERANCES[images.dtype]
