@@ -105,6 +105,20 @@ def test_unusable_maps_leave_the_image_bit_for_bit(dtype, layout, rule):
     view_parity.check_unusable_maps("cuda", dtype, layout, rule)
 
 
+@each_layout
+@pytest.mark.parametrize("dtype", [*IMAGE_DTYPES, torch.uint8], ids=str)
+def test_float64_maps_of_other_images(dtype, layout):
+    """attention_crop_drop takes the kernels of each there; the masks are those of float64."""
+    images = (100 * values((3, 3, 40, 48)).abs()).to(dtype).contiguous(memory_format=layout)
+    maps, boxes = values((3, 6, 7), torch.float64, 1), torch.tensor([[3, 4, 30, 40]] * 3)
+    thresholds = torch.tensor([0.2, 0.4, 0.7], dtype=torch.float64)
+    drops = view_parity.check_drop("cuda", images, maps, thresholds, "paper")
+    arguments = [value.to(WHERE) for value in (images, boxes.int(), maps, thresholds)]
+    crops, dropped = OPS.attention_crop_drop(*arguments, "paper", True, "cuda")
+    assert torch.equal(dropped.cpu(), drops)
+    assert torch.equal(crops, wk.crop_resize(*arguments[:2], backend="cuda"))
+
+
 @each_rule
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_boxes(dtype, rule):
