@@ -160,34 +160,17 @@ def test_several_thresholds_are_each_alone():
         assert torch.equal(boxes[:, i], single)
 
 
-def byte_images(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-
-
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @each_layout
-def test_images_of_bytes(layout):
-    """Computed in float32 and rounded to nearest: within rounding of the exact result."""
-    images = byte_images(3, 3, 37, 41).contiguous(memory_format=layout)
-    maps, thresholds = values((3, 5, 6)).abs(), torch.tensor([0.3, 0.5, 0.7])
-    boxes = torch.tensor([[3, 4, 30, 31], [0, 0, 41, 37], [10, 12, 11, 13]])
-    on = [value.to(WHERE) for value in (images, maps, thresholds, boxes)]
-    for size in (None, (64, 16)):
-        for align_corners in (True, False):
-            options = {"size": size, "align_corners": align_corners}
-            found = wk.crop_resize(on[0], on[3], **options, backend="cuda")
-            exact = wk.crop_resize(images.double(), boxes, **options, backend="reference")
-            assert found.dtype == torch.uint8
-            parity.assert_layout(found, images)
-            assert float((found.cpu().double() - exact).abs().max()) <= 0.5 + 255e-5
-    up = wk.attention_drop(images.double(), maps, threshold=thresholds, backend="reference")
-    dropped = wk.attention_drop(on[0], on[1], threshold=on[2], backend="cuda")
-    assert torch.equal(dropped.cpu().double(), up)
-    crops, drops = OPS.attention_crop_drop(
-        *on[:1], on[3].int(), *on[1:3], "paper", True, "cuda"
-    )  # fmt: skip
-    crop = wk.crop_resize(on[0], on[3], backend="cuda")
-    assert torch.equal(crops, crop) and torch.equal(drops, dropped)
+@pytest.mark.parametrize("dtype", [*IMAGE_DTYPES, torch.uint8], ids=str)
+def test_rows_of_whole_chunks_and_others(dtype, layout, channels):
+    view_parity.check_rows("cuda", dtype, layout, channels)
+
+
+@pytest.mark.parametrize("map_dtype", DTYPES, ids=str)
+def test_maps_and_images_of_different_dtypes(map_dtype):
+    for dtype in (torch.float32, torch.uint8):
+        view_parity.check_rows("cuda", dtype, torch.contiguous_format, 3, map_dtype)
 
 
 @pytest.mark.parametrize("name", [name for name in test_golden.FILES if "crop_drop" in name])

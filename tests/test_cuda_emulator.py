@@ -170,6 +170,15 @@ def test_the_local_memory_of_another_thread(planted):
     assert "touches another thread's local memory" in found(planted, "locals", result, 0)
 
 
+def test_a_chunk_that_is_not_aligned(planted):
+    given, result = torch.arange(8.0), blank(4)
+    assert given.data_ptr() % 16 == 0
+    planted.run("copy_chunk", given, result, 4)
+    assert torch.equal(result, given[4:])
+    error = found(planted, "copy_chunk", given, result, 3)
+    assert "touches 16 bytes at the byte at 0x" in error and "not a multiple" in error
+
+
 def test_shared_memory_out_of_bounds(planted):
     result = blank(32)
     planted.run("fill_shared", result, 100, 400, 0)

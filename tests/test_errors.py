@@ -107,7 +107,7 @@ MISTAKES = [
     (boxes, {"padding": -0.1}, ValueError, "padding must be finite and >= 0"),
     (boxes, {"rule": "mine"}, ValueError, "rule must be one of 'paper', 'guyuc', but got 'mine'"),
     (boxes, {"align_corners": None}, TypeError, "align_corners must be True or False"),
-    (crop, {"images": IMAGES.byte()}, TypeError, "images must be of dtype .*got uint8"),
+    (crop, {"images": IMAGES.int()}, TypeError, "images must be of dtype .*uint8, but got int32"),
     (crop, {"boxes": BOXES.float()}, TypeError, "boxes must be of dtype int64 or int32.*float32"),
     (crop, {"boxes": BOXES[:, :3]}, ValueError, r"boxes must be of shape \(B, 4\), .*\(2, 3\)"),
     (crop, {"boxes": BOXES[:1]}, ValueError, "boxes must be of the batch size of images"),

@@ -181,6 +181,13 @@ def test_large_and_narrow_images(size, layout):
     view_parity.check_images("cpu", size, layout)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@each_layout
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.uint8], ids=str)
+def test_images_of_every_dtype(dtype, layout, channels):
+    view_parity.check_rows("cpu", dtype, layout, channels)
+
+
 def test_boxes_out_of_the_image_reversed_and_beyond_32_bits():
     view_parity.check_odd_boxes("cpu")
 

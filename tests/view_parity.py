@@ -5,6 +5,7 @@ import torch
 from parity import DEVICE, arranged, values
 
 import wsdan_kernels as wk
+from wsdan_kernels.testing import TOLERANCES, relative_error
 
 NAN, INF = float("nan"), float("inf")
 
@@ -100,3 +101,64 @@ def check_unusable_maps(backend, dtype, layout, rule):
         maps.to(DEVICE[backend]), (20, 30), threshold=0.5, padding=0.0, rule=rule, backend=backend
     )
     assert whole[:5].tolist() == [[0, 0, 30, 20]] * 5
+
+
+def images_of(shape, dtype, seed=0):
+    if dtype != torch.uint8:
+        return values(shape, dtype, seed)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator, dtype=dtype)
+
+
+def shifted(images):
+    """The same strides, one element further than memory is aligned to."""
+    room = images.new_empty(images.numel() + 1)
+    return room[1:].as_strided(images.shape, images.stride()).copy_(images)
+
+
+def in_wider_rows(images):
+    """The left part of images whose rows are 64 pixels."""
+    layout = parity.memory_format(images)
+    room = images.new_empty((*images.shape[:3], 64)).contiguous(memory_format=layout)
+    return room[..., : images.shape[3]].copy_(images)
+
+
+def check_rows(backend, dtype, layout, channels, map_dtype=torch.float32):
+    """Rows that are whole chunks of 16 bytes and that are not; every view of the same images."""
+    for width in (16, 48, 50):
+        images = images_of((2, channels, 11, width), dtype, width).contiguous(memory_format=layout)
+        for place in (lambda images: images, shifted, in_wider_rows):
+            check_views(backend, images, place, map_dtype)
+
+
+def check_views(backend, images, place, map_dtype):
+    """The backend gets place(images), which holds the same images."""
+    height, width = images.shape[2:]
+    boxes = torch.tensor([[3, 2, width - 2, height], [0, 0, width, height]], dtype=torch.int32)
+    maps, thresholds = values((2, 4, 5), map_dtype, 1).abs(), torch.tensor([0.3, 0.5])
+    thresholds = thresholds.double() if map_dtype == torch.float64 else thresholds
+    given = [value.to(DEVICE[backend]) for value in (boxes, maps, thresholds)]
+    placed = place(images.to(DEVICE[backend]))
+    for size in ((height, width), (7, 32)):
+        for align_corners in (True, False):
+            options = {"align_corners": align_corners, "backend": backend}
+            found = wk.crop_resize(placed, given[0], size, **options)
+            parity.assert_layout(found, placed)
+            check_crop(found.cpu(), images, boxes, size, align_corners)
+    drops = wk.attention_drop(placed, given[1], threshold=given[2], backend=backend).cpu()
+    parity.check_drop(drops, images, maps, thresholds, "paper", True)
+    both = parity.OPS.attention_crop_drop(placed, *given, "paper", True, backend)
+    check_crop(both[0].cpu(), images, boxes, (height, width), True)
+    assert torch.equal(both[1].cpu(), drops)
+
+
+def check_crop(found, images, boxes, size, align_corners):
+    """Within the tolerance of the exact crop; bytes are the nearest to it."""
+    exact = wk.crop_resize(
+        images.double(), boxes, size, align_corners=align_corners, backend="reference"
+    )
+    assert found.dtype == images.dtype
+    if images.dtype == torch.uint8:
+        assert float((found.double() - exact).abs().max()) <= 0.5 + 255 * TOLERANCES[torch.float32]
+    else:
+        assert relative_error(found, exact) <= TOLERANCES[images.dtype]

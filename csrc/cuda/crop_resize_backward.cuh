@@ -59,6 +59,7 @@ public:
             all_ = reaching(columns_, begin > 0 ? begin : 0, end < last ? end : last);
         column_ = begin + static_cast<int>(threadIdx.x) / tile.channels;
         channel_ = threadIdx.x % tile.channels;
+        element_ = (left + column_) * images.pixel + tile.channel + channel_;
         mine_ = static_cast<int>(threadIdx.x) < tile.columns * tile.channels;
         own_ = {0, 0};
         if (mine_ && column_ >= 0 && column_ <= last)
@@ -81,10 +82,7 @@ public:
             }
         }
         if (mine_)
-            images_.row(
-                b_, plane_, y
-            )[(tile_.x + static_cast<int>(threadIdx.x) / tile_.channels) * images_.pixel +
-              tile_.channel + channel_] = narrowed<S>(total);
+            images_.row(b_, plane_, y)[element_] = narrowed<S>(total);
     }
 
 private:
@@ -119,9 +117,10 @@ private:
     const int plane_;
     const Tile tile_;
     T* sums_;
-    Range all_, own_;  // columns of the crop that reach the tile, and this thread's column
-    int column_, channel_;
-    bool mine_;  // whether this thread has an element of the tile
+    Range all_, own_;       // columns of the crop that reach the tile, and this thread's column
+    int column_, channel_;  // of the box, and of the tile
+    int element_;           // of a row of the image
+    bool mine_;             // whether this thread has an element of the tile
 };
 
 // How the planes of the images are cut into tiles.

@@ -136,6 +136,16 @@ __global__ void lanes(float* out, int fault) {
     out[lane] = value;
 }
 
+// A chunk of 16 bytes that begins at in[first].
+__global__ void copy_chunk(const float* in, float* out, unsigned first) {
+    struct alignas(16) Chunk {
+        float values[4];
+    };
+    const Chunk chunk = *reinterpret_cast<const Chunk*>(in + first);
+    for (int i = 0; i < 4; ++i)
+        out[i] = chunk.values[i];
+}
+
 __global__ void fill_shared(float* out, unsigned count) {
     float* line = shared<float>();
     for (unsigned i = threadIdx.x; i < count; i += blockDim.x)
@@ -201,6 +211,10 @@ PLANTED planted_barriers(float* out, int fault) {
 
 PLANTED planted_lanes(float* out, int fault) {
     return planted::launch(1, 32, 0, planted::lanes, out, fault);
+}
+
+PLANTED planted_copy_chunk(const float* in, float* out, unsigned first) {
+    return planted::launch(1, 1, 0, planted::copy_chunk, in, out, first);
 }
 
 PLANTED planted_fill_shared(float* out, unsigned count, unsigned size, int allow) {
