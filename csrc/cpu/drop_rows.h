@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
+#include "../common/words.h"
 #include "convert.h"
 #include "images.h"
 #include "resized_map.h"
@@ -32,10 +32,7 @@ public:
     }
 
 private:
-    using Bits = std::conditional_t<
-        sizeof(S) == 8, uint64_t,
-        std::conditional_t<
-            sizeof(S) == 4, uint32_t, std::conditional_t<sizeof(S) == 2, uint16_t, uint8_t>>>;
+    using Bits = Word<S>;
     typedef Bits MayAlias __attribute__((may_alias));
 
     void mask_row(int64_t y) {

@@ -34,21 +34,16 @@ void attention_crop_drop(
         const auto drop = images_of<W>(drops, interleaved);
         const bool chunks = in_chunks(from) && in_chunks(crop) && in_chunks(drop);
         with_count<S>(chunks, [&](auto count) {
-            const int row = crop.row_size();
-            const int64_t row_shares = x.size(0) * crop.height * (row / count);
-            const Shares crop_shares{
-                row, crop.height, strip_rows(row_shares * crop.planes, multiprocessors), count
-            };
-            const Shares drop_shares{
-                row, crop.height, strip_rows(row_shares, multiprocessors), count
-            };
+            const int64_t batch = x.size(0), planes = batch * crop.planes;
+            const Shares crop_shares = shares_of(crop, planes, count, multiprocessors);
+            const Shares drop_shares = shares_of(drop, batch, count, multiprocessors);
             const int crop_blocks = blocks_for(crop_shares, kViewThreads);
             const int drop_blocks = blocks_for(drop_shares, kViewThreads);
             launch(
                 attention_crop_drop_kernel<S, W, count>,
-                x.size(0) * (drop_blocks + int64_t{crop_blocks} * crop.planes), kViewThreads, 0,
-                from, data_of<const int32_t>(corners), cuts.get(), geometry, crop, drop,
-                crop_shares, drop_shares, crop_blocks, drop_blocks
+                batch * (drop_blocks + int64_t{crop_blocks} * crop.planes), kViewThreads, 0, from,
+                data_of<const int32_t>(corners), cuts.get(), geometry, crop, drop, crop_shares,
+                drop_shares, crop_blocks, drop_blocks
             );
         });
     });

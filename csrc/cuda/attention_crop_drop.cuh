@@ -10,8 +10,6 @@
 
 namespace wsdan {
 
-constexpr int kViewThreads = 256;
-
 // images (B,C,H,W), boxes (B,4), MapCuts -> crops, drops (B,C,H,W). W: an unsigned integer of an
 // element's size. Of an image, `drop_blocks` make the drop and `crop_blocks` each plane of the
 // crop.
@@ -26,19 +24,10 @@ __global__ void __launch_bounds__(kViewThreads) attention_crop_drop_kernel(
     int block = static_cast<int>(blockIdx.x % blocks);
     if (block < drop_blocks) {
         const int64_t index = int64_t{block} * kViewThreads + threadIdx.x;
-        const Images<const W> same{
-            reinterpret_cast<const W*>(images.data),
-            images.image_stride,
-            images.plane_stride,
-            images.row_stride,
-            images.planes,
-            images.height,
-            images.width,
-            images.pixel
-        };
         if (index < drop_shares.size())
             drop_share<W, float, count>(
-                same, drops, maps, geometry, b, drop_shares.at(static_cast<int>(index))
+                images.template as<W>(), drops, maps, geometry, b,
+                drop_shares.at(static_cast<int>(index))
             );
         return;
     }

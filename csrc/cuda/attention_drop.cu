@@ -26,13 +26,10 @@ void attention_drop(
             const auto from = images_of<const W>(x, interleaved);
             const auto to = images_of<W>(drops, interleaved);
             with_count<W>(in_chunks(from) && in_chunks(to), [&](auto count) {
-                const int64_t row_shares = x.size(0) * to.height * (to.row_size() / count);
-                const Shares shares{
-                    to.row_size(), to.height, strip_rows(row_shares, multiprocessors), count
-                };
-                const int blocks = blocks_for(shares, kDropThreads);
+                const Shares shares = shares_of(to, x.size(0), count, multiprocessors);
+                const int blocks = blocks_for(shares, kViewThreads);
                 launch(
-                    attention_drop_kernel<W, T, count>, x.size(0) * blocks, kDropThreads, 0, from,
+                    attention_drop_kernel<W, T, count>, x.size(0) * blocks, kViewThreads, 0, from,
                     to, cuts.get(), geometry, shares, blocks
                 );
             });

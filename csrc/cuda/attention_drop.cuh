@@ -10,8 +10,7 @@
 namespace wsdan {
 
 constexpr int kCutThreads = 512;  // at most
-constexpr int kDropThreads = 256;
-constexpr int kDropLoads = 4;  // of a thread, on their way at once
+constexpr int kDropLoads = 4;     // of a thread, on their way at once
 
 // Blocks that ptxas must leave room for on a multiprocessor, 0 for its own choice: with float64
 // maps and 8 bytes a thread, that spills.
@@ -116,11 +115,11 @@ __device__ void drop_share(
 
 // images (B,C,H,W), MapCuts -> drops (B,C,H,W); `blocks` of an image each.
 template <typename W, typename T, int count>
-__global__ void __launch_bounds__(kDropThreads, kDropBlocks<T>) attention_drop_kernel(
+__global__ void __launch_bounds__(kViewThreads, kDropBlocks<T>) attention_drop_kernel(
     Images<const W> images, Images<W> drops, MapCuts<T> maps, MapGeometry<T> geometry,
     Shares shares, int blocks
 ) {
-    const int64_t index = int64_t{blockIdx.x % blocks} * kDropThreads + threadIdx.x;
+    const int64_t index = int64_t{blockIdx.x % blocks} * kViewThreads + threadIdx.x;
     if (index < shares.size())
         drop_share<W, T, count>(
             images, drops, maps, geometry, blockIdx.x / blocks, shares.at(static_cast<int>(index))

@@ -9,6 +9,7 @@
 #include "views.h"
 
 namespace wsdan {
+
 void crop_resize(
     const Tensor& images, const Tensor& boxes, int64_t, int64_t, bool align_corners, Tensor crops
 ) {
@@ -23,13 +24,10 @@ void crop_resize(
         const auto to = images_of<S>(crops, interleaved);
         with_count<S>(in_chunks(to), [&](auto count) {
             const int64_t planes = x.size(0) * to.planes;
-            const int64_t row_shares = planes * to.height * (to.row_size() / count);
-            const Shares shares{
-                to.row_size(), to.height, strip_rows(row_shares, multiprocessors), count
-            };
-            const int blocks = blocks_for(shares, kCropThreads);
+            const Shares shares = shares_of(to, planes, count, multiprocessors);
+            const int blocks = blocks_for(shares, kViewThreads);
             launch(
-                crop_resize_kernel<S, count>, planes * blocks, kCropThreads, 0, from,
+                crop_resize_kernel<S, count>, planes * blocks, kViewThreads, 0, from,
                 data_of<const int32_t>(corners), align_corners, to, shares, blocks
             );
         });

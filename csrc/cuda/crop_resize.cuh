@@ -12,8 +12,6 @@
 
 namespace wsdan {
 
-constexpr int kCropThreads = 256;
-
 // One thread's share of a plane of a crop.
 template <typename S, int count>
 class CropShare {
@@ -94,11 +92,11 @@ private:
 
 // images (B,C,H,W), boxes (B,4) -> crops (B,C,S,T); `blocks` of a plane each.
 template <typename S, int count>
-__global__ void __launch_bounds__(kCropThreads) crop_resize_kernel(
+__global__ void __launch_bounds__(kViewThreads) crop_resize_kernel(
     Images<const S> images, const int32_t* boxes, bool align_corners, Images<S> crops,
     Shares shares, int blocks
 ) {
-    const int64_t index = int64_t{blockIdx.x % blocks} * kCropThreads + threadIdx.x;
+    const int64_t index = int64_t{blockIdx.x % blocks} * kViewThreads + threadIdx.x;
     if (index >= shares.size())
         return;
     const int plane = blockIdx.x / blocks % images.planes;

@@ -6,6 +6,8 @@
 
 namespace wsdan {
 
+constexpr int kViewThreads = 256;  // of the blocks that crop and drop
+
 // Images (B,C,H,W); strides in elements, that of neighbours in a row is 1.
 template <typename S>
 struct Images {
@@ -18,6 +20,13 @@ struct Images {
     }
     WSDAN_HOST_DEVICE int row_size() const {
         return width * pixel;
+    }
+    // The same elements as words of their size.
+    template <typename W>
+    __device__ Images<const W> as() const {
+        static_assert(sizeof(W) == sizeof(S));
+        const auto* words = reinterpret_cast<const W*>(data);
+        return {words, image_stride, plane_stride, row_stride, planes, height, width, pixel};
     }
 };
 

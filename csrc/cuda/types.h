@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "../common/elements.h"
+#include "../common/words.h"
 #include "../torch/tensors.h"
 #include "images.cuh"
 #include "resized_map.cuh"
@@ -45,11 +46,6 @@ void with_map_type(ScalarType dtype, const char* op, const Body& body) {
     else
         with_gradient_type(dtype, op, body);
 }
-
-// An unsigned integer as large as a stored type.
-template <typename S>
-using Word = std::conditional_t<
-    sizeof(S) == 4, uint32_t, std::conditional_t<sizeof(S) == 2, uint16_t, uint8_t>>;
 
 // The tensor's elements as S: `interleaved` says in which of both layouts, see laid_out_as.
 template <typename S>
@@ -94,12 +90,15 @@ inline int blocks_for(const Shares& shares, int threads) {
     return static_cast<int>((shares.size() + threads - 1) / threads);
 }
 
-// How many rows a thread goes down: enough threads to fill the card first, then as few starts of a
-// strip as possible. `row_shares`: threads if each took a single row.
-inline int strip_rows(int64_t row_shares, int multiprocessors) {
+// How `planes` planes like those of `result` are shared out, `count` elements of a row a thread. A
+// thread goes down so many rows that the card is full first and strips have few starts then.
+template <typename S>
+Shares shares_of(const Images<S>& result, int64_t planes, int count, int multiprocessors) {
     constexpr int64_t least = 4, most = 16, resident = 2048;
+    const int64_t row_shares = planes * result.height * (result.row_size() / count);
     const int64_t rows = row_shares / (multiprocessors * resident);
-    return static_cast<int>(rows < least ? least : rows > most ? most : rows);
+    const int64_t strip = rows < least ? least : rows > most ? most : rows;
+    return {result.row_size(), result.height, static_cast<int>(strip), count};
 }
 
 template <typename M>
