@@ -10,8 +10,9 @@ import torch
 import torchvision
 
 import wsdan_kernels
-from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, option_name, value_type
+from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, value_type
 from wsdan.errors import UserError
+from wsdan.rules import option_name
 
 USER_MISTAKE = 2
 
