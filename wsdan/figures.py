@@ -41,14 +41,14 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
     with autocast(config, images.device):
         attentions = model(images).attentions
     model.train(was_training)
-    picture = _denormalised(images)
+    picture = _cell(images)
     if attentions is None:
-        return _grid([_cell(picture)])
+        return _grid([picture])
     attentions = attentions.float()
     largest = attentions.mean(dim=(2, 3)).argmax(dim=1)
     strongest = attentions[torch.arange(len(images), device=images.device), largest]
     crops, drops = attention_crop_drop(
-        picture,
+        images,
         strongest,
         strongest,
         crop_threshold=sum(CROP_THRESHOLD) / 2,
@@ -56,31 +56,30 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
         padding=CROP_PADDING,
     )
     refined, boxes = attention_refine(
-        picture, attentions, threshold=config.refine_threshold, padding=config.refine_padding
+        images, attentions, threshold=config.refine_threshold, padding=config.refine_padding
     )
-    first = _framed(_cell(picture), boxes, picture.shape[2:])
-    heat = _heated(_cell(picture), attentions.mean(dim=1))
-    return _grid([first, heat, _cell(crops), _cell(drops), _cell(refined)])
+    framed = _framed(picture, boxes, images.shape[2:])
+    heated = _heated(picture, attentions.mean(dim=1))
+    return _grid([framed, heated, _cell(crops), _cell(drops), _cell(refined)])
 
 
-def _denormalised(images: Tensor) -> Tensor:
-    """Network inputs (B,3,H,W) as pictures, float32 in [0, 1]."""
+def _cell(images: Tensor) -> Tensor:
+    """Network inputs (B,3,H,W) as pictures in [0, 1], float32, shrunk where larger than a cell."""
     mean, std = (images.new_tensor(value)[:, None, None] for value in (MEAN, STD))
-    return (images * std + mean).float().clamp(0, 1).contiguous()
-
-
-def _cell(views: Tensor) -> Tensor:
-    """Views (B,3,H,W) shrunk to the size of a cell, where they are larger."""
-    height, width = views.shape[2:]
+    pictures = (images * std + mean).float()
+    height, width = images.shape[2:]
     shrink = max(height, width) / CELL
-    if shrink <= 1:
-        return views
-    size = (max(round(height / shrink), 1), max(round(width / shrink), 1))
-    return F.interpolate(views, size, mode="bilinear", antialias=True).clamp(0, 1)
+    if shrink > 1:
+        size = (max(round(height / shrink), 1), max(round(width / shrink), 1))
+        pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+    return pictures.clamp(0, 1)
 
 
 def _heated(cells: Tensor, maps: Tensor) -> Tensor:
-    """Cells (B,3,h,w) under the colours of maps (B,h',w'), each map between 0 and its peak."""
+    """Cells (B,3,h,w) under the colours of maps (B,h',w'), each map between 0 and its peak.
+
+    The hotter, the less is seen of the picture.
+    """
     maps = F.interpolate(maps[:, None], cells.shape[2:], mode="bilinear", align_corners=True)
     heat = (maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12)).nan_to_num().clamp(0, 1)
     colours = heat.new_tensor(HEAT)
@@ -88,7 +87,7 @@ def _heated(cells: Tensor, maps: Tensor) -> Tensor:
     low = position.long().clamp(max=len(HEAT) - 2)
     part = (position - low)[..., None]
     painted = torch.lerp(colours[low], colours[low + 1], part).permute(0, 3, 1, 2)
-    return 0.45 * cells + 0.55 * painted
+    return torch.lerp(cells, painted, 0.3 + 0.5 * heat)
 
 
 def _framed(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -102,9 +101,7 @@ def _framed(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
     def inside(margin: int) -> Tensor:
         x1, y1, x2, y2 = edges.unbind(dim=1)
-        return (
-            (x >= x1 + margin) & (x < x2 - margin) & (y >= y1 + margin) & (y < y2 - margin)
-        )
+        return (x >= x1 + margin) & (x < x2 - margin) & (y >= y1 + margin) & (y < y2 - margin)
 
     outline = (inside(0) & ~inside(line))[:, None]
     colour = cells.new_tensor(BOX_COLOUR)[:, None, None]
