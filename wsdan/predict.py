@@ -8,7 +8,8 @@ from torch import Tensor
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
-from wsdan.data.pictures import BadPictureError, box_in_picture, eval_transform, load_picture
+from wsdan.data.pictures import BadPictureError, load_picture
+from wsdan.data.transforms import box_in_picture, eval_transform
 from wsdan.errors import UserError
 from wsdan.evaluate import VIEWS, Prediction, predict_views
 from wsdan.model import build_model

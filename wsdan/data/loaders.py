@@ -1,7 +1,6 @@
 """The batches of a run: training and validation pictures, and the names of the classes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,14 +8,15 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from wsdan.config import Config
-from wsdan.data.folder import PictureFolder, split_folder
-from wsdan.data.pictures import (
-    BadPictureError,
+from wsdan.data.pictures import BadPictureError, Item, Pictures
+from wsdan.data.splits import open_split
+from wsdan.data.synthetic import SyntheticDataset
+from wsdan.data.transforms import (
+    NO_BOX,
     eval_transform,
     synthetic_transform,
     train_transform,
 )
-from wsdan.data.synthetic import SyntheticDataset
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
@@ -48,8 +48,9 @@ class InMemory(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), self.labels[index]
+    def __getitem__(self, index: int) -> Item:
+        image = self.transform(self.images[index])
+        return Item(image, self.labels[index], f"picture {index}", NO_BOX)
 
 
 def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
@@ -61,9 +62,8 @@ def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
         )
         dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
     else:
-        folder = split_folder(Path(config.root), ("train",))
-        dataset = PictureFolder(folder, train_transform(config.image_size))
-        classes = dataset.classes
+        samples, classes = open_split(config, "train")
+        dataset = Pictures(samples, train_transform(config.image_size))
     # Batch norm cannot train on a single picture, which a last short batch may be.
     drop_last = len(dataset) > config.batch_size
     return _loader(dataset, config, shuffle=True, drop_last=drop_last), classes
@@ -77,8 +77,8 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader:
         )
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
-        folder = split_folder(Path(config.root), ("val", "test"))
-        dataset = PictureFolder(folder, eval_transform(config.image_size), classes)
+        samples, _ = open_split(config, "val", classes)
+        dataset = Pictures(samples, eval_transform(config.image_size))
     return _loader(dataset, config, shuffle=False, drop_last=False)
 
 
@@ -98,5 +98,5 @@ def _loader(dataset: Dataset, config: Config, shuffle: bool, drop_last: bool) ->
 def _collate(items: list) -> Batch:
     bad = [str(item) for item in items if isinstance(item, BadPictureError)]
     good = [item for item in items if not isinstance(item, BadPictureError)]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    return Batch(images, torch.tensor([label for _, label in good], dtype=torch.int64), bad)
+    images = torch.stack([item.image for item in good]) if good else torch.empty(0)
+    return Batch(images, torch.tensor([item.label for item in good], dtype=torch.int64), bad)
