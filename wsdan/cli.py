@@ -113,8 +113,8 @@ def _train(options: dict) -> None:
 def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
     from wsdan.evaluate import accuracy_table, evaluate
-    from wsdan.predict import Classifier
     from wsdan.launch import pick_device
+    from wsdan.predict import Classifier
 
     classifier = Classifier(options.pop("checkpoint"), pick_device(options.pop("device")))
     changes = {name: value for name, value in options.items() if value is not None}
@@ -130,8 +130,8 @@ def _eval(options: dict) -> None:
 
 
 def _predict(options: dict) -> None:
-    from wsdan.predict import Classifier, prediction_text
     from wsdan.launch import pick_device
+    from wsdan.predict import Classifier, prediction_text
 
     classifier = Classifier(options["checkpoint"], pick_device(options["device"]))
     for path in options["images"]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsdan.config import Config
-from wsdan.data.pictures import MEAN, STD
+from wsdan.data.transforms import MEAN, STD
 from wsdan.objective import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD
 from wsdan.precision import autocast
 from wsdan_kernels import attention_crop_drop, attention_refine

@@ -255,10 +255,9 @@ def _stop_or_save(run: RunState, stop: StopSignals, folder: Path) -> None:
         progress = run.progress
         at = f"epoch {progress.epoch + 1}, {progress.seen} pictures into it"
         raise StoppedError(number, f"stopped by {number.name} at {at}; --resume goes on from there")
-    every = run.config.save_every
-    if every and not run.progress.trained:
-        if run.progress.seen // run.batches.step_size % every == 0:
-            save(run, folder)
+    every, done = run.config.save_every, run.progress.seen // run.batches.step_size
+    if every and not run.progress.trained and done % every == 0:
+        save(run, folder)
 
 
 def _common_count(batch: Batch, config: Config) -> int:
