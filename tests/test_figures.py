@@ -16,11 +16,15 @@ GREY, WHITE = 0.25, 1.0
 
 
 class Pointing(nn.Module):
-    """A stand-in that attends to the white in its pictures; its second map is the stronger."""
+    """A stand-in whose second map attends to the white in its pictures, the first to nothing."""
 
     def forward(self, images):
         white = (images.mean(dim=1, keepdim=True) > 1).float()
-        return Output(images[:, 0, 0], images.flatten(1), torch.cat((0.1 * white, white), dim=1))
+        return Output(
+            images[:, 0, 0],
+            images.flatten(1),
+            torch.cat((white.new_full(white.shape, 0.01), white), dim=1),
+        )
 
 
 def picture(size: int = 64) -> torch.Tensor:

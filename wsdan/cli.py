@@ -20,7 +20,8 @@ from wsdan.config import (
     load_yaml,
     value_type,
 )
-from wsdan.errors import UserError
+from wsdan.distributed import is_main, process_group
+from wsdan.errors import StoppedError, UserError
 from wsdan.rules import option_name
 
 USER_MISTAKE = 2
@@ -41,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except StoppedError as stop:
+        if is_main():
+            print(f"wsdan: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("wsdan: interrupted", file=sys.stderr)
         return 130
@@ -140,8 +145,7 @@ def _train(options: dict) -> None:
 
 def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
-    from wsdan.evaluate import accuracy_table, evaluate
-    from wsdan.reports import evaluation_json, per_class_table, write_confusion
+    from wsdan.evaluate import evaluate
 
     classifier = _classifier(options)
     shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
@@ -153,16 +157,22 @@ def _eval(options: dict) -> None:
     config = dataclasses.replace(
         classifier.config, resume=False, overwrite=False, **changes
     ).resolved()
-    batches = val_loader(config, classifier.classes)
-    result = evaluate(classifier.model, batches, config, classifier.device)
+    with process_group(classifier.device):
+        batches = val_loader(config, classifier.classes)
+        result = evaluate(classifier.model, batches, config, classifier.device)
+        if is_main():
+            _report(result, classifier.classes, shown)
+
+
+def _report(result, classes: list[str], shown: dict) -> None:
+    from wsdan.evaluate import accuracy_table
+    from wsdan.reports import evaluation_json, per_class_table, write_confusion
+
+    print(evaluation_json(result, classes) if shown["json"] else accuracy_table(result.metrics))
+    if shown["per_class"] and not shown["json"]:
+        print(per_class_table(result, classes))
     if shown["confusion"] is not None:
-        write_confusion(shown["confusion"], result, classifier.classes)
-    if shown["json"]:
-        print(evaluation_json(result, classifier.classes))
-        return
-    print(accuracy_table(result.metrics))
-    if shown["per_class"]:
-        print(per_class_table(result, classifier.classes))
+        write_confusion(shown["confusion"], result, classes)
 
 
 def _predict(options: dict) -> None:
@@ -181,8 +191,8 @@ def _predict(options: dict) -> None:
 
 def _classifier(options: dict):
     """The model that --checkpoint, --device and --raw-weights name, which are taken out."""
+    from wsdan.launch import pick_device
     from wsdan.predict import Classifier
-    from wsdan.train import pick_device
 
     device = pick_device(options.pop("device"))
     return Classifier(options.pop("checkpoint"), device, raw_weights=options.pop("raw_weights"))

@@ -59,8 +59,8 @@ class Classifier:
 
         Returns a dict: "image"; "size" [width, height]; "top", a list of up to `top` dicts "class",
         "raw", "refined", "mean" and, in a run with --tta, "tta" (probabilities), best mean first;
-        "box", where the model looked
-        again, x1 y1 x2 y2 in the picture's pixels, or None for a plain classifier.
+        "box", where the model looked again, x1 y1 x2 y2 in the picture's pixels, or None for a
+        plain classifier.
 
         Raises UserError for an unreadable picture.
         """
