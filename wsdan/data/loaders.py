@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from wsdan.config import Config
+from wsdan.data.cache import open_cache
 from wsdan.data.pictures import BadPictureError, Item, Pictures
 from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset
@@ -63,7 +64,8 @@ def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
         dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
     else:
         samples, classes = open_split(config, "train")
-        dataset = Pictures(samples, train_transform(config.image_size))
+        transform = train_transform(config.image_size)
+        dataset = Pictures(samples, transform, open_cache(config, samples, transform.side))
     # Batch norm cannot train on a single picture, which a last short batch may be.
     drop_last = len(dataset) > config.batch_size
     return _loader(dataset, config, shuffle=True, drop_last=drop_last), classes
@@ -78,7 +80,8 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader:
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
-        dataset = Pictures(samples, eval_transform(config.image_size))
+        transform = eval_transform(config.image_size)
+        dataset = Pictures(samples, transform, open_cache(config, samples, transform.side))
     return _loader(dataset, config, shuffle=False, drop_last=False)
 
 
