@@ -1,4 +1,4 @@
-"""The command line: wsdan train | eval | predict | info. `python -m wsdan` is the same program."""
+"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ import wsdan_kernels
 from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, value_type
 from wsdan.errors import UserError
 from wsdan.rules import option_name
+from wsdan.sources import ORIGINS
 
 USER_MISTAKE = 2
 
@@ -61,6 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.set_defaults(run=_predict)
+
+    conversion = commands.add_parser(
+        "convert", help="a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch as one of ours"
+    )
+    conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
+    conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
+    conversion.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    conversion.add_argument(
+        "--origin", choices=ORIGINS, help="who wrote SOURCE, where the file does not tell"
+    )
+    conversion.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="versions, devices, and which backends can run")
     info.set_defaults(run=_info)
@@ -132,6 +144,13 @@ def _predict(options: dict) -> None:
     for path in options["images"]:
         result = classifier.predict(path)
         print(json.dumps(result) if options["json"] else prediction_text(result))
+
+
+def _convert(options: dict) -> None:
+    from wsdan.convert import convert
+
+    found = convert(**options)
+    print(f"{options['source']}: {found}; written to {options['out']}")
 
 
 def _info(options: dict) -> None:

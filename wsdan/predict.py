@@ -1,6 +1,5 @@
 """Classifying pictures with a checkpoint."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from wsdan.data.pictures import BadPictureError, load_picture
 from wsdan.data.transforms import box_in_picture, eval_transform
 from wsdan.errors import UserError
 from wsdan.evaluate import VIEWS, Prediction, predict_views
-from wsdan.model import build_model
+from wsdan.model import build_model, without_weights
 
 
 class Classifier:
@@ -31,8 +30,7 @@ class Classifier:
         self.config: Config = state["config"]
         self.classes: list[str] = state["classes"]
         # The weights come from the checkpoint, none are fetched.
-        config = dataclasses.replace(self.config, pretrained=False)
-        self.model = build_model(config, len(self.classes))
+        self.model = build_model(without_weights(self.config), len(self.classes))
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError:
