@@ -11,7 +11,8 @@ import torchvision
 
 import wsdan_kernels
 from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, value_type
-from wsdan.errors import UserError
+from wsdan.distributed import is_main
+from wsdan.errors import StoppedError, UserError
 from wsdan.rules import option_name
 from wsdan.sources import ORIGINS
 
@@ -33,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except StoppedError as stop:
+        if is_main():
+            print(f"wsdan: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("wsdan: interrupted", file=sys.stderr)
         return 130
@@ -120,8 +125,8 @@ def _train(options: dict) -> None:
 def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
     from wsdan.evaluate import accuracy_table, evaluate
+    from wsdan.launch import pick_device
     from wsdan.predict import Classifier
-    from wsdan.train import pick_device
 
     classifier = Classifier(options.pop("checkpoint"), pick_device(options.pop("device")))
     changes = {name: value for name, value in options.items() if value is not None}
@@ -137,8 +142,8 @@ def _eval(options: dict) -> None:
 
 
 def _predict(options: dict) -> None:
+    from wsdan.launch import pick_device
     from wsdan.predict import Classifier, prediction_text
-    from wsdan.train import pick_device
 
     classifier = Classifier(options["checkpoint"], pick_device(options["device"]))
     for path in options["images"]:
