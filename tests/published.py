@@ -42,9 +42,14 @@ class Wvinzh(nn.Module):
         self.fc_new = nn.Linear(4 * 768, 5)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        deviations = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        means = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        features = (images * deviations + means - 0.5) / 0.5
+        deviations, means = (0.229, 0.224, 0.225), (0.485, 0.456, 0.406)
+        features = torch.cat(
+            [
+                images[:, i : i + 1] * (deviations[i] / 0.5) + (means[i] - 0.5) / 0.5
+                for i in range(3)
+            ],
+            dim=1,
+        )
         for name, child in self.named_children():
             if name not in ("Mixed_7a", "fc_new"):
                 features = child(features)
@@ -78,7 +83,8 @@ def resnet(name: str, stride: int, bias: bool) -> list[nn.Module]:
                 new = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 1)
                 setattr(block, conv, new)
         if stride == 1 and block_name == "layer4.0":
-            block.conv2.stride = block.downsample[0].stride = (1, 1)
+            strided = block.conv2 if hasattr(block, "conv3") else block.conv1
+            strided.stride = block.downsample[0].stride = (1, 1)
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     return [getattr(network, name) for name in names]
 

@@ -15,6 +15,7 @@ from wsdan.convert import convert
 from wsdan.errors import UserError
 from wsdan.model import build_model
 from wsdan.predict import Classifier
+from wsdan.sources import from_sequential
 
 GUYUC, CAL = 1e-12, 1e-6  # inside the signed root
 LOSSES = {"guyuc": "Raw Acc (1, 2), Crop Acc (1, 2), Drop Acc (1, 2)", "cal": "Aux Acc (1, 2)"}
@@ -29,8 +30,7 @@ def sequential(kind: str) -> published.Sequential:
         "7c": lambda: (published.inception("Mixed_7c"), 2048),
         "resnet18": lambda: (published.resnet("resnet18", stride, bias=True), 512),
         "resnet50": lambda: (published.resnet("resnet50", stride, bias=False), 2048),
-        "vgg11": lambda: (published.vgg("vgg11"), 512),
-        "vgg19_bn": lambda: (published.vgg("vgg19_bn"), 512),
+        "vgg11_bn": lambda: (published.vgg("vgg11_bn"), 512),
     }[kind.split()[1]]()
     return published.Sequential(layers, channels, eps, "bias" in kind, "slice" in kind)
 
@@ -59,6 +59,8 @@ def assert_same_outputs(network, checkpoint, size: int = published.SIDE):
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
     logits, maps = network(images)
     model = Classifier(checkpoint).model
+    torch.testing.assert_close(model(images).logits, logits, atol=1e-4, rtol=0)
+    model.to(memory_format=torch.contiguous_format)  # as theirs: another layout rounds otherwise
     output = model(images)
     assert logits.std() > 0.05
     torch.testing.assert_close(output.logits, logits, atol=1e-4, rtol=0)
@@ -73,11 +75,10 @@ def assert_same_outputs(network, checkpoint, size: int = published.SIDE):
         ("guyuc 7c bias", "inception_v3:Mixed_7c", "conv"),
         ("guyuc 7c slice", "inception_v3:Mixed_7c", "slice"),
         ("guyuc resnet18", "resnet18:layer4", "conv"),
-        ("guyuc vgg19_bn bias", "vgg19_bn:features", "conv"),
+        ("guyuc vgg11_bn bias", "vgg11_bn:features", "conv"),
         ("cal 6e", "inception_v3:Mixed_6e", "conv"),
         ("cal 7c slice", "inception_v3:Mixed_7c", "slice"),
         ("cal resnet50", "resnet50:layer4:16", "conv"),
-        ("cal vgg11", "vgg11:features", "conv"),
     ],
 )
 def test_sequential_sources(kind, backbone, attention, tmp_path, capsys):
@@ -93,6 +94,25 @@ def test_sequential_sources(kind, backbone, attention, tmp_path, capsys):
     assert checkpoint["config"].final == "logits"
     assert torch.equal(checkpoint["model"]["centers.centers"], content["feature_center"])
     assert_same_outputs(network, out)
+
+
+RESNETS = ("resnet34", "resnet50", "resnet101", "resnet152")
+VGGS = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
+
+
+@pytest.mark.parametrize("name", [*RESNETS, *VGGS])
+def test_backbones_are_told_by_their_names(name):
+    with torch.device("meta"):
+        bias = name == "resnet34"
+        layers = published.vgg(name) if "vgg" in name else published.resnet(name, 2, bias)
+        state = published.Sequential(layers, 512, GUYUC, bias=True).state_dict()
+    del state["attentions.bn.num_batches_tracked"]  # it has no value on that device
+    layer = "features" if "vgg" in name else "layer4"
+    converted = from_sequential(state, "guyuc", "source.pth")
+    assert converted.settings["backbone"] == f"{name}:{layer}"
+    suffix = ":16" if "resnet" in name else ""
+    converted = from_sequential(state, "cal", "source.pth")
+    assert converted.settings["backbone"] == f"{name}:{layer}{suffix}"
 
 
 def test_wvinzh(tmp_path, capsys):
@@ -114,6 +134,17 @@ def test_wvinzh(tmp_path, capsys):
     assert checkpoint["config"].final == "probabilities"
     assert torch.equal(checkpoint["model"]["centers.centers"], centers)
     assert_same_outputs(network, out)
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_a_convolution_of_mixed_7c_that_was_trained_is_used(count):
+    """Without a bias in fc, the count of batches tells whether the maps came from it."""
+    with torch.device("meta"):
+        state = sequential("guyuc 7c slice").state_dict()
+    state["attentions.bn.num_batches_tracked"] = torch.tensor(count)
+    converted = from_sequential(state, "guyuc", "source.pth")
+    assert converted.settings["attention"] == ("conv" if count else "slice")
+    assert ("attention.0.weight" in converted.state) == bool(count)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +213,7 @@ def renamed(state, old: str, new: str) -> dict:
         (lambda state: {**state, "fc.weight": torch.zeros(5, 9)}, r"of another shape: classifier"),
         (
             lambda state: {**state, "fc_new.weight": torch.zeros(5, 3072)},
-            "nearest is WS_DAN_PyTorch's inception; unknown: features.0.weight",
+            "nearest is WS_DAN_PyTorch's inception; unknown: attentions.bn.bias, .*missing: Conv",
         ),
     ],
 )
