@@ -201,10 +201,10 @@ def renamed(state, old: str, new: str) -> dict:
             r"nearest is resnet18:layer4; unknown: layer1.0.cbam.conv.weight",
         ),
         (lambda state: {**state, "gate.weight": torch.zeros(1)}, "unknown: gate.weight"),
-        (lambda state: {**state, "fc.scale": torch.zeros(1)}, "unknown: classifier.scale"),
+        (lambda state: {**state, "fc.scale": torch.zeros(1)}, "unknown: fc.scale"),
         (
             lambda state: renamed(state, "attentions.conv.", "attentions."),
-            r"missing: attentions.conv.weight",
+            r"unknown: attentions.weight; missing: attentions.conv.weight",
         ),
         (
             lambda state: {k: v for k, v in state.items() if "features.7.1" not in k},

@@ -42,10 +42,7 @@ def convert(source: str, out: str, classes: str | None = None, origin: str | Non
     names = _class_names(classes, count)
     model = build_model(config, count)
     _fill(model, converted.state, centers, source)
-    try:
-        save_checkpoint(Path(out), config, names, {"model": model.state_dict()})
-    except OSError as error:
-        raise UserError(f"--out: cannot write {out}: {error.strerror}") from None
+    save_checkpoint(Path(out), config, names, {"model": model.state_dict()})
     return _summary(config, converted, count, centers)
 
 

@@ -209,7 +209,8 @@ def without_weights(config: Config) -> Config:
 
 
 def _start_from(checkpoint: dict, model: nn.Module, config: Config, num_classes: int) -> None:
-    """Load a checkpoint of ours into another run's model. Raises UserError where it differs."""
+    """Load a checkpoint of ours, of its averaged weights where it has them, into another run's
+    model. Raises UserError where they differ."""
     made, source = checkpoint["config"], f"--weights: {config.weights}"
     for name in ("method", "backbone", "attention", "num_attentions", "pool_eps"):
         theirs, ours = getattr(made, name), getattr(config, name)
@@ -223,7 +224,7 @@ def _start_from(checkpoint: dict, model: nn.Module, config: Config, num_classes:
             f"{source} has {count} classes, the data {num_classes}; "
             "--ignore-classifier leaves out its classifier and centers"
         )
-    state, wanted = checkpoint["model"], model.state_dict()
+    state, wanted = checkpoint.get("ema") or checkpoint["model"], model.state_dict()
     if config.ignore_classifier:
         state, wanted = _without_classifier(state), _without_classifier(wanted)
     check_fit(state, wanted, source)

@@ -33,6 +33,8 @@ _RESNET = ("conv1", "bn1", "", "", "layer1", "layer2", "layer3", "layer4")
 _RESNETS = [f"resnet{depth}:layer4" for depth in (18, 34, 50, 101, 152)]
 _VGGS = [f"vgg{depth}{norm}:features" for norm in ("", "_bn") for depth in (11, 13, 16, 19)]
 _COUNT = "num_batches_tracked"  # not in files of PyTorch before 0.4.1
+_NORM = ("weight", "bias", "running_mean", "running_var", _COUNT)
+_HEAD = ("conv.weight", *(f"bn.{key}" for key in _NORM))
 
 
 @dataclass
@@ -55,8 +57,10 @@ def from_sequential(state: dict[str, Tensor], origin: str, source: str) -> Conve
     features = {k: v for k, v in state.items() if not k.startswith(("attentions.", "fc."))}
     missing = [f"attentions.{key}" for key in ("conv.weight", "bn.running_var") if key not in head]
     missing += [] if "weight" in classifier else ["fc.weight"]
-    if missing:
-        raise UserError(_refusal(source, "WS-DAN.PyTorch", [], missing))
+    unknown = [f"attentions.{key}" for key in head if key not in _HEAD]
+    unknown += [f"fc.{key}" for key in classifier if key not in ("weight", "bias")]
+    if unknown or missing:
+        raise UserError(_refusal(source, "WS-DAN.PyTorch", unknown, missing))
     backbone, weights = _backbone(features, source)
     # Both came to take the first channels of Mixed_7c as maps, and left the convolution unused.
     trained = int(head.get(f"bn.{_COUNT}", 0)) > 0
@@ -91,6 +95,8 @@ def from_wvinzh(state: dict[str, Tensor], source: str) -> Converted:
     taken = {*unused, *(key for key in state if key.startswith(("Mixed_7a.", "fc_new.")))}
     features = {key: value for key, value in state.items() if key not in taken}
     unknown, missing = _difference(features, "inception_v3:Mixed_6e")
+    unknown += [f"Mixed_7a.branch3x3_1.{key}" for key in head if key not in _HEAD]
+    unknown += [f"fc_new.{key}" for key in classifier if key not in ("weight", "bias")]
     keys = ("conv.weight", "bn.running_var")
     missing += [f"Mixed_7a.branch3x3_1.{key}" for key in keys if key not in head]
     if unknown or missing:

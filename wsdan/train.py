@@ -86,7 +86,7 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
                 record |= {f"val_{name}": value for name, value in metrics.items()}
                 improved = final_accuracy(metrics) > run.progress.best
                 run.progress.best = max(run.progress.best, final_accuracy(metrics))
-            journal.write(record)
+            journal.write({**record, "seconds": run.progress.seconds})
             run.progress.next_epoch()
             saved = save(run, folder, best=improved)
     if not metrics:  # resumed after the last epoch
@@ -182,7 +182,7 @@ def epoch_record(run: RunState) -> dict[str, float]:
     """An epoch's figures, over all ranks.
 
     "epoch"; the means of the objective's scalars over the steps with a finite loss; "accuracy",
-    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps; "seconds".
+    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps.
     """
     progress = run.progress
     totals = {name: float(total) for name, total in progress.totals.items()}
@@ -198,7 +198,6 @@ def epoch_record(run: RunState) -> dict[str, float]:
         "lr": run.schedule.get_last_lr()[0],
         "bad": bad,
         "skipped": round((steps - finite) / world_size()),
-        "seconds": progress.seconds,
     }
 
 

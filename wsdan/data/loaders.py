@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from wsdan.config import Config
+from wsdan.data.cache import open_cache
 from wsdan.data.pictures import BadPictureError, Item, Pictures
 from wsdan.data.sampling import EpochBatches, Seeded, ShardBatches
 from wsdan.data.splits import open_split
@@ -80,12 +81,11 @@ def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
         dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
     else:
         samples, classes = open_split(config, "train")
-        dataset = Pictures(samples, train_transform(config.image_size))
+        transform = train_transform(config.image_size)
+        dataset = Pictures(samples, transform, open_cache(config, samples, transform.side))
     size = config.batch_size * config.accumulate
-    ranks = {"rank": rank(), "world": world_size()}
-    return _loader(
-        dataset, EpochBatches(len(dataset), size, seed=config.seed, **ranks), config
-    ), classes
+    batches = EpochBatches(len(dataset), size, seed=config.seed, rank=rank(), world=world_size())
+    return _loader(dataset, batches, config), classes
 
 
 def val_loader(config: Config, classes: list[str]) -> DataLoader:
@@ -97,9 +97,10 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader:
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
-        dataset = Pictures(samples, eval_transform(config.image_size))
-    ranks = {"rank": rank(), "world": world_size()}
-    return _loader(dataset, ShardBatches(len(dataset), config.batch_size, **ranks), config)
+        transform = eval_transform(config.image_size)
+        dataset = Pictures(samples, transform, open_cache(config, samples, transform.side))
+    batches = ShardBatches(len(dataset), config.batch_size, rank=rank(), world=world_size())
+    return _loader(dataset, batches, config)
 
 
 def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader:

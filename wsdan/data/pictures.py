@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wsdan.data.cache import PictureCache
 from wsdan.data.samples import Box, Member, Sample, Source
 from wsdan.data.transforms import Transform
 
@@ -32,12 +33,15 @@ class Pictures(Dataset):
     """The pictures of `samples`, in their order.
 
     Items are an Item, or a BadPictureError where a picture cannot be read: the loader decides what
-    becomes of it.
+    becomes of it. With a cache, a picture is read and resized at its first access only.
     """
 
-    def __init__(self, samples: list[Sample], transform: Transform):
+    def __init__(
+        self, samples: list[Sample], transform: Transform, cache: PictureCache | None = None
+    ):
         self.samples = samples
         self.transform = transform
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -45,11 +49,22 @@ class Pictures(Dataset):
     def __getitem__(self, index: int) -> Item | BadPictureError:
         source, label, box = self.samples[index]
         try:
-            picture = load_picture(source)
+            resized, size = self._resized(index)
         except BadPictureError as error:
             return error
-        box = self.transform.box(box, picture.size)
-        return Item(self.transform(picture), label, str(source), box)
+        image = self.transform.finish(resized)
+        return Item(image, label, str(source), self.transform.box(box, size))
+
+    def _resized(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
+        """A picture at the transform's side, and its size before that."""
+        kept = self.cache.get(index) if self.cache is not None else None
+        if kept is not None:
+            return kept
+        picture = load_picture(self.samples[index].source)
+        resized = self.transform.resize(picture)
+        if self.cache is not None:
+            self.cache.put(index, resized, picture.size)
+        return resized, picture.size
 
 
 def load_picture(source: str | Source) -> Image.Image:

@@ -54,19 +54,31 @@ class Listing(NamedTuple):
     entries: list[Entry]
 
 
+def sorted_names(names: set[str]) -> list[str]:
+    """Class names in label order: as numbers where all are whole numbers, else as text."""
+    try:
+        return sorted(names, key=lambda name: (int(name), name))
+    except ValueError:
+        return sorted(names)
+
+
 def make_split(listing: Listing, classes: list[str] | None) -> Split:
     """Labelled samples; `classes` are those a model was trained on, None takes the listing's own.
 
-    Raises UserError for fewer than two classes, a class not in `classes`, or no picture.
+    Raises UserError for fewer than two classes or two of one name, a class not in `classes`, or no
+    picture.
     """
     where, names, entries = listing
     if classes is None and len(names) < 2:
         raise UserError(f"{where}: at least two classes are needed; found {len(names)}")
-    labels = {name: label for label, name in enumerate(names if classes is None else classes)}
+    classes = names if classes is None else classes
+    labels = {name: label for label, name in enumerate(classes)}
+    if len(labels) < len(classes):
+        raise UserError(f"{where}: two classes have the same name")
     for entry in entries:
         if entry.name not in labels:
             raise UserError(f"{where}: class {entry.name!r} is not among the training classes")
     if not entries:
         raise UserError(f"{where}: holds no picture")
     samples = [Sample(entry.source, labels[entry.name], entry.box) for entry in entries]
-    return Split(samples, list(labels))
+    return Split(samples, classes)
