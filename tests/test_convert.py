@@ -183,10 +183,14 @@ def test_converted_weights_are_a_start(small, tmp_path):
     model = build_model(Config(**settings, ignore_classifier=True).resolved(), 7)
     assert model.classifier.weight.shape == (7, 4 * 512)
     assert torch.equal(model.attention[0].weight, content["state_dict"]["attentions.conv.weight"])
-    with pytest.raises(UserError, match="made with --backbone resnet18:layer4:16; got resnet18:la"):
+    with pytest.raises(
+        UserError, match=r"made with --backbone resnet18:layer4:16 \(here resnet18:"
+    ):
         build_model(Config(**{**settings, "backbone": "resnet18"}).resolved(), 5)
-    with pytest.raises(UserError, match="was made with --pool-eps 1e-06; got 1e-12"):
-        build_model(Config(**{**settings, "pool_eps": 1e-12}).resolved(), 5)
+    with pytest.raises(
+        UserError, match=r"--num-attentions 4 \(here 3\), --pool-eps 1e-06 \(here 1e"
+    ):
+        build_model(Config(**{**settings, "pool_eps": 1e-12, "num_attentions": 3}).resolved(), 5)
 
 
 def renamed(state, old: str, new: str) -> dict:

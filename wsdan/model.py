@@ -212,12 +212,15 @@ def _start_from(checkpoint: dict, model: nn.Module, config: Config, num_classes:
     """Load a checkpoint of ours, of its averaged weights where it has them, into another run's
     model. Raises UserError where they differ."""
     made, source = checkpoint["config"], f"--weights: {config.weights}"
+    differing = []
     for name in ("method", "backbone", "attention", "num_attentions", "pool_eps"):
         theirs, ours = getattr(made, name), getattr(config, name)
         if name == "backbone":
             theirs, ours = full_name(theirs), full_name(ours)
         if theirs != ours:
-            raise UserError(f"{source} was made with {option_name(name)} {theirs}; got {ours}")
+            differing.append(f"{option_name(name)} {theirs} (here {ours})")
+    if differing:
+        raise UserError(f"{source} was made with {', '.join(differing)}")
     count = len(checkpoint["classes"])
     if count != num_classes and not config.ignore_classifier:
         raise UserError(
