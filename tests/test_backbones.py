@@ -205,7 +205,7 @@ class Hostile:
 def test_files_that_are_no_weights(tmp_path, capsys):
     file = tmp_path / "weights.pth"
     cases = [
-        (lambda: file.write_bytes(pickle.dumps(Hostile())), "cannot be read"),
+        (lambda: file.write_bytes(pickle.dumps(Hostile(), protocol=2)), "cannot be read"),
         (lambda: torch.save({"state_dict": {"a": Hostile()}}, file), "cannot be read"),
         (lambda: file.write_bytes(b""), "cannot be read"),
         (lambda: torch.save(nn.Linear(1, 1).weight, file), "got a Parameter"),

@@ -237,7 +237,7 @@ class Hostile:
 def test_wrong_files(small, tmp_path, capsys):
     out, source = tmp_path / "out.pt", tmp_path / "source.pth"
     cases = [
-        (lambda path: path.write_bytes(pickle.dumps(Hostile())), "cannot be read"),
+        (lambda path: path.write_bytes(pickle.dumps(Hostile(), protocol=2)), "cannot be read"),
         (lambda path: torch.save({"logs": Hostile(), "state_dict": {}}, path), "cannot be read"),
         (lambda path: path.write_bytes(b"text"), "cannot be read"),
         (lambda path: torch.save([1], path), "must hold weights by name; got a list"),
