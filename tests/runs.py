@@ -55,5 +55,3 @@ def torchrun(
         [sys.executable, *launcher, *options, str(TESTS / script), *arguments],
         capture_output=True, text=True, env=environment(), timeout=300,
     )  # fmt: skip
-
-
