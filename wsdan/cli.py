@@ -1,4 +1,4 @@
-"""The command line: wsdan train | eval | predict | info. `python -m wsdan` is the same program."""
+"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`."""
 
 import argparse
 import dataclasses
@@ -23,6 +23,7 @@ from wsdan.config import (
 from wsdan.distributed import is_main, process_group
 from wsdan.errors import StoppedError, UserError
 from wsdan.rules import option_name
+from wsdan.sources import ORIGINS
 
 USER_MISTAKE = 2
 
@@ -75,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
         "--figure", metavar="DIR", help="save the views of each picture there, as NAME.png"
     )
     predict.set_defaults(run=_predict)
+
+    conversion = commands.add_parser(
+        "convert", help="a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch as one of ours"
+    )
+    conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
+    conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
+    conversion.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    conversion.add_argument(
+        "--origin", choices=ORIGINS, help="who wrote SOURCE, where the file does not tell"
+    )
+    conversion.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="versions, devices, and which backends can run")
     info.set_defaults(run=_info)
@@ -187,6 +199,13 @@ def _predict(options: dict) -> None:
         if figure is not None:
             classifier.save_figure(path, figure, result)
         print(json.dumps(result) if options["json"] else prediction_text(result))
+
+
+def _convert(options: dict) -> None:
+    from wsdan.convert import convert
+
+    found = convert(**options)
+    print(f"{options['source']}: {found}; written to {options['out']}")
 
 
 def _classifier(options: dict):

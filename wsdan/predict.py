@@ -1,6 +1,5 @@
 """Classifying pictures with a checkpoint."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from wsdan.data.transforms import box_in_picture, eval_transform
 from wsdan.errors import UserError
 from wsdan.evaluate import VIEWS, Prediction, predict_views
 from wsdan.figures import captioned, view_grid
-from wsdan.model import build_model
+from wsdan.model import build_model, without_weights
 
 
 class Classifier:
@@ -40,8 +39,7 @@ class Classifier:
         self.config: Config = state["config"]
         self.classes: list[str] = state["classes"]
         # The weights come from the checkpoint, none are fetched.
-        config = dataclasses.replace(self.config, pretrained=False)
-        self.model = build_model(config, len(self.classes))
+        self.model = build_model(without_weights(self.config), len(self.classes))
         averaged = state.get("ema")
         try:
             self.model.load_state_dict(state["model"] if raw_weights or not averaged else averaged)
