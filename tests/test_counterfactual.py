@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tape import NoWaiting
 from torch.nn import functional as F
 
 from wsdan.model import WSDAN
@@ -146,7 +147,7 @@ def test_without_the_term_no_random_number_is_drawn(model):
 
 
 @pytest.mark.parametrize("attention", ["conv", "slice"])
-def test_features_are_pooled_once(attention, monkeypatch):
+def test_features_are_pooled_once(attention):
     """One call of the pooling a pass, under both sets of maps."""
     torch.manual_seed(0)
     model = WSDAN("tiny", num_classes=3, num_attentions=4, attention=attention)
@@ -154,3 +155,16 @@ def test_features_are_pooled_once(attention, monkeypatch):
     model.pool.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[1].shape[1]))
     wsdan_objective(model, pictures(), LABELS, counterfactual=1.0)
     assert shapes == [8, 8, 8]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_term_waits_for_nothing_and_reaches_every_weight(model, dtype):
+    """In float32 and under autocast."""
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), NoWaiting():
+        result = wsdan_objective(model, pictures(), LABELS, counterfactual=1.0)
+    assert result["counterfactual"].dtype == torch.float32
+    result["counterfactual"].backward()
+    for name, parameter in model.named_parameters():
+        if name != "classifier.bias":  # the effect is a difference of logits
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name

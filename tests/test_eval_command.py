@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
+from wsdan.figures import GAP
 from wsdan.predict import Classifier
 
 
@@ -59,6 +61,13 @@ def test_json_holds_what_training_found(checkpoint, capsys):
     confusion = torch.tensor(numbers["confusion"])
     assert 100 * confusion.diagonal().sum() / 35 == pytest.approx(numbers["mean"])
     assert len(numbers["classes"]) == len(numbers["per_class"]) == 16
+
+
+def test_tensorboard_shows_the_views(checkpoint):
+    events = EventAccumulator(str(Path(checkpoint).parent)).Reload()
+    (image,) = events.Images("views")
+    assert image.width == 5 * 48 + 4 * GAP
+    assert image.height == 4 * 48 + 3 * GAP
 
 
 def test_options(checkpoint, tmp_path, capsys):

@@ -162,7 +162,7 @@ def _eval(options: dict) -> None:
     classifier = _classifier(options)
     shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
     changes = {name: value for name, value in options.items() if value is not None}
-    if changes.get("root") is not None:
+    if "root" in changes and classifier.config.data == "synthetic":
         changes.setdefault("data", "folder")
     if changes.get("data") == "synthetic":
         changes["root"] = None

@@ -133,7 +133,7 @@ class Config:
     beta: float = _setting(0.05, "step of the feature centers")
     center_weight: float = _setting(1.0, "weight of the center loss")
     counterfactual: float = _setting(
-        0.0, "weight of the loss against random maps (CAL, arXiv:2108.08728); 0: none"
+        0.0, "weight of the loss against random maps (CAL, arXiv:2108.08728: 1); 0: none"
     )
     joint_views: bool = _setting(False, "the crop and the drop view pass the network as one batch")
     refine_threshold: float | None = _setting(None, "share of the mean map's peak that is object")
