@@ -11,7 +11,8 @@ import torchvision
 
 import wsdan_kernels
 from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, value_type
-from wsdan.errors import UserError
+from wsdan.distributed import is_main
+from wsdan.errors import StoppedError, UserError
 from wsdan.rules import option_name
 
 USER_MISTAKE = 2
@@ -32,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except StoppedError as stop:
+        if is_main():
+            print(f"wsdan: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("wsdan: interrupted", file=sys.stderr)
         return 130
@@ -109,7 +114,7 @@ def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
     from wsdan.evaluate import accuracy_table, evaluate
     from wsdan.predict import Classifier
-    from wsdan.train import pick_device
+    from wsdan.launch import pick_device
 
     classifier = Classifier(options.pop("checkpoint"), pick_device(options.pop("device")))
     changes = {name: value for name, value in options.items() if value is not None}
@@ -118,7 +123,7 @@ def _eval(options: dict) -> None:
     if changes.get("data") == "synthetic":
         changes["root"] = None
     config = dataclasses.replace(
-        classifier.config, resume=False, overwrite=False, **changes
+        classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
     batches = val_loader(config, classifier.classes)
     print(accuracy_table(evaluate(classifier.model, batches, config, classifier.device)))
@@ -126,7 +131,7 @@ def _eval(options: dict) -> None:
 
 def _predict(options: dict) -> None:
     from wsdan.predict import Classifier, prediction_text
-    from wsdan.train import pick_device
+    from wsdan.launch import pick_device
 
     classifier = Classifier(options["checkpoint"], pick_device(options["device"]))
     for path in options["images"]:

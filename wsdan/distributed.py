@@ -95,13 +95,22 @@ def gather_objects(value: object) -> list:
     return values
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set in any process; through the hosts, without waiting for a GPU."""
+def largest(number: int) -> int:
+    """The largest of the numbers of all processes; through the hosts, without waiting for a GPU."""
+    if world_size() == 1:
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def all_agree(flag: Tensor) -> Tensor:
+    """A () bool tensor: whether the flag is true in every process; does not wait for a GPU."""
     if world_size() == 1:
         return flag
-    found = torch.tensor(int(flag))
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found)
+    count = flag.to(torch.int32)
+    dist.all_reduce(count, dist.ReduceOp.MIN)
+    return count.bool()
 
 
 def broadcast_(tensors: list[Tensor]) -> None:

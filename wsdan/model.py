@@ -14,12 +14,14 @@ from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
 class Output(NamedTuple):
     """What a forward pass gives.
 
-    logits (B,N); pooled (B,M*C), of unit norm; attentions (B,M,h,w), None for a plain classifier.
+    logits (B,N); pooled (B,M*C), of unit norm; attentions (B,M,h,w), None for a plain classifier;
+    effect (B,N), the logits less those under maps that mean nothing, None where not asked for.
     """
 
     logits: Tensor
     pooled: Tensor
     attentions: Tensor | None
+    effect: Tensor | None = None
 
 
 class AttentionHead(nn.Sequential):
@@ -37,7 +39,9 @@ class AttentionHead(nn.Sequential):
 class WSDAN(nn.Module):
     """Backbone, attention maps, bilinear attention pooling, linear classifier.
 
-    forward: images (B,3,H,W) -> Output.
+    forward: images (B,3,H,W) -> Output. With counterfactual=True also the effect of the maps (CAL,
+    arXiv:2108.08728): the logits less those of the same features pooled under maps uniform in
+    [0,2), drawn from `generator`, or, in evaluation mode, under ones.
 
     Args:
         backbone: a Backbone, or a name for `build_backbone`.
@@ -86,9 +90,14 @@ class WSDAN(nn.Module):
         self.classifier = nn.Linear(dim, num_classes)
         self.centers = FeatureCenters(num_classes, dim, beta)
 
-    def forward(self, images: Tensor) -> Output:
+    def forward(
+        self,
+        images: Tensor,
+        counterfactual: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Output:
         features = self.backbone(images)
-        if self._in_one_pass():
+        if self._in_one_pass() and not counterfactual:
             head, options = self.attention, self.pool.options
             pooled, attentions = attend_and_pool(features, head[0].weight, head[1], **options)
         else:
@@ -96,9 +105,26 @@ class WSDAN(nn.Module):
                 attentions = features[:, : self.num_attentions]
             else:
                 attentions = self.attention(features)
+            if counterfactual:
+                return self._with_effect(features, attentions, generator)
             pooled = self.pool(features, attentions)
         pooled = pooled.flatten(1)
         return Output(self.classifier(self.scale * pooled), pooled, attentions)
+
+    def _with_effect(
+        self, features: Tensor, attentions: Tensor, generator: torch.Generator | None
+    ) -> Output:
+        """The output with the effect of the maps; the features are read once for both poolings."""
+        if self.training:
+            fakes = torch.empty_like(attentions).uniform_(0, 2, generator=generator)
+        else:
+            fakes = torch.ones_like(attentions)
+        groups = 2 if self.pool.options["normalize"] == "all" else 1
+        both = self.pool(features, torch.cat((attentions, fakes), dim=1), groups)
+        pooled, fake_pooled = (half.flatten(1) for half in both.chunk(2, dim=1))
+        logits = self.classifier(self.scale * pooled)
+        effect = logits - self.classifier(self.scale * fake_pooled)
+        return Output(logits, pooled, attentions, effect)
 
     def _in_one_pass(self) -> bool:
         """Whether the maps and the pooling under them can be computed together: in inference."""

@@ -24,6 +24,7 @@ def wsdan_objective(
     center_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joint_views: bool = False,
+    counterfactual: float = 0.0,
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
     phases: Phases = UNTIMED,
@@ -31,36 +32,47 @@ def wsdan_objective(
     """The WS-DAN objective: three cross-entropies and the center loss; moves the centers.
 
     loss = (CE(raw) + CE(crop) + CE(drop)) / 3 + center_weight * center loss of the raw view. The
-    crop and the drop view are each made by one map of the raw pass, drawn by its mass. Under
-    torchrun the centers move by the pictures of all processes, alike in each.
+    crop and the drop view are each made by one map of the raw pass, drawn by its mass. Above 0,
+    `counterfactual` is the weight of one more term, the cross-entropy of the maps' effect on the
+    logits, over the three views (CAL, arXiv:2108.08728, where it is 1). Under torchrun the centers
+    move by the pictures of all processes, alike in each.
 
     Args:
         model: a WSDAN in training mode. images (B,3,H,W) floating point, labels (B,) int64.
         label_smoothing: in [0,1), of the cross-entropies.
         joint_views: pass both views through the model as one batch of 2 B; batch norm then sees
             them together.
+        counterfactual: >= 0; above 0 the model must give the effect of its maps, see `WSDAN`.
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`.
-        generator: of the images' device, for these draws where `uniforms` is not given.
+        generator: of the images' device, for these draws where `uniforms` is not given, and for
+            the random maps that the effect is measured against.
         phases: times the making of the views.
 
     Returns:
-        "loss" to run backward on; "raw", "crop", "drop" and "center", its parts; "logits" (B,N) of
-        the raw view; "crops" and "drops" (B,3,H,W), the views.
+        "loss" to run backward on; "raw", "crop", "drop", "center" and, where it has a weight,
+        "counterfactual", its parts; "logits" (B,N) of the raw view; "crops" and "drops"
+        (B,3,H,W), the views.
     """
-    raw = model(images)
+    options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
+    raw = model(images, **options)
     center = model.centers(raw.pooled, labels)
     model.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
     with phases("views"):
         crops, drops = training_views(images, raw.attentions.detach(), uniforms, generator)
-    if joint_views:
-        crop_logits, drop_logits = model(torch.cat([crops, drops])).logits.chunk(2)
-    else:
-        crop_logits, drop_logits = model(crops).logits, model(drops).logits
+    batches = [torch.cat([crops, drops])] if joint_views else [crops, drops]
+    outputs = [raw, *(model(views, **options) for views in batches)]
+    logits = torch.cat([output.logits for output in outputs]).float()
     parts = {
-        name: F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-        for name, logits in (("raw", raw.logits), ("crop", crop_logits), ("drop", drop_logits))
+        name: F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+        for name, scores in zip(("raw", "crop", "drop"), logits.chunk(3), strict=True)
     }
     loss = (parts["raw"] + parts["crop"] + parts["drop"]) / 3 + center_weight * center
+    if counterfactual > 0:
+        effects = torch.cat([output.effect for output in outputs]).float()
+        parts["counterfactual"] = F.cross_entropy(
+            effects, labels.repeat(3), label_smoothing=label_smoothing
+        )
+        loss = loss + counterfactual * parts["counterfactual"]
     views = {"logits": raw.logits, "crops": crops, "drops": drops}
     return {"loss": loss, **parts, "center": center, **views}
 
