@@ -88,7 +88,9 @@ class Config:
     method: str = _setting(
         "wsdan", "wsdan, or the plain backbone with the same budget of passes", METHODS
     )
-    backbone: str | None = _setting(None, "tiny, a torchvision model, NAME:LAYER, or timm/NAME")
+    backbone: str | None = _setting(
+        None, "tiny, a torchvision model, NAME:LAYER, timm/NAME or timm/NAME:STAGE"
+    )
     pretrained: bool = _setting(False, "start from published ImageNet weights (downloads them)")
     weights: str | None = _setting(
         None, "start from a file: weights of the backbone, or a checkpoint of ours"
@@ -127,6 +129,7 @@ class Config:
     attention_bias: float | None = _setting(
         None, "initial bias of the attention's batch norm; below 0 the maps start sparse"
     )
+    pool_eps: float = _setting(1e-12, "inside the pooling's signed root (CAL: 1e-6)")
     beta: float = _setting(0.05, "step of the feature centers")
     center_weight: float = _setting(1.0, "weight of the center loss")
     counterfactual: float = _setting(

@@ -1,11 +1,12 @@
 """Pictures of what a model looks at: the views of training and of test time, side by side."""
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsdan.config import Config
-from wsdan.data.pictures import MEAN, STD
+from wsdan.data.transforms import MEAN, STD
 from wsdan.objective import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD
 from wsdan.precision import autocast
 from wsdan_kernels import attention_crop_drop, attention_refine
@@ -61,6 +62,17 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
     framed = _framed(picture, boxes, images.shape[2:])
     heated = _heated(picture, attentions.mean(dim=1))
     return _grid([framed, heated, _cell(crops), _cell(drops), _cell(refined)])
+
+
+def captioned(grid: Tensor, text: str) -> Image.Image:
+    """A grid (3,H,W) uint8 as a picture with a line of text under it, widened where need be."""
+    font = ImageFont.load_default()
+    _, _, width, height = font.getbbox(text)
+    size = (max(grid.shape[2], int(width) + 2 * GAP), grid.shape[1] + int(height) + 2 * GAP)
+    picture = Image.new("RGB", size, "white")
+    picture.paste(Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy()), (0, 0))
+    ImageDraw.Draw(picture).text((GAP, grid.shape[1] + GAP), text, fill="black", font=font)
+    return picture
 
 
 def _cell(images: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ class GraphedStep:
     `batch_size` runs the step as it stands. The results are overwritten by the next call.
 
     Args:
-        step: tensors of B rows -> dict of tensors. It must neither wait for the device nor depend on
-            anything but these, the device's memory and its default generator.
+        step: tensors of B rows -> dict of tensors. It must neither wait for the device nor depend
+            on anything but these, the device's memory and its default generator.
         optimizer: the one that `step` uses; fused, and capturable where it has that option. After
             the capture its state may only be changed in place.
         batch_size: pictures of a whole batch.

@@ -22,6 +22,7 @@ AT_LEAST = {
     "center_weight": 0.0,
     "counterfactual": 0.0,
     "refine_padding": 0.0,
+    "pool_eps": 0.0,
 }
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")

@@ -77,8 +77,8 @@ class TrainingStep:
             raw view classifies right; "finite" () int64, 1, or 0 where the step was left out and
             all others are 0.
         """
-        self._rollback.keep(gather_rows(labels))
-        with self._phases("backward"):
+        with self._phases("optimizer"):
+            self._rollback.keep(gather_rows(labels))
             self._optimizer.zero_grad(set_to_none=True)
         scalars = self._accumulate(images, labels, uniforms)
         with self._phases("optimizer"):
@@ -91,7 +91,7 @@ class TrainingStep:
             self._optimizer.found_inf = (~finite).float()
             self._scaler.step(self._optimizer)
             self._scaler.update()
-        self._rollback.restore_unless(finite)
+            self._rollback.restore_unless(finite)
         counted = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
         return {**counted, "finite": finite.long()}
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from wsdan.distributed import largest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE = 20  # seconds
 
 
 class StopSignals:
@@ -47,6 +48,7 @@ class StopSignals:
 
 
 def leave_signals_to_the_parent(_worker: int) -> None:
-    """For the processes that load pictures: a signal to the whole group must not end them first."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """For the processes that load pictures: a signal to the whole group must not end them before
+    the step that waits for them is done and saved; after GRACE seconds SIGTERM does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))  # whose signal kills

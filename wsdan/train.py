@@ -86,7 +86,7 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
                 record |= {f"val_{name}": value for name, value in metrics.items()}
                 improved = final_accuracy(metrics) > run.progress.best
                 run.progress.best = max(run.progress.best, final_accuracy(metrics))
-            journal.write(record)
+            journal.write({**record, "seconds": run.progress.seconds})
             run.progress.next_epoch()
             saved = save(run, folder, best=improved)
     if not metrics:  # resumed after the last epoch
@@ -182,7 +182,7 @@ def epoch_record(run: RunState) -> dict[str, float]:
     """An epoch's figures, over all ranks.
 
     "epoch"; the means of the objective's scalars over the steps with a finite loss; "accuracy",
-    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps; "seconds".
+    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps.
     """
     progress = run.progress
     totals = {name: float(total) for name, total in progress.totals.items()}
@@ -198,7 +198,6 @@ def epoch_record(run: RunState) -> dict[str, float]:
         "lr": run.schedule.get_last_lr()[0],
         "bad": bad,
         "skipped": round((steps - finite) / world_size()),
-        "seconds": progress.seconds,
     }
 
 
@@ -255,10 +254,9 @@ def _stop_or_save(run: RunState, stop: StopSignals, folder: Path) -> None:
         progress = run.progress
         at = f"epoch {progress.epoch + 1}, {progress.seen} pictures into it"
         raise StoppedError(number, f"stopped by {number.name} at {at}; --resume goes on from there")
-    every = run.config.save_every
-    if every and not run.progress.trained:
-        if run.progress.seen // run.batches.step_size % every == 0:
-            save(run, folder)
+    every, done = run.config.save_every, run.progress.seen // run.batches.step_size
+    if every and not run.progress.trained and done % every == 0:
+        save(run, folder)
 
 
 def _common_count(batch: Batch, config: Config) -> int:

@@ -87,10 +87,8 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]
         samples, classes = open_split(config, "train")
         dataset = _pictures(config, samples, train_transform(config.image_size))
     size = config.batch_size * config.accumulate
-    ranks = {"rank": rank(), "world": world_size()}
-    return _loader(
-        dataset, EpochBatches(len(dataset), size, seed=config.seed, **ranks), config
-    ), classes
+    batches = EpochBatches(len(dataset), size, seed=config.seed, rank=rank(), world=world_size())
+    return _loader(dataset, batches, config), classes
 
 
 def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatches:
@@ -103,8 +101,8 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatche
     else:
         samples, _ = open_split(config, "val", classes)
         dataset = _pictures(config, samples, eval_transform(config.image_size))
-    ranks = {"rank": rank(), "world": world_size()}
-    return _loader(dataset, ShardBatches(len(dataset), config.batch_size, **ranks), config)
+    batches = ShardBatches(len(dataset), config.batch_size, rank=rank(), world=world_size())
+    return _loader(dataset, batches, config)
 
 
 def _pictures(config: Config, samples: list[Sample], transform: Transform) -> Dataset:

@@ -72,7 +72,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 class ShardBatches(Sampler[list[Draw]]):
-    """One rank's share of a data set in order: every picture belongs to one rank, none is padded."""
+    """One rank's share of a data set in order: each picture belongs to one rank, none is padded."""
 
     def __init__(self, length: int, size: int, *, rank: int = 0, world: int = 1):
         self.indices = range(rank, length, world)
