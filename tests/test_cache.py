@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from trees import make_tree
+from trees import make_shards, make_tree
 
 import wsdan.data.cache
 from wsdan.config import Config
@@ -119,6 +119,20 @@ def test_other_pictures_have_another_cache(tree):
     assert len(paths) == 5
     assert open_cache(config, samples, 32).path in paths
     assert cache_folder() == tree.parent / "kept"
+
+
+def test_pictures_of_shards_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "kept"))
+    make_shards(tmp_path)
+    config = Config(data="webdataset", root=str(tmp_path), image_size=28, cache="disk").resolved()
+    samples, _ = open_split(config, "train")
+    pictures = Pictures(samples, eval_transform(28), open_cache(config, samples, 32))
+    first, path = [item.image for item in pictures], pictures.cache.path
+    monkeypatch.setattr("wsdan.data.pictures.load_picture", None)
+    assert all(map(torch.equal, first, [item.image for item in pictures]))
+    assert open_cache(config, samples, 32).path == path
+    moved = samples[0].source._replace(offset=samples[0].source.offset + 512)
+    assert open_cache(config, [samples[0]._replace(source=moved), *samples[1:]], 32).path != path
 
 
 @pytest.mark.parametrize("cache", KEPT)

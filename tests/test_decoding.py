@@ -120,6 +120,15 @@ def test_a_missing_file_is_a_bad_picture(tree):
     ]
 
 
+def test_too_little_memory_is_no_damaged_file(tree, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("wsdan.data.decoding.decode_jpeg", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(val_loader(config_of(tree), CLASSES))
+
+
 def test_cache_and_decode_exclude_each_other(tree):
     with pytest.raises(UserError, match="--cache and --decode gpu exclude each other"):
         Config(data="folder", root=str(tree), decode="gpu", cache="ram").resolved()

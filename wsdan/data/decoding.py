@@ -128,6 +128,8 @@ def _decode_jpegs(
     data = [torch.frombuffer(bytearray(item.data), dtype=torch.uint8) for item in files]
     try:
         pictures = decode_jpeg(data, ImageReadMode.RGB, device)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         if len(files) == 1:
             line = str(error).splitlines()[0]
