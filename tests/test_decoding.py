@@ -124,7 +124,7 @@ def test_too_little_memory_is_no_damaged_file(tree, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("wsdan.data.decoding.decode_jpeg", full)
+    monkeypatch.setattr("torchvision.io.decode_jpeg", full)
     with pytest.raises(torch.OutOfMemoryError):
         list(val_loader(config_of(tree), CLASSES))
 

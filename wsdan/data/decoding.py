@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
 from wsdan.data.pictures import BadPictureError, Item, load_picture, read_bytes
@@ -123,6 +122,9 @@ def _decode(items: list, transform: Transform, device: torch.device) -> list:
 def _decode_jpegs(
     files: list[RawItem], transform: Transform, device: torch.device
 ) -> list[Tensor | BadPictureError]:
+    # Imported at need: torchvision 0.29 announces that its decoders will go, for TorchCodec's.
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     if not files:
         return []
     data = [torch.frombuffer(bytearray(item.data), dtype=torch.uint8) for item in files]
