@@ -30,7 +30,7 @@ from wsdan.model import build_model
 from wsdan.optim import build_optimizer, build_schedule
 from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
 from wsdan.run_folder import BEST, CONFIG, LAST, check_run_folder, keep_metrics_before, load_last
-from wsdan.run_state import Progress, RunState
+from wsdan.run_state import Progress, RunState, seed_generators
 from wsdan.skips import Skips
 from wsdan.step import Step, build_scaler, build_step
 from wsdan.stop import StopSignals
@@ -59,7 +59,7 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
 
 
 def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Path, dict]:
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
     batches, classes = train_loader(config)
     val_batches = val_loader(config, classes)
     run = new_run(config, classes, device, batches.batch_sampler)
