@@ -29,7 +29,7 @@ from wsdan.launch import (
 from wsdan.model import build_model
 from wsdan.optim import build_optimizer, build_schedule
 from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
-from wsdan.run_folder import BEST, CONFIG, LAST, check_run_folder, keep_metrics_before, load_last
+from wsdan.run_folder import BEST, LAST, check_run_folder, keep_metrics_before, load_last
 from wsdan.run_state import Progress, RunState, seed_generators
 from wsdan.skips import Skips
 from wsdan.step import Step, build_scaler, build_step
@@ -71,11 +71,10 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
         run.restore(state, path)
     if is_main():
         keep_metrics_before(folder, run.progress.epoch)
-        (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     say(_opening(config, device, batches, val_batches, classes, folder))
     metrics: dict[str, float] = {}
     shown = next(iter(val_batches)).images[: config.pictures].to(device)
-    with Journal(folder if is_main() else None, config.epochs) as journal:
+    with Journal(folder if is_main() else None, config) as journal:
         while run.progress.epoch < config.epochs:
             epoch = run.progress.epoch
             train_one_epoch(step, batches, run, device, stop, folder, phases)
