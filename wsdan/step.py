@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from wsdan.config import Config
 from wsdan.distributed import all_agree, gather_rows, world_size
 from wsdan.graphs import GraphedStep
-from wsdan.objective import OBJECTIVES
+from wsdan.objective import OBJECTIVES, move_centers_
 from wsdan.phases import UNTIMED, Phases
 from wsdan.precision import autocast
 from wsdan.rollback import Rollback
@@ -32,6 +32,7 @@ class Objective(nn.Module):
             "counterfactual": config.counterfactual,
             "joint_views": config.joint_views,
             "label_smoothing": config.label_smoothing,
+            "move_centers": False,  # once a step, by all its parts
             "phases": phases,
         }
 
@@ -62,6 +63,7 @@ class TrainingStep:
     ):
         self._config, self._phases = config, phases
         self._optimizer, self._scaler = optimizer, scaler
+        self._model = model
         self._parameters = list(model.parameters())
         self._rollback = Rollback(model)
         self._objective = Objective(model, config, phases)
@@ -100,22 +102,31 @@ class TrainingStep:
         parts = min(self._config.accumulate, len(labels))
         batches = zip(*(x.tensor_split(parts) for x in (images, labels, uniforms)), strict=True)
         sums: dict[str, Tensor] = {}
+        pooled = []
         for number, batch in enumerate(batches, start=1):
             share = len(batch[1]) / len(labels)
             with self._synchronised(number == parts):
-                for name, value in self._one_part(*batch, share).items():
-                    value = value if name == "correct" else value * share
-                    sums[name] = sums[name] + value if name in sums else value
+                scalars, features = self._one_part(*batch, share)
+            pooled += features
+            for name, value in scalars.items():
+                sums[name] = sums[name] + value if name in sums else value
+        if pooled:
+            with self._phases("classifier and losses"):
+                move_centers_(self._model, torch.cat(pooled), labels)
         return sums
 
-    def _one_part(self, images: Tensor, labels: Tensor, uniforms: Tensor, share: float) -> dict:
+    def _one_part(
+        self, images: Tensor, labels: Tensor, uniforms: Tensor, share: float
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Its share of the scalars, and what the centers are to move by, if anything."""
         with self._phases("classifier and losses"), autocast(self._config, images.device):
             result = self._objective(images, labels, uniforms)
         with self._phases("backward"):
             self._scaler.scale(result["loss"] * share).backward()
-        scalars = {name: value.detach() for name, value in result.items() if value.dim() == 0}
+        scalars = {n: value.detach() * share for n, value in result.items() if value.dim() == 0}
         correct = (result["logits"].detach().argmax(1) == labels).sum()
-        return {**scalars, "correct": correct}
+        pooled = [result["pooled"].detach()] if "pooled" in result else []
+        return {**scalars, "correct": correct}, pooled
 
     def _synchronised(self, last: bool):
         """Ranks exchange gradients once a step, with its last part."""
