@@ -73,7 +73,9 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
         keep_metrics_before(folder, run.progress.epoch)
     say(_opening(config, device, batches, val_batches, classes, folder))
     metrics: dict[str, float] = {}
-    shown = next(iter(val_batches)).images[: config.pictures].to(device)
+    shown = torch.empty(0)
+    if config.pictures and is_main():
+        shown = next(iter(val_batches)).images[: config.pictures].to(device)
     with Journal(folder if is_main() else None, config) as journal:
         while run.progress.epoch < config.epochs:
             epoch = run.progress.epoch
