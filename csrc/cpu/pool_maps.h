@@ -26,8 +26,8 @@ public:
         : height_(attentions.size(2)),
           width_(attentions.size(3)),
           maps_(attentions.size(1)),
-          rows_(bilinear_taps<T>(height_, features.size(2), true)),
-          columns_(bilinear_taps<T>(width_, features.size(3), true)) {}
+          rows_(taps(height_, features.size(2))),
+          columns_(taps(width_, features.size(3))) {}
 
     int64_t positions() const {  // of the maps
         return height_ * width_;
@@ -70,6 +70,15 @@ public:
     }
 
 private:
+    // As in torch, an axis that keeps its size has no neighbours: a NaN would pass to them.
+    static std::vector<Tap<T>> taps(int64_t in, int64_t out) {
+        std::vector<Tap<T>> axis = bilinear_taps<T>(in, out, true);
+        if (in == out)
+            for (Tap<T>& tap : axis)
+                tap.upper = tap.lower;
+        return axis;
+    }
+
     // body(corners, weights) for every position of the features: the four positions it blends.
     template <typename Body>
     void for_each_corners(const Body& body) const {
@@ -136,25 +145,23 @@ public:
     // The same transposed, (K x M) dense.
     template <typename At>
     void load_across(At at, int64_t b, T* maps) const {
-        const auto x = image_rows(stored_, data_of<const S>(stored_), b, interleaved_);
-        if constexpr (std::is_same_v<S, T>) {
-            if (resized_ && interleaved_)
-                return resize_.forward(at, x.data, x.stride, maps);
-        }
-        const Scratch<T> packed(resized_ ? stored_size() : 0);
-        T* const to = resized_ ? packed.data() : maps;
-        if (interleaved_)
-            pack_rows(at, x, to);
-        else
-            pack_maps(at, x.data, x.columns, to);
-        if (!resized_)
-            return;
-        resize_.forward(at, to, maps_, maps);
-        if constexpr (!std::is_same_v<S, T>) {  // to the dtype of the maps, as interpolate rounds
-            const Scratch<S> rounded(size());
-            convert_row(at, maps, 1, rounded.data(), size());
-            convert_row(at, rounded.data(), 1, maps, size());
-        }
+        run_apart(at, [this, at, b, maps](auto) {
+            const auto x = image_rows(stored_, data_of<const S>(stored_), b, interleaved_);
+            if constexpr (std::is_same_v<S, T>) {
+                if (resized_ && interleaved_)
+                    return resize_.forward(at, x.data, x.stride, maps);
+            }
+            const Scratch<T> packed(resized_ ? stored_size() : 0);
+            T* const to = resized_ ? packed.data() : maps;
+            if (interleaved_)
+                pack_rows(at, x, to);
+            else
+                pack_maps(at, x.data, x.columns, to);
+            if (resized_) {
+                resize_.forward(at, to, maps_, maps);
+                round(at, maps);
+            }
+        });
     }
 
     // The same in panels of (K x kPanel).
@@ -187,6 +194,16 @@ public:
     }
 
 private:
+    // To the dtype that the maps are stored in, as torch's interpolate rounds them.
+    template <typename At>
+    void round(At at, T* maps) const {
+        if constexpr (!std::is_same_v<S, T>) {
+            const Scratch<S> rounded(size());
+            convert_row(at, maps, 1, rounded.data(), size());
+            convert_row(at, rounded.data(), 1, maps, size());
+        }
+    }
+
     // Rows of M as dense rows of M.
     template <typename At>
     void pack_rows(At at, const Rows<const S>& x, T* to) const {
