@@ -9,12 +9,14 @@ from training import SIZES, WHOLE, assert_same_run, batches, float32_rates, new_
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
-from wsdan.data.loaders import Batch, train_loader
+from wsdan.data.loaders import train_loader
+from wsdan.data.sampling import EpochBatches
 from wsdan.graphs import WARM_UP, GraphedStep
-from wsdan.optim import build_optimizer, build_schedule
-from wsdan.phases import UNTIMED
+from wsdan.optim import build_optimizer
+from wsdan.skips import LOOK_EVERY
 from wsdan.step import build_step
-from wsdan.train import train_one_epoch
+from wsdan.stop import StopSignals
+from wsdan.train import epoch_record, new_run, train_one_epoch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 METHODS, OPTIMIZERS = ["wsdan", "baseline"], ["sgd", "adamw"]
@@ -34,8 +36,8 @@ def deterministic(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
 
-def on_gpu(side: int = 48) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(images.cuda(), labels.cuda()) for images, labels in batches(side)]
+def on_gpu(side: int = 48) -> list[list[torch.Tensor]]:
+    return [[tensor.cuda() for tensor in batch] for batch in batches(side)]
 
 
 def test_a_wait_is_an_error(refusing):
@@ -56,53 +58,40 @@ def test_a_wait_is_an_error(refusing):
 def test_the_step_waits_for_nothing(optimizer, method, backbone, refusing):
     model = new_model(method, backbone).cuda().train()
     config = settings(optimizer, method)
-    step = build_step(model, build_optimizer(model, config, fused=True), config)
+    step = build_step(model, build_optimizer(model, config), config)
     data = on_gpu(96)[:2]
-    for images, labels in data:  # libraries are set up, kernels compiled
-        step(images, labels)
+    for batch in data:  # libraries are set up, kernels compiled
+        step(*batch)
     refusing()
-    losses = [step(images, labels)["loss"] for images, labels in data]
+    losses = [step(*batch)["loss"] for batch in data]
     torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(loss) for loss in losses)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_the_loop_waits_at_its_end_only(cuda_graph, refusing):
-    """Copies from pinned memory, steps and the schedule; the means are read when all is done."""
-    model = new_model().cuda().train()
-    config = settings(cuda_graph=cuda_graph)
-    optimizer = build_optimizer(model, config, fused=True)
-    schedule = build_schedule(optimizer, config, len(SIZES))
-    step = build_step(model, optimizer, config)
-    for images, labels in on_gpu():  # the capture waits for the device
-        step(images, labels)
-    data = [Batch(images, labels, []).pin_memory() for images, labels in batches()]
+def test_the_loop_waits_at_its_end_only(cuda_graph, refusing, tmp_path):
+    """Copies from pinned memory, steps and the schedule; flags and means are read when all is
+    done, or every LOOK_EVERY steps."""
+    config = settings(cuda_graph=cuda_graph, backbone="tiny", image_size=48, num_attentions=4)
+    count = LOOK_EVERY - 1
+    order = EpochBatches(count * WHOLE, WHOLE, seed=0)
+    device = torch.device("cuda", 0)
+    run = new_run(config, ["a", "b", "c"], device, order)
+    step = build_step(run.model, run.optimizer, config)
+    for batch in on_gpu():  # the capture waits for the device
+        step(*batch)
+    batch = loaders.Batch(*batches()[0], torch.zeros(WHOLE, 4), ["a.png"] * WHOLE, [])
     ends = []
 
     def until_the_last():
-        yield from data
+        yield from [batch.pin_memory()] * count
         torch.cuda.set_sync_debug_mode("default")
         ends.append(True)
 
     refusing()
-    record = train_one_epoch(
-        step, Sized(until_the_last()), schedule, config, torch.device("cuda"), UNTIMED, 0
-    )
+    train_one_epoch(step, until_the_last(), run, device, StopSignals(), tmp_path)
     assert ends
-    assert record["loss"] > 0
-
-
-class Sized:
-    """An iterator of batches that knows its length, as tqdm asks for."""
-
-    def __init__(self, items):
-        self.items = items
-
-    def __iter__(self):
-        return self.items
-
-    def __len__(self):
-        return len(SIZES)
+    assert epoch_record(run)["loss"] > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -125,22 +114,22 @@ def test_the_first_replay_has_the_loss_of_the_eager_step(backbone, deterministic
     for cuda_graph in (False, True):
         model = new_model("wsdan", backbone).cuda().train()
         config = settings(cuda_graph=cuda_graph)
-        step = build_step(model, build_optimizer(model, config, fused=True), config)
+        step = build_step(model, build_optimizer(model, config), config)
         torch.cuda.manual_seed(5)
-        losses.append([float(step(images, labels)["loss"]) for images, labels in whole])
+        losses.append([float(step(*batch)["loss"]) for batch in whole])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_replays_draw_new_views():
-    """The random numbers go on from replay to replay: the same batch has other losses."""
+    """The random numbers come with the batch: the same pictures have other losses."""
     model = new_model().cuda().train()
     config = Config(batch_size=WHOLE, lr=0.0, weight_decay=0.0, cuda_graph=True).resolved()
-    step = build_step(model, build_optimizer(model, config, fused=True), config)
+    step = build_step(model, build_optimizer(model, config), config)
     assert isinstance(step, GraphedStep)
-    images, labels = on_gpu()[0]
+    images, labels, _ = on_gpu()[0]
     losses = [
-        {name: float(value) for name, value in step(images, labels).items()}
-        for _ in range(WARM_UP + 5)
+        {name: float(value) for name, value in step(images, labels, uniforms).items()}
+        for uniforms in torch.rand(WARM_UP + 5, len(labels), 4, device="cuda")
     ]
     assert len({result["crop"] for result in losses[WARM_UP:]}) > 1
     assert len({result["raw"] for result in losses}) == 1

@@ -1,5 +1,7 @@
 """Reading pictures of every kind, folders, and what is wrong with them."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,13 @@ from PIL import Image
 from trees import make_tree
 
 from wsdan.config import Config
-from wsdan.data.folder import PictureFolder, split_folder
 from wsdan.data.loaders import train_loader, val_loader
-from wsdan.data.pictures import (
-    BadPictureError,
+from wsdan.data.pictures import BadPictureError, load_picture
+from wsdan.data.splits import open_split
+from wsdan.data.transforms import (
+    box_in_input,
     box_in_picture,
     eval_transform,
-    load_picture,
     train_transform,
 )
 from wsdan.errors import UserError
@@ -92,6 +94,18 @@ def test_a_box_maps_back_to_the_picture():
     assert box_in_picture([0, 0, 96, 96], (300, 200), 96, whole=True) == [0, 0, 300, 200]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_box_maps_to_the_input_and_back(whole):
+    box, size = (70, 35, 300, 160), (401, 223)
+    in_input = box_in_input(box, size, 224, whole)
+    assert box_in_picture(list(in_input), size, 224, whole) == list(box)
+    assert box_in_input((-5, -5, 500, 300), size, 224, whole) == (0, 0, 224, 224)
+
+
+def test_a_box_that_the_input_does_not_show_has_no_area():
+    assert box_in_input((0, 0, 10, 300), (512, 512), 448) == (0, 0, 0, 300 - 32)
+
+
 @pytest.mark.parametrize("val", ["val", "test"])
 def test_loaders_of_a_folder(tmp_path, val):
     make_tree(tmp_path, val=val)
@@ -121,30 +135,30 @@ def test_a_bad_picture_is_reported_not_raised(tmp_path):
 
 def test_validation_uses_the_training_labels(tmp_path):
     make_tree(tmp_path)
-    for path in (tmp_path / "val" / "blue").iterdir():
-        path.unlink()
-    (tmp_path / "val" / "blue").rmdir()
-    dataset = PictureFolder(tmp_path / "val", eval_transform(32), ["blue", "green", "red"])
-    assert {dataset[index][1] for index in range(len(dataset))} == {1, 2}
+    shutil.rmtree(tmp_path / "val" / "blue")
+    split = open_split(folder_config(tmp_path), "val", ["blue", "green", "red"])
+    assert {sample.label for sample in split.samples} == {1, 2}
+    assert split.classes == ["blue", "green", "red"]
 
 
 def test_wrong_folders(tmp_path):
     with pytest.raises(UserError, match="--root: no such folder: .*nowhere"):
-        split_folder(tmp_path / "nowhere", ("train",))
+        open_split(folder_config(tmp_path / "nowhere"), "train")
     with pytest.raises(UserError, match="has no val/ or test/ folder"):
-        split_folder(tmp_path, ("val", "test"))
-    make_tree(tmp_path / "tree")
+        open_split(folder_config(tmp_path), "val")
+    config = folder_config(make_tree(tmp_path / "tree"))
     train = tmp_path / "tree" / "train"
     (train / "void").mkdir()
     with pytest.raises(UserError, match=r"train/void: the class folder holds no picture"):
-        PictureFolder(train, eval_transform(32))
+        open_split(config, "train")
     (train / "void").rmdir()
     with pytest.raises(UserError, match="class 'green' is not among the training classes"):
-        PictureFolder(train, eval_transform(32), ["blue", "red"])
-    single = make_tree(tmp_path / "single") / "train"
+        open_split(config, "val", ["blue", "red"])
+    for name in ("blue", "green", "red"):
+        shutil.rmtree(tmp_path / "tree" / "val" / name)
+    with pytest.raises(UserError, match="tree/val: holds no picture"):
+        open_split(config, "val", ["blue", "green", "red"])
     for name in ("green", "red"):
-        for path in (single / name).iterdir():
-            path.unlink()
-        (single / name).rmdir()
-    with pytest.raises(UserError, match="at least two class folders are needed; found 1"):
-        PictureFolder(single, eval_transform(32))
+        shutil.rmtree(train / name)
+    with pytest.raises(UserError, match="at least two classes are needed; found 1"):
+        open_split(config, "train")

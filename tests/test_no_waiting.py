@@ -87,7 +87,7 @@ def test_the_optimizer_stays_on_the_device(optimizer, monkeypatch):
     monkeypatch.setattr(torch, "_fused_adamw_", launch)
     with gpu():
         model = moved(new_model("tiny"))
-        built = build_optimizer(model, Config(optimizer=optimizer, lr=0.1).resolved(), fused=True)
+        built = build_optimizer(model, Config(optimizer=optimizer, lr=0.1).resolved())
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
         for group in built.param_groups:
@@ -109,10 +109,10 @@ def test_the_whole_step_waits_for_nothing(backbone, method, optimizer):
     torch.manual_seed(0)
     model = new_model(backbone, method)
     config = Config(optimizer=optimizer, method=method, lr=0.1).resolved()
-    step = build_step(model, build_optimizer(model, config, fused=True), config)
+    step = build_step(model, build_optimizer(model, config), config)
     for _ in range(2):
         with NoWaiting() as mode:
-            step(*batch(2))
+            step(*batch(2), torch.rand(2, 4))
     assert any("backward" in name for name in mode.seen)
     assert any("_fused" in name for name in mode.seen)
 

@@ -29,12 +29,14 @@ def new_model(method: str = "wsdan", backbone: str = "tiny") -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def batches(side: int = 48) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(side: int = 48) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """images, labels and the uniforms of their views."""
     generator = torch.Generator().manual_seed(1)
     images = [torch.randn((size, 3, side, side), generator=generator) for size in SIZES]
     labels = [torch.randint(3, (size,), generator=generator) for size in SIZES]
     images = [item.contiguous(memory_format=torch.channels_last) for item in images]
-    return list(zip(images, labels, strict=True))
+    uniforms = [torch.rand((size, 4), generator=generator) for size in SIZES]
+    return list(zip(images, labels, uniforms, strict=True))
 
 
 def random_state(device: str) -> torch.Tensor:
@@ -48,13 +50,13 @@ def run(config: Config, before=lambda optimizer: None, device: str = "cpu"):
     before: called with the optimizer before each step.
     """
     model = new_model(config.method).to(device).train()
-    optimizer = build_optimizer(model, config, fused=True)
+    optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, config, len(SIZES))
     step = build_step(model, optimizer, config)
     results = []
-    for images, labels in batches():
+    for batch in batches():
         before(optimizer)
-        found = step(images.to(device), labels.to(device))
+        found = step(*(tensor.to(device) for tensor in batch))
         results.append({name: value.clone() for name, value in found.items()})
         schedule.step()
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}

@@ -12,13 +12,20 @@ from wsdan.config import Config
 from wsdan.errors import UserError
 
 FORMAT = "wsdan-checkpoint"
-VERSION = 1
+VERSION = 2
+
+
+class NotSavedError(UserError):
+    """A checkpoint could not be written, for want of space for instance; the old one is whole."""
 
 
 def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict) -> None:
     """Write `state` (tensors, numbers and text in dicts and lists) with its configuration.
 
-    The file is complete under a temporary name before it replaces the old one.
+    The file is complete on the disk under a temporary name before it replaces the old one: whenever
+    the process is killed, `path` is one or the other.
+
+    Raises NotSavedError, and leaves the old file, where the system refuses.
     """
     content = {
         "format": FORMAT,
@@ -28,22 +35,34 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
         **state,
     }
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError, in its own words
+        temporary.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+        kept = "the earlier one is whole" if path.exists() else "there is no earlier one"
+        raise NotSavedError(f"cannot write {path}: {reason.splitlines()[0]}; {kept}") from None
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Read a checkpoint; its "config" is a Config.
 
-    Raises UserError for a missing, truncated or foreign file.
+    Raises UserError for a missing, truncated, damaged or foreign file.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
         content = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -59,3 +78,12 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         **{name: value for name, value in content["config"].items() if name in known}
     )
     return content
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's entries on the disk, so that a power cut does not undo the renaming."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The command line: wsdan train | eval | predict | info. `python -m wsdan` is the same program."""
+"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`."""
 
 import argparse
 import dataclasses
@@ -10,8 +10,20 @@ import torch
 import torchvision
 
 import wsdan_kernels
-from wsdan.config import DATA, DEVICES, Config, from_dict, load_yaml, option_name, value_type
-from wsdan.errors import UserError
+from wsdan.config import (
+    DATA,
+    DEVICES,
+    FINAL,
+    PRECISIONS,
+    Config,
+    from_dict,
+    load_yaml,
+    value_type,
+)
+from wsdan.distributed import is_main, process_group
+from wsdan.errors import StoppedError, UserError
+from wsdan.rules import option_name
+from wsdan.sources import ORIGINS
 
 USER_MISTAKE = 2
 
@@ -31,6 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except StoppedError as stop:
+        if is_main():
+            print(f"wsdan: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("wsdan: interrupted", file=sys.stderr)
         return 130
@@ -49,17 +65,28 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("eval", help="accuracy of a checkpoint")
     _add_checkpoint(evaluate)
-    evaluate.add_argument("--data", choices=DATA, help="default: the data it was trained on")
-    evaluate.add_argument("--root", metavar="DIR", help="folder with val/ or test/")
-    evaluate.add_argument("--batch-size", type=int, metavar="N", help="pictures a step")
-    evaluate.add_argument("--skip-bad-images", action="store_true", help="count them and go on")
+    _add_evaluation(evaluate)
     evaluate.set_defaults(run=_eval)
 
     predict = commands.add_parser("predict", help="classify pictures: top 5 classes and the box")
     _add_checkpoint(predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument(
+        "--figure", metavar="DIR", help="save the views of each picture there, as NAME.png"
+    )
     predict.set_defaults(run=_predict)
+
+    conversion = commands.add_parser(
+        "convert", help="a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch as one of ours"
+    )
+    conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
+    conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
+    conversion.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    conversion.add_argument(
+        "--origin", choices=ORIGINS, help="who wrote SOURCE, where the file does not tell"
+    )
+    conversion.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="versions, devices, and which backends can run")
     info.set_defaults(run=_info)
@@ -69,6 +96,30 @@ def _parser() -> argparse.ArgumentParser:
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="last.pt or best.pt")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to run")
+    parser.add_argument(
+        "--raw-weights", action="store_true", help="the trained weights, not their average (--ema)"
+    )
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """What `wsdan eval` scores and how; settings not given are those of the checkpoint."""
+    parser.add_argument("--data", choices=DATA, help="default: the data it was trained on")
+    parser.add_argument("--root", metavar="DIR", help="the data set's folder")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that load pictures")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the network")
+    parser.add_argument("--final", choices=FINAL, help="what the final score is the mean of")
+    parser.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        help="also score test-time views: closer crops, and all in the mirror",
+    )
+    parser.add_argument("--skip-bad-images", action="store_true", help="count them and go on")
+    parser.add_argument(
+        "--per-class", action="store_true", help="accuracy of each class, worst first"
+    )
+    parser.add_argument("--confusion", metavar="FILE", help="write the confusion matrix as csv")
+    parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -106,31 +157,64 @@ def _train(options: dict) -> None:
 
 def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
-    from wsdan.evaluate import accuracy_table, evaluate
-    from wsdan.predict import Classifier
-    from wsdan.train import pick_device
+    from wsdan.evaluate import evaluate
 
-    classifier = Classifier(options.pop("checkpoint"), pick_device(options.pop("device")))
+    classifier = _classifier(options)
+    shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
     changes = {name: value for name, value in options.items() if value is not None}
-    if changes.get("root") is not None:
+    if "root" in changes and classifier.config.data == "synthetic":
         changes.setdefault("data", "folder")
     if changes.get("data") == "synthetic":
         changes["root"] = None
     config = dataclasses.replace(
-        classifier.config, resume=False, overwrite=False, **changes
+        classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
-    batches = val_loader(config, classifier.classes)
-    print(accuracy_table(evaluate(classifier.model, batches, config, classifier.device)))
+    with process_group(classifier.device):
+        batches = val_loader(config, classifier.classes)
+        result = evaluate(classifier.model, batches, config, classifier.device)
+        if is_main():
+            _report(result, classifier.classes, shown)
+
+
+def _report(result, classes: list[str], shown: dict) -> None:
+    from wsdan.evaluate import accuracy_table
+    from wsdan.reports import evaluation_json, per_class_table, write_confusion
+
+    print(evaluation_json(result, classes) if shown["json"] else accuracy_table(result.metrics))
+    if shown["per_class"] and not shown["json"]:
+        print(per_class_table(result, classes))
+    if shown["confusion"] is not None:
+        write_confusion(shown["confusion"], result, classes)
 
 
 def _predict(options: dict) -> None:
-    from wsdan.predict import Classifier, prediction_text
-    from wsdan.train import pick_device
+    from wsdan.predict import figure_paths, prediction_text
 
-    classifier = Classifier(options["checkpoint"], pick_device(options["device"]))
-    for path in options["images"]:
+    classifier = _classifier(options)
+    figures = [None] * len(options["images"])
+    if options["figure"] is not None:
+        figures = figure_paths(options["images"], options["figure"])
+    for path, figure in zip(options["images"], figures, strict=True):
         result = classifier.predict(path)
+        if figure is not None:
+            classifier.save_figure(path, figure, result)
         print(json.dumps(result) if options["json"] else prediction_text(result))
+
+
+def _convert(options: dict) -> None:
+    from wsdan.convert import convert
+
+    found = convert(**options)
+    print(f"{options['source']}: {found}; written to {options['out']}")
+
+
+def _classifier(options: dict):
+    """The model that --checkpoint, --device and --raw-weights name, which are taken out."""
+    from wsdan.launch import pick_device
+    from wsdan.predict import Classifier
+
+    device = pick_device(options.pop("device"))
+    return Classifier(options.pop("checkpoint"), device, raw_weights=options.pop("raw_weights"))
 
 
 def _info(options: dict) -> None:

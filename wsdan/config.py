@@ -1,8 +1,8 @@
 """Every setting of a run, its defaults by recipe, and its checks.
 
 A setting left None takes the value of the recipe of its data: `synthetic` is tuned so that a run
-ends in under three minutes on two CPU cores, `folder` is the paper's recipe (arXiv:1901.09891
-section 4.1 and the official code).
+ends in under three minutes on two CPU cores, `paper` is the published recipe (arXiv:1901.09891
+section 4.1 and the official code) on pictures of your own or of a published data set.
 """
 
 import dataclasses
@@ -11,15 +11,19 @@ from pathlib import Path
 
 import yaml
 
-from wsdan.data.synthetic import MIN_IMAGE_SIZE
 from wsdan.errors import UserError
+from wsdan.rules import check_choices, check_ranges, check_together
 
 METHODS = ("wsdan", "baseline")
-DATA = ("synthetic", "folder")
+DATA = ("synthetic", "folder", "cub", "aircraft", "cars", "dogs", "csv", "webdataset")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine")
 ATTENTIONS = ("conv", "slice")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16", "fp16")
+CACHES = ("ram", "disk")
+DECODERS = ("cpu", "gpu")
+FINAL = ("probabilities", "logits")
 
 RECIPES = {
     "synthetic": {
@@ -38,9 +42,10 @@ RECIPES = {
         "refine_padding": 0.1,
         "attention_bias": -1.0,
         "eval_every": 4,
+        "save_every": 0,
         "workers": 0,
     },
-    "folder": {
+    "paper": {
         "backbone": "inception_v3",
         "image_size": 448,
         "epochs": 80,
@@ -56,6 +61,7 @@ RECIPES = {
         "refine_padding": 0.05,
         "attention_bias": 0.0,
         "eval_every": 1,
+        "save_every": 500,
         "workers": 2,
     },
 }
@@ -72,22 +78,42 @@ def _setting(default, text: str, choices: tuple[str, ...] | None = None):
 class Config:
     """Settings of one run. None stands for the recipe's value; `resolved` fills it in."""
 
-    data: str = _setting("synthetic", "the embedded pictures, or an image folder", DATA)
-    root: str | None = _setting(None, "folder with train/ and val/ (or test/), one folder a class")
+    data: str = _setting(
+        "synthetic", "embedded pictures, an image folder, a published data set, or lists", DATA
+    )
+    root: str | None = _setting(
+        None, "the data set's folder; of folder: train/ and val/ (or test/), one folder a class"
+    )
     out: str | None = _setting(None, "output folder (default: a new numbered folder under runs/)")
     method: str = _setting(
         "wsdan", "wsdan, or the plain backbone with the same budget of passes", METHODS
     )
-    backbone: str | None = _setting(None, "tiny, a torchvision model, NAME:LAYER, or timm/NAME")
+    backbone: str | None = _setting(
+        None, "tiny, a torchvision model, NAME:LAYER, timm/NAME or timm/NAME:STAGE"
+    )
     pretrained: bool = _setting(False, "start from published ImageNet weights (downloads them)")
+    weights: str | None = _setting(
+        None, "start from a file: weights of the backbone, or a checkpoint of ours"
+    )
+    ignore_classifier: bool = _setting(
+        False, "of --weights, leave out the classifier and the centers: fine-tune to other classes"
+    )
     epochs: int | None = _setting(None, "passes over the training pictures")
-    batch_size: int | None = _setting(None, "pictures a step")
+    batch_size: int | None = _setting(None, "pictures a step and process")
+    accumulate: int = _setting(1, "batches whose gradients make one step")
     image_size: int | None = _setting(None, "side of the square input, pixels")
     num_attentions: int | None = _setting(None, "attention maps (M)")
     lr: float | None = _setting(None, "learning rate")
     seed: int = _setting(0, "of the weights, the order of the pictures and the views")
     device: str = _setting("auto", "where to run", DEVICES)
+    precision: str = _setting(
+        "fp32", "of the network; bf16 and fp16 (with a scaled loss) by autocast", PRECISIONS
+    )
     workers: int | None = _setting(None, "processes that load pictures")
+    cache: str | None = _setting(
+        None, "keep decoded pictures at the input's scale, in memory or in a file", CACHES
+    )
+    decode: str = _setting("cpu", "where JPEG files are decoded", DECODERS)
     optimizer: str | None = _setting(None, "sgd (momentum 0.9) or adamw", OPTIMIZERS)
     weight_decay: float | None = _setting(None, "weight decay")
     classifier_lr_scale: float | None = _setting(
@@ -95,20 +121,36 @@ class Config:
     )
     schedule: str | None = _setting(None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES)
     warmup: float | None = _setting(None, "share of the steps over which the rate rises")
+    label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
+    ema: float = _setting(0.0, "decay of averaged weights, which are evaluated; 0: none")
     attention: str = _setting(
         "conv", "maps from a 1x1 convolution, or the first channels of the features", ATTENTIONS
     )
     attention_bias: float | None = _setting(
         None, "initial bias of the attention's batch norm; below 0 the maps start sparse"
     )
+    pool_eps: float = _setting(1e-12, "inside the pooling's signed root (CAL: 1e-6)")
     beta: float = _setting(0.05, "step of the feature centers")
     center_weight: float = _setting(1.0, "weight of the center loss")
+    counterfactual: float = _setting(
+        0.0, "weight of the loss against random maps (CAL, arXiv:2108.08728: 1); 0: none"
+    )
+    joint_views: bool = _setting(False, "the crop and the drop view pass the network as one batch")
     refine_threshold: float | None = _setting(None, "share of the mean map's peak that is object")
     refine_padding: float | None = _setting(None, "padding of the object's box, share of the side")
+    final: str = _setting("probabilities", "what the final score is the mean of", FINAL)
+    tta: bool = _setting(False, "also evaluate several refined views and their mirror images")
+    sync_batchnorm: bool = _setting(False, "batch norm over the pictures of all processes")
     skip_bad_images: bool = _setting(False, "count unreadable pictures and go on")
+    max_skipped: int = _setting(10, "steps in a row without a finite loss that end the run")
     eval_every: int | None = _setting(None, "epochs between evaluations")
+    save_every: int | None = _setting(
+        None, "steps between checkpoints within an epoch; 0: at its end only"
+    )
+    pictures: int = _setting(4, "pictures whose views are shown in TensorBoard; 0: none")
     resume: bool = _setting(False, "go on from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
+    compile: bool = _setting(False, "compile the network with torch.compile")
     cuda_graph: bool = _setting(
         False,
         "on a GPU, launch a whole batch's step as one CUDA graph; losses equal but for rounding",
@@ -117,14 +159,15 @@ class Config:
 
     def resolved(self) -> "Config":
         """This configuration with every None that has a recipe filled in, and checked."""
-        _check_choices(self)
-        recipe = dict(RECIPES[self.data])
+        check_choices(self)
+        check_together(self)
+        recipe = dict(RECIPES["synthetic" if self.data == "synthetic" else "paper"])
         if self.method == "baseline":
             recipe["epochs"] *= VIEWS_PER_STEP
             recipe["eval_every"] *= VIEWS_PER_STEP
         missing = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         config = dataclasses.replace(self, **missing)
-        _check_ranges(config)
+        check_ranges(config)
         return config
 
     def to_yaml(self) -> str:
@@ -182,52 +225,3 @@ def _converted(item: dataclasses.Field, value, name: str):
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{name} must be of type {kind.__name__}, got {value!r}")
     return value
-
-
-def option_name(name: str) -> str:
-    """The command-line option of a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def _check_choices(config: Config) -> None:
-    for item in dataclasses.fields(config):
-        value, choices = getattr(config, item.name), item.metadata["choices"]
-        if choices is not None and value is not None and value not in choices:
-            raise UserError(
-                f"{option_name(item.name)} must be one of {', '.join(choices)}; got {value}"
-            )
-    if config.data == "folder" and config.root is None:
-        raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
-    if config.data == "synthetic" and config.root is not None:
-        raise UserError("--root is for --data folder; the synthetic pictures need no folder")
-    if config.resume and config.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    if config.cuda_graph and config.profile:
-        raise UserError("--cuda-graph and --profile exclude each other: a graph has no phases")
-    if (config.resume or config.overwrite) and config.out is None:
-        raise UserError("--resume and --overwrite need --out, the folder of the run")
-
-
-def _check_ranges(config: Config) -> None:
-    at_least = {
-        "epochs": 1,
-        "batch_size": 1,
-        "image_size": MIN_IMAGE_SIZE if config.data == "synthetic" else 1,
-        "num_attentions": 1,
-        "eval_every": 1,
-        "workers": 0,
-        "seed": 0,
-        "lr": 0.0,
-        "weight_decay": 0.0,
-        "classifier_lr_scale": 0.0,
-        "center_weight": 0.0,
-        "refine_padding": 0.0,
-    }
-    for name, low in at_least.items():
-        if not getattr(config, name) >= low:
-            raise UserError(
-                f"{option_name(name)} must be at least {low}; got {getattr(config, name)}"
-            )
-    for name in ("beta", "refine_threshold", "warmup"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{option_name(name)} must be in [0, 1]; got {getattr(config, name)}")

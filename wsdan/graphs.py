@@ -21,8 +21,8 @@ class GraphedStep:
     `batch_size` runs the step as it stands. The results are overwritten by the next call.
 
     Args:
-        step: images (B,3,H,W), labels (B,) -> dict of tensors. It must neither wait for the device
-            nor depend on anything but these, the device's memory and its default generator.
+        step: tensors of B rows -> dict of tensors. It must neither wait for the device nor depend
+            on anything but these, the device's memory and its default generator.
         optimizer: the one that `step` uses; fused, and capturable where it has that option. After
             the capture its state may only be changed in place.
         batch_size: pictures of a whole batch.
@@ -33,7 +33,7 @@ class GraphedStep:
 
     def __init__(
         self,
-        step: Callable[[Tensor, Tensor], dict[str, Tensor]],
+        step: Callable[..., dict[str, Tensor]],
         optimizer: torch.optim.Optimizer,
         batch_size: int,
     ):
@@ -48,17 +48,17 @@ class GraphedStep:
             torch.zeros((), dtype=torch.float32, device=device) for _ in optimizer.param_groups
         ]
 
-    def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         with self._rates_on_device():
-            if len(labels) != self._batch_size:
-                return self._step(images, labels)
+            if len(batch[0]) != self._batch_size:
+                return self._step(*batch)
             self._steps += 1
             if self._steps <= WARM_UP:
-                return self._warm_up(images, labels)
+                return self._warm_up(*batch)
             if self._graph is None:
-                self._capture(images, labels)
-            self._images.copy_(images)
-            self._labels.copy_(labels)
+                self._capture(*batch)
+            for held, tensor in zip(self._batch, batch, strict=True):
+                held.copy_(tensor)
             self._graph.replay()
             return self._results
 
@@ -78,22 +78,22 @@ class GraphedStep:
             for group, number in zip(groups, numbers, strict=True):
                 group["lr"] = number
 
-    def _warm_up(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _warm_up(self, *batch: Tensor) -> dict[str, Tensor]:
         """A step on the stream that will be captured, which has its own workspaces."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            results = self._step(images, labels)
+            results = self._step(*batch)
         torch.cuda.current_stream().wait_stream(self._stream)
         return results
 
-    def _capture(self, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels = images.clone(), labels.clone()
+    def _capture(self, *batch: Tensor) -> None:
+        self._batch = [tensor.clone() for tensor in batch]
         self._optimizer.zero_grad(set_to_none=True)  # the graph's gradients are its own memory
         graph = torch.cuda.CUDAGraph()
         try:
             # The thread that pins the next batches may allocate meanwhile: "thread_local" lets it.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._results = self._step(self._images, self._labels)
+                self._results = self._step(*self._batch)
         except RuntimeError as error:
             cause = error.__context__ or error  # the end of a failed capture raises as well
             reason = str(cause).splitlines()[0]

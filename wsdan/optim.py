@@ -11,28 +11,30 @@ from wsdan.config import Config
 IMPLEMENTATION = ("foreach", "fused", "capturable")
 
 
-def build_optimizer(
-    model: nn.Module, config: Config, *, fused: bool = False
-) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 on all weights alike (the published recipe), or AdamW.
 
-    AdamW leaves biases, norms and the classifier without weight decay. fused: torch's optimizer in
-    few launches, which may also be captured in a CUDA graph.
+    AdamW leaves biases, norms and the classifier without weight decay. Both are torch's fused ones:
+    few launches, which a CUDA graph may hold, and a step that `found_inf` calls off on the device.
     """
     classifier = list(model.classifier.parameters())
     ids = {id(parameter) for parameter in classifier}
     body = [parameter for parameter in model.parameters() if id(parameter) not in ids]
     classifier_lr = config.lr * config.classifier_lr_scale
-    options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused or None}
+    options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "sgd":
         groups = [{"params": body}, {"params": classifier, "lr": classifier_lr}]
-        return torch.optim.SGD(groups, momentum=0.9, **options)
+        optimizer = torch.optim.SGD(groups, momentum=0.9, **options)
+        # torch would take the first step for the momentum's start, also where it is called off.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     groups = [
         {"params": [weight for weight in body if weight.dim() > 1]},
         {"params": [weight for weight in body if weight.dim() <= 1], "weight_decay": 0.0},
         {"params": classifier, "lr": classifier_lr, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, capturable=fused, **options)
+    return torch.optim.AdamW(groups, capturable=True, **options)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

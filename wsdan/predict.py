@@ -1,17 +1,19 @@
 """Classifying pictures with a checkpoint."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
-from wsdan.data.pictures import BadPictureError, box_in_picture, eval_transform, load_picture
+from wsdan.data.pictures import BadPictureError, load_picture
+from wsdan.data.transforms import box_in_picture, eval_transform
 from wsdan.errors import UserError
 from wsdan.evaluate import VIEWS, Prediction, predict_views
-from wsdan.model import build_model
+from wsdan.figures import captioned, view_grid
+from wsdan.model import build_model, without_weights
 
 
 class Classifier:
@@ -19,21 +21,28 @@ class Classifier:
 
     Args:
         checkpoint: last.pt or best.pt of a run. device: a torch device.
+        raw_weights: take the trained weights where the run also kept their average.
 
     Raises:
         UserError: a checkpoint that is missing, truncated or not ours.
     """
 
-    def __init__(self, checkpoint: str | Path, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: torch.device | str = "cpu",
+        *,
+        raw_weights: bool = False,
+    ):
         state = load_checkpoint(checkpoint)
         self.device = torch.device(device)
         self.config: Config = state["config"]
         self.classes: list[str] = state["classes"]
         # The weights come from the checkpoint, none are fetched.
-        config = dataclasses.replace(self.config, pretrained=False)
-        self.model = build_model(config, len(self.classes))
+        self.model = build_model(without_weights(self.config), len(self.classes))
+        averaged = state.get("ema")
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(state["model"] if raw_weights or not averaged else averaged)
         except RuntimeError:
             raise UserError(f"checkpoint {checkpoint}: its weights do not fit its model") from None
         self.model.to(self.device, memory_format=torch.channels_last).eval()
@@ -47,19 +56,15 @@ class Classifier:
         """Classify one picture.
 
         Returns a dict: "image"; "size" [width, height]; "top", a list of up to `top` dicts "class",
-        "raw", "refined", "mean" (probabilities), best mean first; "box", where the model looked
-        again, x1 y1 x2 y2 in the picture's pixels, or None for a plain classifier.
+        "raw", "refined", "mean" and, in a run with --tta, "tta" (probabilities), best mean first;
+        "box", where the model looked again, x1 y1 x2 y2 in the picture's pixels, or None for a
+        plain classifier.
 
         Raises UserError for an unreadable picture.
         """
-        try:
-            picture = load_picture(path)
-        except BadPictureError as error:
-            raise UserError(str(error)) from None
-        size = self.config.image_size
-        image = eval_transform(size, self.sees_whole)(picture)[None].to(self.device)
+        picture, image = self._read(path)
         prediction = predict_views(self.model, image, self.config)
-        box = None
+        box, size = None, self.config.image_size
         if prediction.boxes is not None:
             box = box_in_picture(prediction.boxes[0].tolist(), picture.size, size, self.sees_whole)
         return {
@@ -69,16 +74,55 @@ class Classifier:
             "box": box,
         }
 
+    def save_figure(self, path: str | Path, figure: Path, result: dict) -> None:
+        """Save the views of a picture, captioned by its prediction, and note it in the result.
+
+        Raises UserError for an unreadable picture, or where the figure cannot be written.
+        """
+        _, image = self._read(path)
+        best = result["top"][:3]
+        score = "mean" if "mean" in best[0] else "raw"
+        text = ", ".join(f"{entry['class']} {100 * entry[score]:.1f} %" for entry in best)
+        try:
+            captioned(view_grid(self.model, image, self.config), text).save(figure)
+        except OSError as error:
+            raise UserError(f"--figure: cannot write {figure}: {error.strerror}") from None
+        result["figure"] = str(figure)
+
+    def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
+        """A picture file, and the network's input (1,3,H,W) of it. Raises UserError."""
+        try:
+            picture = load_picture(path)
+        except BadPictureError as error:
+            raise UserError(str(error)) from None
+        image = eval_transform(self.config.image_size, self.sees_whole)(picture)
+        return picture, image[None].to(self.device)
+
     def _best(self, prediction: Prediction, top: int) -> list[dict]:
         scores: dict[str, Tensor] = {
             view: values[0] for view in VIEWS if (values := getattr(prediction, view)) is not None
         }
-        final = scores.get("mean", scores["raw"])
-        order = final.topk(min(top, len(self.classes))).indices.tolist()
+        order = prediction.final[0].topk(min(top, len(self.classes))).indices.tolist()
         return [
             {"class": self.classes[label], **{view: float(s[label]) for view, s in scores.items()}}
             for label in order
         ]
+
+
+def figure_paths(images: list[str], folder: str) -> list[Path]:
+    """folder/NAME.png for each picture file NAME.*; makes the folder.
+
+    Raises UserError for two pictures of one name, or a folder that cannot be made.
+    """
+    names = [Path(image).stem for image in images]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--figure: the pictures must have different names; got {twice!r} twice")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--figure: cannot make the folder {folder}: {error.strerror}") from None
+    return [Path(folder) / f"{name}.png" for name in names]
 
 
 def prediction_text(result: dict) -> str:
@@ -93,4 +137,6 @@ def prediction_text(result: dict) -> str:
     if result["box"] is not None:
         x1, y1, x2, y2 = result["box"]
         lines.append(f"  object: x {x1} to {x2}, y {y1} to {y2}")
+    if "figure" in result:
+        lines.append(f"  figure: {result['figure']}")
     return "\n".join(lines)

@@ -1,8 +1,10 @@
 """The output folder of a run: its name, its files, and what is refused."""
 
 import json
+import sys
 from pathlib import Path
 
+from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
 from wsdan.errors import UserError
 
@@ -17,11 +19,16 @@ def check_run_folder(config: Config) -> None:
     if config.out is None:
         return
     folder = Path(config.out)
-    if config.resume and not (folder / LAST).exists():
+    if config.resume and not holds_checkpoint(folder):
         raise UserError(f"--resume: {folder} holds no {LAST}")
     holds_run = any((folder / name).exists() for name in _FILES)
     if holds_run and not (config.resume or config.overwrite):
         raise UserError(f"--out: {folder} already holds a run; pass --resume or --overwrite")
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether there is a run to go on with."""
+    return (folder / LAST).exists() or (folder / BEST).exists()
 
 
 def open_run_folder(config: Config) -> Path:
@@ -42,12 +49,6 @@ def open_run_folder(config: Config) -> Path:
     return folder
 
 
-def append_metrics(folder: Path, record: dict) -> None:
-    """Add one line to metrics.jsonl."""
-    with open(folder / METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 def keep_metrics_before(folder: Path, epoch: int) -> None:
     """Drop the lines of `epoch` and later, which a resumed run writes again, and a broken one."""
     path = folder / METRICS
@@ -55,7 +56,25 @@ def keep_metrics_before(folder: Path, epoch: int) -> None:
         return
     lines = path.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    if len(kept) < len(lines):
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+
+
+def load_last(folder: Path) -> tuple[Path, dict]:
+    """The checkpoint to go on from and where it stood: last.pt, or best.pt where last.pt is broken.
+
+    Raises UserError where neither can be read.
+    """
+    try:
+        return folder / LAST, load_checkpoint(folder / LAST)
+    except UserError as error:
+        if not (folder / BEST).exists():
+            raise
+        state = load_checkpoint(folder / BEST)
+        print(f"wsdan: warning: {error}; going on from {folder / BEST}", file=sys.stderr)
+        return folder / BEST, state
 
 
 def _numbered_folder(parent: Path) -> Path:

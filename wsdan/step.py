@@ -1,59 +1,144 @@
 """One training step: from a batch to moved weights, without waiting for the device."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from wsdan.config import Config
+from wsdan.distributed import all_agree, gather_rows, world_size
 from wsdan.graphs import GraphedStep
 from wsdan.objective import OBJECTIVES
 from wsdan.phases import UNTIMED, Phases
+from wsdan.precision import autocast
+from wsdan.rollback import Rollback
 
-# images (B,3,H,W), labels (B,) -> what training_step returns.
-Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
+# images (B,3,H,W), labels (B,), uniforms (B,4) -> what TrainingStep returns.
+Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
-def training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: Config,
-    phases: Phases,
-    images: Tensor,
-    labels: Tensor,
-) -> dict[str, Tensor]:
-    """Forward, backward and the optimizer's step; images (B,3,H,W), labels (B,) int64.
+class Objective(nn.Module):
+    """The objective of a run as a module, which torch's DistributedDataParallel can wrap whole."""
 
-    Nothing here may read a value from the device, and nothing of the autograd graph may outlive the
-    call: a CUDA graph is captured from it.
+    def __init__(self, model: nn.Module, config: Config, phases: Phases):
+        super().__init__()
+        self.model = model
+        self._objective = OBJECTIVES[config.method]
+        self._options = {
+            "center_weight": config.center_weight,
+            "counterfactual": config.counterfactual,
+            "joint_views": config.joint_views,
+            "label_smoothing": config.label_smoothing,
+            "phases": phases,
+        }
 
-    Returns:
-        The objective's scalars, detached, and "correct" () int64, the number of pictures that the
-        raw view classifies right.
+    def forward(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+        return self._objective(self.model, images, labels, uniforms=uniforms, **self._options)
+
+
+class TrainingStep:
+    """Forward, backward and the optimizer's step.
+
+    A step whose loss or gradient is no finite number changes nothing: weights, the optimizer's
+    state, batch norm's statistics and feature centers stay as they were. Nothing here may read a
+    value from the device, and nothing of the autograd graph may outlive the call: a CUDA graph is
+    captured from it.
+
+    Args:
+        optimizer: fused, so that it can leave out a step on the device's word.
+        scaler: of the loss, enabled for float16.
     """
-    with phases("classifier and losses"):
-        result = OBJECTIVES[config.method](
-            model, images, labels, center_weight=config.center_weight, phases=phases
-        )
-    with phases("backward"):
-        optimizer.zero_grad(set_to_none=True)
-        result["loss"].backward()
-    with phases("optimizer"):
-        optimizer.step()
-    scalars = {name: value.detach() for name, value in result.items() if value.dim() == 0}
-    correct = (result["logits"].detach().argmax(1) == labels).sum()
-    return {**scalars, "correct": correct}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: Config,
+        scaler: torch.amp.GradScaler,
+        phases: Phases,
+    ):
+        self._config, self._phases = config, phases
+        self._optimizer, self._scaler = optimizer, scaler
+        self._parameters = list(model.parameters())
+        self._rollback = Rollback(model)
+        self._objective = Objective(model, config, phases)
+        if world_size() > 1:
+            # Buffers: the centers are alike everywhere, batch norm's statistics count on rank 0.
+            self._objective = DistributedDataParallel(self._objective, broadcast_buffers=False)
+
+    def __call__(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+        """images (B,3,H,W), labels (B,) int64, uniforms (B,4).
+
+        Returns:
+            The objective's scalars, detached; "correct" () int64, the number of pictures that the
+            raw view classifies right; "finite" () int64, 1, or 0 where the step was left out and
+            all others are 0.
+        """
+        with self._phases("optimizer"):
+            self._rollback.keep(gather_rows(labels))
+            self._optimizer.zero_grad(set_to_none=True)
+        scalars = self._accumulate(images, labels, uniforms)
+        with self._phases("optimizer"):
+            self._scaler.unscale_(self._optimizer)
+            finite = torch.isfinite(scalars["loss"])
+            if not self._scaler.is_enabled():  # which lets gradients overflow, and scales less
+                gradients = [item.grad for item in self._parameters if item.grad is not None]
+                finite = finite & torch.isfinite(get_total_norm(gradients))
+            finite = all_agree(finite)
+            self._optimizer.found_inf = (~finite).float()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._rollback.restore_unless(finite)
+        counted = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
+        return {**counted, "finite": finite.long()}
+
+    def _accumulate(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+        """Add up the gradients of the parts of a step; the means of their scalars."""
+        parts = min(self._config.accumulate, len(labels))
+        batches = zip(*(x.tensor_split(parts) for x in (images, labels, uniforms)), strict=True)
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            share = len(batch[1]) / len(labels)
+            with self._synchronised(number == parts):
+                for name, value in self._one_part(*batch, share).items():
+                    value = value if name == "correct" else value * share
+                    sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def _one_part(self, images: Tensor, labels: Tensor, uniforms: Tensor, share: float) -> dict:
+        with self._phases("classifier and losses"), autocast(self._config, images.device):
+            result = self._objective(images, labels, uniforms)
+        with self._phases("backward"):
+            self._scaler.scale(result["loss"] * share).backward()
+        scalars = {name: value.detach() for name, value in result.items() if value.dim() == 0}
+        correct = (result["logits"].detach().argmax(1) == labels).sum()
+        return {**scalars, "correct": correct}
+
+    def _synchronised(self, last: bool):
+        """Ranks exchange gradients once a step, with its last part."""
+        alone = isinstance(self._objective, DistributedDataParallel) and not last
+        return self._objective.no_sync() if alone else nullcontext()
+
+
+def build_scaler(config: Config, device: torch.device) -> torch.amp.GradScaler:
+    """The scaler of a run's loss: it does nothing unless the precision is fp16."""
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
 
 def build_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     config: Config,
+    scaler: torch.amp.GradScaler | None = None,
     phases: Phases = UNTIMED,
 ) -> Step:
     """The training step of a run: called as it stands, or through a CUDA graph (--cuda-graph)."""
-
-    def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return training_step(model, optimizer, config, phases, images, labels)
-
-    return GraphedStep(step, optimizer, config.batch_size) if config.cuda_graph else step
+    if scaler is None:
+        scaler = build_scaler(config, next(model.parameters()).device)
+    step = TrainingStep(model, optimizer, config, scaler, phases)
+    if config.cuda_graph:
+        return GraphedStep(step, optimizer, config.batch_size * config.accumulate)
+    return step

@@ -4,27 +4,36 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wsdan.checkpoint import load_checkpoint, save_checkpoint
+from wsdan.checkpoint import NotSavedError, save_checkpoint
 from wsdan.config import Config
-from wsdan.data.loaders import train_loader, val_loader
-from wsdan.errors import UserError
-from wsdan.evaluate import VIEWS, accuracy_table, count_bad, evaluate, final_accuracy
-from wsdan.model import build_model
-from wsdan.optim import build_optimizer, build_schedule, load_optimizer
-from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
-from wsdan.run_folder import (
-    BEST,
-    CONFIG,
-    LAST,
-    append_metrics,
-    check_run_folder,
-    keep_metrics_before,
-    open_run_folder,
+from wsdan.data.loaders import Batch, train_loader, val_loader
+from wsdan.data.sampling import picture_seed
+from wsdan.distributed import broadcast_, gather_objects, is_main, process_group, rank, world_size
+from wsdan.ema import AveragedWeights
+from wsdan.errors import StoppedError, UserError
+from wsdan.evaluate import accuracy_table, count_bad, evaluate, final_accuracy
+from wsdan.figures import view_grid
+from wsdan.journal import Journal
+from wsdan.launch import (
+    check_device,
+    check_processes,
+    opened_folder,
+    pick_device,
+    restarted,
+    say,
 )
-from wsdan.step import Step, build_step
+from wsdan.model import build_model
+from wsdan.optim import build_optimizer, build_schedule
+from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
+from wsdan.run_folder import BEST, LAST, check_run_folder, keep_metrics_before, load_last
+from wsdan.run_state import Progress, RunState, seed_generators
+from wsdan.skips import Skips
+from wsdan.step import Step, build_scaler, build_step
+from wsdan.stop import StopSignals
 
 BAR_EVERY = 5  # steps between the progress bar's figures
 
@@ -32,159 +41,254 @@ BAR_EVERY = 5  # steps between the progress bar's figures
 def train(config: Config) -> tuple[Path, dict[str, float]]:
     """Train, evaluate and write a run; `config` need not be resolved.
 
-    Returns the run's folder and the last evaluation's metrics. The folder holds config.yaml,
-    metrics.jsonl, last.pt, best.pt and TensorBoard events.
+    Under torchrun the processes share the work, and the first one writes. Returns the run's folder
+    and the last evaluation's metrics. The folder holds config.yaml, metrics.jsonl, last.pt, best.pt
+    and TensorBoard events.
 
     Raises:
         UserError: for what a user can put right.
+        StoppedError: SIGTERM or Ctrl-C came, and last.pt holds all up to that step.
     """
-    config = config.resolved()
+    config = restarted(config.resolved())
     check_run_folder(config)
     device = pick_device(config.device)
-    check_graph(config, device)
-    torch.manual_seed(config.seed)
+    check_device(config, device)
+    with process_group(device), StopSignals() as stop:
+        check_processes(config)
+        return _train(config, device, stop)
+
+
+def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Path, dict]:
+    seed_generators(config.seed)
     batches, classes = train_loader(config)
     val_batches = val_loader(config, classes)
-    model = build_model(config, len(classes)).to(device, memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config, fused=device.type == "cuda")
-    schedule = build_schedule(optimizer, config, len(batches))
-    phases = TimedPhases(device_clock(device), model) if config.profile else UNTIMED
-    step = build_step(model, optimizer, config, phases)
-    folder = open_run_folder(config)
-    first_epoch, best = 0, -1.0
+    run = new_run(config, classes, device, batches.batch_sampler)
+    phases = TimedPhases(device_clock(device), run.model) if config.profile else UNTIMED
+    step = build_step(run.model, run.optimizer, config, run.scaler, phases)
+    folder = opened_folder(config)
     if config.resume:
-        first_epoch, best = _restore(folder / LAST, model, optimizer, schedule, classes, device)
-        keep_metrics_before(folder, first_epoch)
-    (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
-    print(
-        f"{len(batches.dataset)} pictures of {len(classes)} classes to train on, "
-        f"{len(val_batches.dataset)} to validate; {config.method}, {config.backbone} at "
-        f"{config.image_size} px on {device}; writing to {folder}",
-        flush=True,
-    )
+        path, state = load_last(folder)
+        run.restore(state, path)
+    if is_main():
+        keep_metrics_before(folder, run.progress.epoch)
+    say(_opening(config, device, batches, val_batches, classes, folder))
     metrics: dict[str, float] = {}
-    with SummaryWriter(str(folder)) as board:
-        for epoch in range(first_epoch, config.epochs):
-            started = time.perf_counter()
-            record = {"epoch": epoch}
-            model.train()
-            record |= train_one_epoch(step, batches, schedule, config, device, phases, epoch)
+    shown = next(iter(val_batches)).images[: config.pictures].to(device)
+    with Journal(folder if is_main() else None, config) as journal:
+        while run.progress.epoch < config.epochs:
+            epoch = run.progress.epoch
+            train_one_epoch(step, batches, run, device, stop, folder, phases)
+            record = epoch_record(run)
             improved = False
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-                metrics = evaluate(model, val_batches, config, device)
+                metrics = _evaluate(run, val_batches, device, stop, folder, journal, shown)
                 record |= {f"val_{name}": value for name, value in metrics.items()}
-                improved = final_accuracy(metrics) > best
-                best = max(best, final_accuracy(metrics))
-            record["seconds"] = time.perf_counter() - started
-            _log(record, config, folder, board)
-            state = _state(model, optimizer, schedule, epoch + 1, best)
-            save_checkpoint(folder / LAST, config, classes, state)
-            if improved:
-                save_checkpoint(folder / BEST, config, classes, state)
+                improved = final_accuracy(metrics) > run.progress.best
+                run.progress.best = max(run.progress.best, final_accuracy(metrics))
+            journal.write({**record, "seconds": run.progress.seconds})
+            run.progress.next_epoch()
+            saved = save(run, folder, best=improved)
     if not metrics:  # resumed after the last epoch
-        metrics = evaluate(model, val_batches, config, device)
-    print(accuracy_table(metrics))
+        metrics = evaluate(run.judged(), val_batches, config, device).metrics
+    elif not saved:
+        raise UserError(f"the run is over, but {folder} could not take its last checkpoint")
+    say(accuracy_table(metrics))
     if config.profile:
-        print(phases.table())
-    print(f"checkpoints: {folder / LAST}, {folder / BEST}")
+        say(phases.table())
+    say(f"checkpoints: {folder / LAST}, {folder / BEST}")
     return folder, metrics
+
+
+def new_run(config: Config, classes: list[str], device: torch.device, batches) -> RunState:
+    """The model of a resolved configuration and all that trains it, at the start.
+
+    batches: the EpochBatches of the training pictures.
+    """
+    model = build_model(config, len(classes))
+    if config.sync_batchnorm and world_size() > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(device, memory_format=torch.channels_last)
+    average = AveragedWeights(model, config.ema) if config.ema else None
+    if config.compile:
+        model.compile()
+    optimizer = build_optimizer(model, config)
+    schedule = build_schedule(optimizer, config, len(batches))
+    if rank() > 0:  # the weights are those of the first rank, dropout is not
+        torch.manual_seed(picture_seed(config.seed, rank()))
+    scaler = build_scaler(config, device)
+    return RunState(
+        config, classes, model, optimizer, schedule, scaler, average, batches, Progress()
+    )
 
 
 def train_one_epoch(
     step: Step,
-    batches,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    config: Config,
+    batches: DataLoader,
+    run: RunState,
     device: torch.device,
-    phases: Phases,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass over the training batches.
+    stop: StopSignals,
+    folder: Path,
+    phases: Phases = UNTIMED,
+) -> None:
+    """The steps of an epoch that are left; run.progress counts them.
 
-    Returns the means of the objective's scalars, "accuracy" (percent, of the raw view while
-    training), "lr" and "bad", the number of pictures skipped.
+    Saves last.pt in `folder` every config.save_every steps.
+
+    Raises StoppedError, with last.pt written, after the step in which a signal came.
     """
-    totals: dict[str, torch.Tensor] = {}
-    pictures = steps = bad = 0
-    bar = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
+    config, progress = run.config, run.progress
+    first = progress.first_step(run.batches.step_size)
+    run.batches.begin(progress.epoch, first)
+    run.model.train()
+    skips = Skips(config.max_skipped)
+    started = time.perf_counter() - progress.seconds
+    steps = range(first, 0 if progress.trained else len(run.batches))
+    bar = tqdm(
+        batches if steps else (), f"epoch {progress.epoch + 1}/{config.epochs}",
+        total=len(run.batches), initial=first, leave=False, disable=None if is_main() else True,
+    )  # fmt: skip
     for batch in phases.data(bar):
-        bad += count_bad(batch, config)
-        if len(batch.labels) < 2:  # batch norm cannot train on a single picture
-            continue
-        with phases("data"):
-            images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-            labels = batch.labels.to(device, non_blocking=True)
-        for name, value in step(images, labels).items():
-            totals[name] = totals.get(name, 0) + value
-        with phases("optimizer"):
-            schedule.step()
-        pictures += len(labels)
-        steps += 1
-        if not bar.disable and steps % BAR_EVERY == 1:  # reading a value waits for the device
-            loss, accuracy = float(totals["loss"]) / steps, 100 * int(totals["correct"]) / pictures
-            bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
-        phases.end_step()
-    if steps == 0:
+        progress.bad += count_bad(batch, config)
+        progress.seen += run.batches.step_size
+        count = _common_count(batch, config)
+        if count >= 2:  # batch norm cannot train on a single picture
+            with phases("data"):
+                images, labels, uniforms = (x[:count] for x in on_device(batch, device))
+            results = step(images, labels, uniforms)
+            with phases("optimizer"):
+                run.schedule.step()
+                if run.average is not None:
+                    run.average.update()
+            _count(progress, results, count)
+            skips.add(results["finite"], batch.names)
+            _show(bar, progress)
+            phases.end_step()
+        progress.seconds = time.perf_counter() - started
+        _stop_or_save(run, stop, folder)
+    skips.look()
+    if progress.steps == 0 and not progress.trained:
         raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
-    accuracy = 100 * int(totals.pop("correct")) / pictures
-    means = {name: float(total) / steps for name, total in totals.items()}
-    return {**means, "accuracy": accuracy, "lr": schedule.get_last_lr()[0], "bad": bad}
+    progress.trained = True
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the GPU where one can be used. Raises UserError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this torch sees no CUDA device (see `wsdan info`)")
-    return torch.device(name)
+def on_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
+    """images (B,3,H,W) channels_last, labels (B,), uniforms (B,4): what a step takes."""
+    images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return [images, *(x.to(device, non_blocking=True) for x in (batch.labels, batch.uniforms))]
 
 
-def check_graph(config: Config, device: torch.device) -> None:
-    """Raises UserError where a CUDA graph is asked for on another device."""
-    if config.cuda_graph and device.type != "cuda":
-        raise UserError(f"--cuda-graph needs --device cuda and a GPU; this run is on {device}")
+def epoch_record(run: RunState) -> dict[str, float]:
+    """An epoch's figures, over all ranks.
 
-
-def _state(model, optimizer, schedule, epoch: int, best: float) -> dict:
-    """What a run needs to go on after `epoch` epochs."""
+    "epoch"; the means of the objective's scalars over the steps with a finite loss; "accuracy",
+    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps.
+    """
+    progress = run.progress
+    totals = {name: float(total) for name, total in progress.totals.items()}
+    counts = {"pictures": progress.pictures, "bad": progress.bad, "steps": progress.steps}
+    shares = gather_objects({**totals, **counts})
+    sums = {name: sum(share[name] for share in shares) for name in shares[0]}
+    steps, finite = sums.pop("steps"), sums.pop("finite")
+    pictures, correct, bad = sums.pop("pictures"), sums.pop("correct"), sums.pop("bad")
     return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "epoch": epoch,
-        "best": best,
-        "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+        "epoch": progress.epoch,
+        **{name: total / max(finite, 1) for name, total in sums.items()},
+        "accuracy": 100 * correct / pictures,
+        "lr": run.schedule.get_last_lr()[0],
+        "bad": bad,
+        "skipped": round((steps - finite) / world_size()),
     }
 
 
-def _restore(path, model, optimizer, schedule, classes, device) -> tuple[int, float]:
-    """Load a run's state in place; returns the epoch to go on with and the best accuracy."""
-    state = load_checkpoint(path)
-    if state["classes"] != classes:
-        raise UserError(f"--resume: {path} was trained on other classes than --root holds")
+def save(run: RunState, folder: Path, best: bool = False) -> bool:
+    """Write last.pt and, where it is the best, best.pt; a warning where the disk refuses.
+
+    Returns whether all was written. All ranks must call it.
+    """
+    state = run.state_dict()
+    if not is_main():
+        return True
     try:
-        model.load_state_dict(state["model"])
-        load_optimizer(optimizer, state["optimizer"])
-    except (RuntimeError, ValueError):
-        raise UserError(f"--resume: {path} holds another model than the settings ask for") from None
-    schedule.load_state_dict(state["schedule"])
-    torch.set_rng_state(state["rng"]["cpu"])
-    if device.type == "cuda" and state["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-    return state["epoch"], state["best"]
+        for name in (LAST, BEST) if best else (LAST,):
+            save_checkpoint(folder / name, run.config, run.classes, state)
+    except NotSavedError as error:
+        say(f"wsdan: warning: {error}", error=True)
+        return False
+    return True
 
 
-def _log(record: dict, config: Config, folder: Path, board: SummaryWriter) -> None:
-    """One epoch's record to metrics.jsonl, to TensorBoard and, as a line, to the terminal."""
-    append_metrics(folder, record)
-    for name, value in record.items():
-        board.add_scalar(name, value, record["epoch"])
-    text = f"epoch {record['epoch'] + 1}/{config.epochs}: loss {record['loss']:.3f}"
-    text += f", training accuracy {record['accuracy']:.1f} %"
-    for view in VIEWS:
-        if f"val_{view}" in record:
-            text += f", {view} {record[f'val_{view}']:.1f} %"
-    if record["bad"]:
-        text += f", {record['bad']} unreadable pictures skipped"
-    print(f"{text} ({record['seconds']:.1f} s)", flush=True)
+def _evaluate(
+    run: RunState,
+    val_batches: DataLoader,
+    device: torch.device,
+    stop: StopSignals,
+    folder: Path,
+    journal: Journal,
+    shown: torch.Tensor,
+) -> dict[str, float]:
+    """The metrics of the run's model, and its views of the pictures `shown` to TensorBoard.
+
+    Raises StoppedError, with last.pt written, on a signal."""
+    started = time.perf_counter()
+    model = run.judged()
+    broadcast_(list(model.buffers()))
+    try:
+        metrics = evaluate(model, stop.until_requested(val_batches), run.config, device).metrics
+    except UserError:
+        if stop.agreed() is None:
+            raise
+        metrics = {}
+    _stop_or_save(run, stop, folder)
+    if len(shown):
+        journal.show(view_grid(model, shown, run.config), run.progress.epoch)
+    run.progress.seconds += time.perf_counter() - started
+    return metrics
+
+
+def _stop_or_save(run: RunState, stop: StopSignals, folder: Path) -> None:
+    number = stop.agreed()
+    if number is not None:
+        if not save(run, folder):
+            raise UserError(f"stopped by {number.name}, but {folder / LAST} could not be written")
+        progress = run.progress
+        at = f"epoch {progress.epoch + 1}, {progress.seen} pictures into it"
+        raise StoppedError(number, f"stopped by {number.name} at {at}; --resume goes on from there")
+    every, done = run.config.save_every, run.progress.seen // run.batches.step_size
+    if every and not run.progress.trained and done % every == 0:
+        save(run, folder)
+
+
+def _common_count(batch: Batch, config: Config) -> int:
+    """The pictures that a step learns from: as many in each rank, should some be unreadable."""
+    if not config.skip_bad_images:
+        return len(batch.labels)
+    return min(gather_objects(len(batch.labels)))
+
+
+def _count(progress: Progress, results: dict[str, torch.Tensor], pictures: int) -> None:
+    """Add a step's results to the epoch's sums, on the device."""
+    for name, value in results.items():
+        progress.totals[name] = progress.totals.get(name, 0) + value
+    progress.pictures += pictures
+    progress.steps += 1
+
+
+def _show(bar: tqdm, progress: Progress) -> None:
+    """The progress bar's figures, now and then: reading a value waits for the device."""
+    if bar.disable or progress.steps % BAR_EVERY != 1:
+        return
+    finite = max(int(progress.totals["finite"]), 1)
+    loss = float(progress.totals["loss"]) / finite
+    accuracy = 100 * int(progress.totals["correct"]) / progress.pictures
+    bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
+
+
+def _opening(config, device, batches, val_batches, classes, folder) -> str:
+    text = (
+        f"{len(batches.dataset)} pictures of {len(classes)} classes to train on, "
+        f"{len(val_batches.dataset)} to validate; {config.method}, {config.backbone} at "
+        f"{config.image_size} px on {device}"
+    )
+    if world_size() > 1:
+        text += f", {world_size()} processes of batch {config.batch_size}"
+    return f"{text}; writing to {folder}"

@@ -9,7 +9,7 @@ from wsdan_kernels.functional import bilinear_attention_pool, center_loss, updat
 class BilinearAttentionPool(nn.Module):
     """`bilinear_attention_pool` with its options fixed.
 
-    forward: features (B,C,h,w), attentions (B,M,h,w) -> (B,M,C).
+    forward: features (B,C,h,w), attentions (B,M,h,w) -> (B,M,C); groups: see the function.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class BilinearAttentionPool(nn.Module):
             "backend": backend,
         }
 
-    def forward(self, features: Tensor, attentions: Tensor) -> Tensor:
-        return bilinear_attention_pool(features, attentions, **self.options)
+    def forward(self, features: Tensor, attentions: Tensor, groups: int = 1) -> Tensor:
+        return bilinear_attention_pool(features, attentions, groups=groups, **self.options)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

@@ -1,59 +1,82 @@
 """The batches of a run: training and validation pictures, and the names of the classes."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from wsdan.config import Config
-from wsdan.data.folder import PictureFolder, split_folder
-from wsdan.data.pictures import (
-    BadPictureError,
+from wsdan.data.cache import open_cache
+from wsdan.data.decoding import DecodedBatches, RawPictures
+from wsdan.data.pictures import BadPictureError, Item, Pictures
+from wsdan.data.samples import Sample
+from wsdan.data.sampling import EpochBatches, Seeded, ShardBatches
+from wsdan.data.splits import open_split
+from wsdan.data.synthetic import SyntheticDataset, draw
+from wsdan.data.transforms import (
+    Transform,
     eval_transform,
     synthetic_transform,
     train_transform,
 )
-from wsdan.data.synthetic import SyntheticDataset
+from wsdan.distributed import rank, world_size
+from wsdan.stop import leave_signals_to_the_parent
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
+DECODER = torch.device("cuda")  # of --decode gpu: the process's own GPU
+TENSORS = ("images", "labels", "uniforms", "boxes")
 
 
 @dataclass
 class Batch:
-    """images (B,3,H,W) float32, labels (B,) int64, and a line for each picture that is missing."""
+    """The readable pictures of a batch, and a line for each that is not.
+
+    images (B,3,H,W) float32; labels (B,) int64; uniforms (B,4) float32 in [0,1), the random numbers
+    of their views; boxes (B,4) float32, of the objects in the pixels of the images, NaN where they
+    are not known; names, of their files.
+    """
 
     images: Tensor
     labels: Tensor
+    uniforms: Tensor
+    boxes: Tensor
+    names: list[str]
     bad: list[str]
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory, from where a copy to the GPU need not wait."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.bad)
+        tensors = {name: getattr(self, name).pin_memory() for name in TENSORS}
+        return replace(self, **tensors)
 
 
 class InMemory(Dataset):
-    """A data set of uint8 pictures, drawn once and then transformed at every access."""
+    """The embedded pictures, drawn once and then transformed at every access."""
 
     def __init__(self, source: SyntheticDataset, transform):
         self.transform = transform
         indices = tqdm(range(len(source)), desc="drawing pictures", leave=False, disable=None)
-        items = [source[index] for index in indices]
-        self.images = torch.stack([image for image, _ in items])
-        self.labels = [label for _, label in items]
+        drawn = [draw(source.seed, index, source.image_size) for index in indices]
+        images = [torch.from_numpy(picture.image).permute(2, 0, 1) for picture in drawn]
+        self.images = torch.stack(images)
+        self.labels = [picture.label for picture in drawn]
+        self.boxes = [tuple(map(float, picture.box)) for picture in drawn]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), self.labels[index]
+    def __getitem__(self, index: int) -> Item:
+        image = self.transform(self.images[index])
+        return Item(image, self.labels[index], f"picture {index}", self.boxes[index])
 
 
-def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
-    """Shuffled training batches of a resolved configuration, and the class names."""
+def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]]:
+    """Shuffled training batches of a resolved configuration, and the class names.
+
+    Its batch_sampler is an EpochBatches, which says what the next iteration is over.
+    """
     if config.data == "synthetic":
         # Even seeds train and odd ones validate, so that no run sees another's validation.
         source = SyntheticDataset(
@@ -61,42 +84,56 @@ def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
         )
         dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
     else:
-        folder = split_folder(Path(config.root), ("train",))
-        dataset = PictureFolder(folder, train_transform(config.image_size))
-        classes = dataset.classes
-    # Batch norm cannot train on a single picture, which a last short batch may be.
-    drop_last = len(dataset) > config.batch_size
-    return _loader(dataset, config, shuffle=True, drop_last=drop_last), classes
+        samples, classes = open_split(config, "train")
+        dataset = _pictures(config, samples, train_transform(config.image_size))
+    size = config.batch_size * config.accumulate
+    batches = EpochBatches(len(dataset), size, seed=config.seed, rank=rank(), world=world_size())
+    return _loader(dataset, batches, config), classes
 
 
-def val_loader(config: Config, classes: list[str]) -> DataLoader:
-    """Validation batches in order; `classes` are the names the model was trained on."""
+def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatches:
+    """This rank's validation batches in order; `classes` are the names the model was trained on."""
     if config.data == "synthetic":
         source = SyntheticDataset(
             SYNTHETIC_VAL, seed=2 * config.seed + 1, image_size=config.image_size
         )
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
-        folder = split_folder(Path(config.root), ("val", "test"))
-        dataset = PictureFolder(folder, eval_transform(config.image_size), classes)
-    return _loader(dataset, config, shuffle=False, drop_last=False)
+        samples, _ = open_split(config, "val", classes)
+        dataset = _pictures(config, samples, eval_transform(config.image_size))
+    batches = ShardBatches(len(dataset), config.batch_size, rank=rank(), world=world_size())
+    return _loader(dataset, batches, config)
 
 
-def _loader(dataset: Dataset, config: Config, shuffle: bool, drop_last: bool) -> DataLoader:
-    return DataLoader(
-        dataset,
-        config.batch_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
+def _pictures(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
+    if config.decode == "gpu":
+        return RawPictures(samples, transform)
+    return Pictures(samples, transform, open_cache(config, samples, transform.side))
+
+
+def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader | DecodedBatches:
+    raw = isinstance(dataset, RawPictures)
+    loader = DataLoader(
+        Seeded(dataset),
+        batch_sampler=batches,
         num_workers=config.workers,
-        collate_fn=_collate,
+        collate_fn=list if raw else _collate,
         persistent_workers=config.workers > 0,
-        pin_memory=config.device != "cpu" and torch.cuda.is_available(),
+        pin_memory=config.device != "cpu" and torch.cuda.is_available() and not raw,
+        worker_init_fn=leave_signals_to_the_parent,
+        generator=torch.Generator(),  # its draws must not move the run's random numbers
     )
+    return DecodedBatches(loader, dataset.transform, DECODER, _collate) if raw else loader
 
 
-def _collate(items: list) -> Batch:
-    bad = [str(item) for item in items if isinstance(item, BadPictureError)]
-    good = [item for item in items if not isinstance(item, BadPictureError)]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    return Batch(images, torch.tensor([label for _, label in good], dtype=torch.int64), bad)
+def _collate(items: list[tuple[Item | BadPictureError, Tensor]]) -> Batch:
+    bad = [str(item) for item, _ in items if isinstance(item, BadPictureError)]
+    good = [pair for pair in items if not isinstance(pair[0], BadPictureError)]
+    return Batch(
+        images=torch.stack([item.image for item, _ in good]) if good else torch.empty(0),
+        labels=torch.tensor([item.label for item, _ in good], dtype=torch.int64),
+        uniforms=torch.stack([uniforms for _, uniforms in good]) if good else torch.empty(0, 4),
+        boxes=torch.tensor([item.box for item, _ in good], dtype=torch.float32).view(-1, 4),
+        names=[item.name for item, _ in good],
+        bad=bad,
+    )

@@ -1,15 +1,18 @@
-"""From a picture file to a network's input, and from a box in that input back to the picture."""
+"""Reading picture files, and the data set of a list of samples."""
 
+import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torchvision.transforms import v2
+from torch import Tensor
+from torch.utils.data import Dataset
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published recipes normalise
-STD = (0.229, 0.224, 0.225)
-RESIZE = 0.875  # pictures are resized by 1 / RESIZE and a square is cut out of the result
+from wsdan.data.cache import PictureCache
+from wsdan.data.samples import Box, Member, Sample, Source
+from wsdan.data.transforms import Transform
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -17,7 +20,54 @@ class BadPictureError(Exception):
     """A file that is no readable picture; the message names it and the reason."""
 
 
-def load_picture(path: str | Path) -> Image.Image:
+class Item(NamedTuple):
+    """One picture as the network takes it."""
+
+    image: Tensor  # (3,H,W) float32
+    label: int
+    name: str
+    box: Box  # of the object, in the pixels of `image`; NaN where it is not known
+
+
+class Pictures(Dataset):
+    """The pictures of `samples`, in their order.
+
+    Items are an Item, or a BadPictureError where a picture cannot be read: the loader decides what
+    becomes of it. With a cache, a picture is read and resized at its first access only.
+    """
+
+    def __init__(
+        self, samples: list[Sample], transform: Transform, cache: PictureCache | None = None
+    ):
+        self.samples = samples
+        self.transform = transform
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item | BadPictureError:
+        source, label, box = self.samples[index]
+        try:
+            resized, size = self._resized(index)
+        except BadPictureError as error:
+            return error
+        image = self.transform.finish(resized)
+        return Item(image, label, str(source), self.transform.box(box, size))
+
+    def _resized(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
+        """A picture at the transform's side, and its size before that."""
+        kept = self.cache.get(index) if self.cache is not None else None
+        if kept is not None:
+            return kept
+        picture = load_picture(self.samples[index].source)
+        resized = self.transform.resize(picture)
+        if self.cache is not None:
+            self.cache.put(index, resized, picture.size)
+        return resized, picture.size
+
+
+def load_picture(source: str | Source) -> Image.Image:
     """Read a picture as 8-bit RGB, turned as its EXIF orientation says.
 
     Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid over white.
@@ -25,14 +75,24 @@ def load_picture(path: str | Path) -> Image.Image:
     Raises BadPictureError for a missing, unreadable or truncated file.
     """
     try:
-        with Image.open(path) as image:
+        file = io.BytesIO(read_bytes(source)) if isinstance(source, Member) else source
+        with Image.open(file) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):
             reason = "no such file"
-        raise BadPictureError(f"{path}: not a readable picture: {reason}") from None
+        raise BadPictureError(f"{source}: not a readable picture: {reason}") from None
+
+
+def read_bytes(source: str | Source) -> bytes:
+    """The bytes of a picture's file. The file is opened anew: processes share no position in it."""
+    if not isinstance(source, Member):
+        return Path(source).read_bytes()
+    with open(source.shard, "rb") as file:
+        file.seek(source.offset)
+        return file.read(source.size)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -45,50 +105,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def train_transform(image_size: int) -> v2.Transform:
-    """PIL picture -> (3,image_size,image_size) float32: random crop, flip and colour jitter."""
-    side = round(image_size / RESIZE)
-    return v2.Compose(
-        [
-            v2.Resize((side, side), antialias=True),
-            v2.RandomCrop(image_size),
-            v2.RandomHorizontalFlip(),
-            v2.ColorJitter(brightness=0.126, saturation=0.5),
-            *_to_tensor(),
-        ]
-    )
-
-
-def eval_transform(image_size: int, whole: bool = False) -> v2.Transform:
-    """PIL picture -> (3,image_size,image_size) float32: its centre, or all of it with `whole`."""
-    side = image_size if whole else round(image_size / RESIZE)
-    return v2.Compose(
-        [v2.Resize((side, side), antialias=True), v2.CenterCrop(image_size), *_to_tensor()]
-    )
-
-
-def synthetic_transform(train: bool) -> v2.Transform:
-    """(3,H,W) uint8 -> float32; a picture seen from above may be flipped both ways."""
-    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
-    return v2.Compose([*flips, *_to_tensor()])
-
-
-def box_in_picture(
-    box: list[int], picture_size: tuple[int, int], image_size: int, whole: bool = False
-) -> list[int]:
-    """A box x1 y1 x2 y2 of the network's input as a box of the picture, in its pixels.
-
-    picture_size: (width, height) of the picture; image_size, whole: as in `eval_transform`.
-    """
-    side = image_size if whole else round(image_size / RESIZE)
-    margin = (side - image_size) // 2
-    scales = [size / side for size in picture_size] * 2
-    edges = [round((edge + margin) * scale) for edge, scale in zip(box, scales, strict=True)]
-    limits = [*picture_size, *picture_size]
-    return [min(max(edge, 0), limit) for edge, limit in zip(edges, limits, strict=True)]
-
-
-def _to_tensor() -> list[v2.Transform]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
