@@ -97,6 +97,16 @@ def test_neither_threads_nor_batch_change_a_bit(case, batch, layout):
 
 
 @needs_mkl
+def test_maps_in_channels_last_beside_contiguous_features():
+    """They are turned first: MKL would take several times as long."""
+    inputs = large(MEAN, 2, "contiguous", MKL["contiguous"])
+    expected = native(MEAN, inputs)
+    attentions = inputs["attentions"].to(memory_format=torch.channels_last)
+    found = native(MEAN, {**inputs, "attentions": attentions})
+    assert all(map(torch.equal, found, expected))
+
+
+@needs_mkl
 @each_shape
 def test_a_thread_with_another_number_of_threads(layout):
     """One that began when torch had one thread: MKL itself would take the four of later."""
