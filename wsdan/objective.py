@@ -27,6 +27,7 @@ def wsdan_objective(
     counterfactual: float = 0.0,
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
+    move_centers: bool = True,
     phases: Phases = UNTIMED,
 ) -> dict[str, Tensor]:
     """The WS-DAN objective: three cross-entropies and the center loss; moves the centers.
@@ -46,17 +47,20 @@ def wsdan_objective(
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`.
         generator: of the images' device, for these draws where `uniforms` is not given, and for
             the random maps that the effect is measured against.
+        move_centers: False where other pictures of the same step are still to come, which must find
+            the centers where they were; move them afterwards, by "pooled".
         phases: times the making of the views.
 
     Returns:
         "loss" to run backward on; "raw", "crop", "drop", "center" and, where it has a weight,
-        "counterfactual", its parts; "logits" (B,N) of the raw view; "crops" and "drops"
-        (B,3,H,W), the views.
+        "counterfactual", its parts; "logits" (B,N) and "pooled" (B,M*C) of the raw view; "crops"
+        and "drops" (B,3,H,W), the views.
     """
     options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
     raw = model(images, **options)
     center = model.centers(raw.pooled, labels)
-    model.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
+    if move_centers:
+        model.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
     with phases("views"):
         crops, drops = training_views(images, raw.attentions.detach(), uniforms, generator)
     batches = [torch.cat([crops, drops])] if joint_views else [crops, drops]
@@ -73,7 +77,7 @@ def wsdan_objective(
             effects, labels.repeat(3), label_smoothing=label_smoothing
         )
         loss = loss + counterfactual * parts["counterfactual"]
-    views = {"logits": raw.logits, "crops": crops, "drops": drops}
+    views = {"logits": raw.logits, "pooled": raw.pooled, "crops": crops, "drops": drops}
     return {"loss": loss, **parts, "center": center, **views}
 
 
