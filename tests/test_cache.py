@@ -3,27 +3,24 @@
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from trees import make_tree
+from trees import make_shards, make_tree
 
 import wsdan.data.cache
 from wsdan.config import Config
-from wsdan.data.cache import PictureCache, cache_folder, open_cache, record_bytes
+from wsdan.data.cache import cache_folder, open_cache, record_bytes
 from wsdan.data.pictures import Pictures, load_picture
 from wsdan.data.splits import open_split
 from wsdan.data.transforms import eval_transform, train_transform
 from wsdan.errors import UserError
 
 KEPT = ("ram", "disk")
-SIDE = 256  # large enough for a read to fall into a write
 
 
 @pytest.fixture
@@ -124,6 +121,20 @@ def test_other_pictures_have_another_cache(tree):
     assert cache_folder() == tree.parent / "kept"
 
 
+def test_pictures_of_shards_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "kept"))
+    make_shards(tmp_path)
+    config = Config(data="webdataset", root=str(tmp_path), image_size=28, cache="disk").resolved()
+    samples, _ = open_split(config, "train")
+    pictures = Pictures(samples, eval_transform(28), open_cache(config, samples, 32))
+    first, path = [item.image for item in pictures], pictures.cache.path
+    monkeypatch.setattr("wsdan.data.pictures.load_picture", None)
+    assert all(map(torch.equal, first, [item.image for item in pictures]))
+    assert open_cache(config, samples, 32).path == path
+    moved = samples[0].source._replace(offset=samples[0].source.offset + 512)
+    assert open_cache(config, [samples[0]._replace(source=moved), *samples[1:]], 32).path != path
+
+
 @pytest.mark.parametrize("cache", KEPT)
 def test_a_damaged_record_is_not_believed(cache, tree):
     pictures = open_pictures(tree, cache, eval_transform(28))
@@ -147,36 +158,22 @@ def test_a_damaged_record_is_not_believed(cache, tree):
     assert torch.equal(pictures[2].image, plain[2])
 
 
-WRITER = """
-import sys
-from PIL import Image
-from wsdan.data.cache import PictureCache
-side = int(sys.argv[2])
-cache = PictureCache(sys.argv[1], side)
-print("ready", flush=True)
-while True:
-    for colour in range(256):
-        cache.put(0, Image.new("RGB", (side, side), (colour, 0, 0)), (colour + 1, 1))
-"""
+@pytest.mark.parametrize("cache", KEPT)
+def test_a_write_cut_short_is_not_believed(cache, tree, monkeypatch):
+    pictures = open_pictures(tree, cache, eval_transform(28))
+    write = os.pwrite
 
+    def killed(descriptor, record, offset):
+        write(descriptor, record[: len(record) // 2], offset)
+        raise KeyboardInterrupt
 
-def test_a_killed_writer_leaves_no_half_picture(tmp_path):
-    path = tmp_path / "a.pictures"
-    path.write_bytes(bytes(record_bytes(SIDE)))
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(SIDE)], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout.readline() == "ready\n"
-    cache, seen = PictureCache(str(path), SIDE), []
-    while len(seen) < 100:  # while it writes
-        if (kept := cache.get(0)) is not None:
-            seen.append(kept)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    if (kept := cache.get(0)) is not None:
-        seen.append(kept)
-    for picture, (width, _) in seen:
-        assert (np.asarray(picture)[..., 0] == width - 1).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pictures[0]
+    plain = open_pictures(tree, None, eval_transform(28))[0].image
+    assert torch.equal(pictures[0].image, plain)
+    assert torch.equal(pictures[0].image, plain)  # as it is kept now
 
 
 @pytest.mark.parametrize("cache", KEPT)

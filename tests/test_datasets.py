@@ -12,6 +12,7 @@ import torch
 import trees
 from trees import BOX, COLOURS, encoded, make_shard, write
 
+from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.data.pictures import Pictures, load_picture
@@ -331,3 +332,18 @@ def test_a_damaged_picture_of_a_shard_is_named(tmp_path):
     (batch,) = train_loader(config_of("webdataset", tmp_path))[0]
     assert len(batch.labels) == 1
     assert batch.bad[0].startswith(f"{tmp_path}/train.tar/b.png: not a readable picture: ")
+
+
+def test_a_run_on_a_published_data_set(tmp_path, capsys):
+    trees.make_cub(tmp_path)
+    command = ["train", "--data", "cub", "--root", str(tmp_path), "--cache", "ram"]
+    command += ["--backbone", "tiny", "--image-size", "32", "--num-attentions", "4"]
+    command += ["--batch-size", "3", "--epochs", "2", "--workers", "1", "--out"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    assert "3 pictures of 3 classes to train on, 3 to validate" in capsys.readouterr().out
+    (tmp_path / "CUB_200_2011").rename(tmp_path / "moved")
+    checkpoint = str(tmp_path / "out" / "last.pt")
+    assert main(["eval", "--checkpoint", checkpoint, "--root", str(tmp_path / "moved")]) == 0
+    printed = capsys.readouterr().out
+    assert "on 3 pictures" in printed
+    assert "IoU" in printed  # the boxes are known

@@ -167,7 +167,7 @@ def _eval(options: dict) -> None:
     if changes.get("data") == "synthetic":
         changes["root"] = None
     config = dataclasses.replace(
-        classifier.config, resume=False, overwrite=False, **changes
+        classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)

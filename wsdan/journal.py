@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics.jsonl, TensorBoard, a line on the terminal."""
+"""What a run writes down: config.yaml, metrics.jsonl, TensorBoard, a line on the terminal."""
 
 import json
 import sys
@@ -7,19 +7,23 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from wsdan.config import Config
 from wsdan.evaluate import VIEWS
-from wsdan.run_folder import METRICS
+from wsdan.run_folder import CONFIG, METRICS
 
 
 class Journal:
-    """Of the first rank: the others write nothing.
+    """Of the first rank: the others, without a folder, write nothing.
 
-    A full disk does not end a run: what could not be written is said once, and the run goes on.
+    A full disk does not end a run: that something could not be written is said, and it goes on.
     """
 
-    def __init__(self, folder: Path | None, epochs: int):
-        self._folder, self._epochs = folder, epochs
-        self._board = None if folder is None else SummaryWriter(str(folder))
+    def __init__(self, folder: Path | None, config: Config):
+        self._folder, self._epochs = folder, config.epochs
+        self._board: SummaryWriter | None = None
+        if folder is not None:
+            self._try((folder / CONFIG).write_text, config.to_yaml())
+            self._try(self._open_board)
 
     def __enter__(self) -> "Journal":
         return self
@@ -42,6 +46,9 @@ class Journal:
         """A picture (3,H,W) uint8 of the views, to TensorBoard."""
         if self._board is not None:
             self._try(self._board.add_image, "views", views, epoch)
+
+    def _open_board(self) -> None:
+        self._board = SummaryWriter(str(self._folder))
 
     def _append(self, record: dict) -> None:
         with open(self._folder / METRICS, "a", encoding="utf-8") as file:

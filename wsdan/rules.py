@@ -53,6 +53,8 @@ def check_together(config) -> None:
         raise UserError(f"--data {config.data} needs --root, the folder of the data set")
     if config.data == "synthetic" and (config.cache is not None or config.decode != "cpu"):
         raise UserError("--cache and --decode are for picture files; --data synthetic has none")
+    if config.cache is not None and config.decode == "gpu":
+        raise UserError("--cache and --decode gpu exclude each other: kept pictures are decoded")
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if config.pretrained and config.weights is not None:

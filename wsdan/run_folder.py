@@ -56,7 +56,10 @@ def keep_metrics_before(folder: Path, epoch: int) -> None:
         return
     lines = path.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    if len(kept) < len(lines):
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
 
 
 def load_last(folder: Path) -> tuple[Path, dict]:

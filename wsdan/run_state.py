@@ -156,8 +156,15 @@ def _together(shares: list[dict], first: bool) -> Progress:
     return Progress(**known, **sums, totals=totals)
 
 
+def seed_generators(seed: int) -> None:
+    """Seed every generator that a run, or code of others in it, may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def _random_state() -> dict:
-    """That of every generator a run may draw from, as tensors, numbers and text."""
+    """That of these generators, as tensors, numbers and text."""
     version, words, gauss = random.getstate()
     name, key, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None

@@ -29,8 +29,8 @@ from wsdan.launch import (
 from wsdan.model import build_model
 from wsdan.optim import build_optimizer, build_schedule
 from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
-from wsdan.run_folder import BEST, CONFIG, LAST, check_run_folder, keep_metrics_before, load_last
-from wsdan.run_state import Progress, RunState
+from wsdan.run_folder import BEST, LAST, check_run_folder, keep_metrics_before, load_last
+from wsdan.run_state import Progress, RunState, seed_generators
 from wsdan.skips import Skips
 from wsdan.step import Step, build_scaler, build_step
 from wsdan.stop import StopSignals
@@ -59,7 +59,7 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
 
 
 def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Path, dict]:
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
     batches, classes = train_loader(config)
     val_batches = val_loader(config, classes)
     run = new_run(config, classes, device, batches.batch_sampler)
@@ -71,11 +71,10 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
         run.restore(state, path)
     if is_main():
         keep_metrics_before(folder, run.progress.epoch)
-        (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     say(_opening(config, device, batches, val_batches, classes, folder))
     metrics: dict[str, float] = {}
     shown = next(iter(val_batches)).images[: config.pictures].to(device)
-    with Journal(folder if is_main() else None, config.epochs) as journal:
+    with Journal(folder if is_main() else None, config) as journal:
         while run.progress.epoch < config.epochs:
             epoch = run.progress.epoch
             train_one_epoch(step, batches, run, device, stop, folder, phases)

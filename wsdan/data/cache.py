@@ -73,18 +73,25 @@ def open_cache(config: Config, samples: list[Sample], side: int) -> PictureCache
 
     The space is taken at once: a run that starts does not run out of it.
 
-    Raises UserError where there is too little of it.
+    Raises UserError, in every process, where there is too little of it.
     """
     if config.cache is None:
         return None
-    node, cache = os.environ.get("GROUP_RANK", "0"), None
-    if local_rank() == 0:
-        needed = len(samples) * record_bytes(side)
+    node = os.environ.get("GROUP_RANK", "0")
+    cache = path = mistake = None
+    if local_rank() == 0:  # makes the machine's cache; its other processes open that
         make = _make_in_memory if config.cache == "ram" else _make_on_disk
-        cache = make(needed, samples, side)
-    paths = gather_objects((node, None if cache is None else cache.path))
-    path = next(path for where, path in paths if where == node and path is not None)
-    return PictureCache(path, side) if cache is None else cache
+        try:
+            cache = make(len(samples) * record_bytes(side), samples, side)
+            path = cache.path
+        except UserError as error:
+            mistake = str(error)
+    found = gather_objects((node, path, mistake))
+    for _, _, mistake in found:
+        if mistake is not None:
+            raise UserError(mistake)
+    theirs = next(path for where, path, _ in found if where == node and path is not None)
+    return PictureCache(theirs, side) if cache is None else cache
 
 
 def cache_folder() -> Path:

@@ -9,11 +9,14 @@ from tqdm import tqdm
 
 from wsdan.config import Config
 from wsdan.data.cache import open_cache
+from wsdan.data.decoding import DecodedBatches, RawPictures
 from wsdan.data.pictures import BadPictureError, Item, Pictures
+from wsdan.data.samples import Sample
 from wsdan.data.sampling import EpochBatches, Seeded, ShardBatches
 from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset, draw
 from wsdan.data.transforms import (
+    Transform,
     eval_transform,
     synthetic_transform,
     train_transform,
@@ -23,6 +26,7 @@ from wsdan.stop import leave_signals_to_the_parent
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
+DECODER = torch.device("cuda")  # of --decode gpu: the process's own GPU
 TENSORS = ("images", "labels", "uniforms", "boxes")
 
 
@@ -68,7 +72,7 @@ class InMemory(Dataset):
         return Item(image, self.labels[index], f"picture {index}", self.boxes[index])
 
 
-def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
+def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]]:
     """Shuffled training batches of a resolved configuration, and the class names.
 
     Its batch_sampler is an EpochBatches, which says what the next iteration is over.
@@ -81,14 +85,13 @@ def train_loader(config: Config) -> tuple[DataLoader, list[str]]:
         dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
     else:
         samples, classes = open_split(config, "train")
-        transform = train_transform(config.image_size)
-        dataset = Pictures(samples, transform, open_cache(config, samples, transform.side))
+        dataset = _pictures(config, samples, train_transform(config.image_size))
     size = config.batch_size * config.accumulate
     batches = EpochBatches(len(dataset), size, seed=config.seed, rank=rank(), world=world_size())
     return _loader(dataset, batches, config), classes
 
 
-def val_loader(config: Config, classes: list[str]) -> DataLoader:
+def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatches:
     """This rank's validation batches in order; `classes` are the names the model was trained on."""
     if config.data == "synthetic":
         source = SyntheticDataset(
@@ -97,23 +100,30 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader:
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
-        transform = eval_transform(config.image_size)
-        dataset = Pictures(samples, transform, open_cache(config, samples, transform.side))
+        dataset = _pictures(config, samples, eval_transform(config.image_size))
     batches = ShardBatches(len(dataset), config.batch_size, rank=rank(), world=world_size())
     return _loader(dataset, batches, config)
 
 
-def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader:
-    return DataLoader(
+def _pictures(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
+    if config.decode == "gpu":
+        return RawPictures(samples, transform)
+    return Pictures(samples, transform, open_cache(config, samples, transform.side))
+
+
+def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader | DecodedBatches:
+    raw = isinstance(dataset, RawPictures)
+    loader = DataLoader(
         Seeded(dataset),
         batch_sampler=batches,
         num_workers=config.workers,
-        collate_fn=_collate,
+        collate_fn=list if raw else _collate,
         persistent_workers=config.workers > 0,
-        pin_memory=config.device != "cpu" and torch.cuda.is_available(),
+        pin_memory=config.device != "cpu" and torch.cuda.is_available() and not raw,
         worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # its draws must not move the run's random numbers
     )
+    return DecodedBatches(loader, dataset.transform, DECODER, _collate) if raw else loader
 
 
 def _collate(items: list[tuple[Item | BadPictureError, Tensor]]) -> Batch:

@@ -1,0 +1,190 @@
+"""What must not lose a run: kill -9 at any moment, signals, a full disk, a broken file."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import SMALL, TESTS, assert_same_end, environment, metrics_of, start
+from test_cli import refused
+
+from wsdan.checkpoint import NotSavedError, load_checkpoint, save_checkpoint
+from wsdan.cli import main
+from wsdan.config import Config
+from wsdan.data import loaders
+
+KILLS = 20
+COMMAND = [*SMALL, "--epochs", "12", "--eval-every", "4", "--save-every", "1", "--pictures", "0"]
+
+
+@pytest.fixture
+def few_pictures(monkeypatch):
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
+    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 17)
+
+
+def finished(command: list[str], script: str = "few_pictures.py") -> subprocess.CompletedProcess:
+    """A run of the command to its end, in a process of its own."""
+    process = start(*command, script=script)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def test_kill_9_at_random_moments_loses_nothing(tmp_path):
+    """However often it is killed, last.pt loads, the run gets on, and ends as one left alone."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [*COMMAND, "--out", str(killed)]
+    runner = [sys.executable, str(TESTS / "killed_runs.py"), str(killed), str(KILLS), *command]
+    done = subprocess.run(runner, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    held = done.stdout.splitlines()
+    assert len(held) == KILLS, done.stdout
+    assert any(line.startswith("epoch") for line in held)  # some were killed in the midst of it
+    assert finished([*command, "--resume"]).returncode == 0
+    assert finished([*COMMAND, "--out", str(whole)]).returncode == 0
+    assert_same_end(killed, whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all", "workers"),
+    [(signal.SIGTERM, False, "0"), (signal.SIGINT, True, "2"), (signal.SIGTERM, True, "2")],
+)
+def test_a_signal_saves_and_says_so(number, to_all, workers, tmp_path):
+    """Ctrl-C, which the terminal sends to the loading processes too, and SIGTERM."""
+    out = tmp_path / "out"
+    process = start(
+        *SMALL, "--epochs", "1000", "--eval-every", "1000", "--out", str(out), "--workers", workers
+    )
+    wait_for(out / "metrics.jsonl", process)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert f"wsdan: stopped by {number.name} at epoch" in errors
+    assert "Traceback" not in errors
+    epoch = load_checkpoint(out / "last.pt")["ranks"][0]["progress"]["epoch"]
+    assert len(metrics_of(out)) == epoch > 0
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    code = (
+        "import os, signal, time\n"
+        "from wsdan.stop import StopSignals\n"
+        "with StopSignals() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert stop.requested == signal.SIGTERM\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50)
+    assert done.returncode == -signal.SIGTERM
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the run has not come that far in a minute"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def small_files():
+    """Files may grow to 64 KiB: the kernel refuses the rest, as a full disk or a quota does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_space_keeps_the_old_checkpoint(few_pictures, small_files, tmp_path, capfd):
+    out = tmp_path / "out"
+    command = [*SMALL, "--out", str(out), "--pictures", "0"]
+    assert main([*command, "--epochs", "1"]) == 0
+    before = {name: (out / name).read_bytes() for name in ("last.pt", "best.pt")}
+    assert len(before["last.pt"]) > 1 << 16
+    small_files()
+    assert main([*command, "--epochs", "3", "--resume"]) == 2
+    errors = capfd.readouterr().err
+    assert errors.count("warning: cannot write") == 2  # one for each epoch, and the run went on
+    assert f"{out}/last.pt: File too large; the earlier one is whole" in errors
+    assert "the run is over, but" in errors
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert not list(out.glob("*.tmp"))
+    assert len(metrics_of(out)) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small tmpfs")
+def test_a_full_tmpfs(few_pictures, tmp_path, capfd):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        command = [*SMALL, "--out", str(disk / "out"), "--pictures", "0", "--epochs", "1"]
+        assert main(command) == 0
+        with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        assert main([*command, "--epochs", "2", "--resume"]) == 2
+        errors = capfd.readouterr().err
+        assert "last.pt: No space left on device; the earlier one is whole" in errors
+        assert load_checkpoint(disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 1
+        (disk / "other").unlink()
+        assert main([*command, "--epochs", "2", "--resume"]) == 0
+        assert load_checkpoint(disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 2
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "os.replace"])
+def test_a_refusal_at_any_moment_keeps_the_old_file(moment, tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, Config(), ["a", "b"], {"number": 1})
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"wsdan.checkpoint.{moment}", refuse)
+        with pytest.raises(
+            NotSavedError, match="No space left on device; the earlier one is whole"
+        ):
+            save_checkpoint(path, Config(), ["a", "b"], {"number": 2})
+    assert load_checkpoint(path)["number"] == 1
+    assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"wsdan.checkpoint.{moment}", refuse)
+        with pytest.raises(NotSavedError, match="there is no earlier one"):
+            save_checkpoint(tmp_path / "new.pt", Config(), ["a", "b"], {})
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
+def test_a_broken_last_goes_on_from_best(damage, few_pictures, tmp_path, capsys):
+    """Not silently: which file is broken, and where the run goes on, is said."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = [*SMALL, "--epochs", "2", "--out"]
+    assert main([*command, str(out)]) == 0
+    assert main([*command, str(whole)]) == 0
+    last = out / "last.pt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    contents = {"cut": data[: len(data) // 3], "flipped": data, "empty": b""}
+    last.unlink()
+    if damage in contents:
+        last.write_bytes(contents[damage])
+    capsys.readouterr()
+    assert main([*command, str(out), "--resume"]) == 0
+    errors = capsys.readouterr().err
+    assert f"checkpoint {last}" in errors
+    assert f"going on from {out}/best.pt" in errors
+    best = load_checkpoint(out / "best.pt")["ranks"][0]["progress"]["epoch"]
+    if best < 2:
+        assert_same_end(out, whole)
+    (out / "best.pt").write_bytes(b"")
+    last.write_bytes(b"")
+    assert "truncated or not ours" in refused(capsys, *command, out, "--resume")
