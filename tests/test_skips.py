@@ -120,11 +120,12 @@ def test_flags_are_read_now_and_then():
         flag.fill_(number % 2)
         skips.add(flag, ["a.jpg"])
     flag.fill_(1)
-    skips.add(flag, ["a.jpg"])
+    skips.add(flag, ["a.jpg"])  # in which they are read
+    flag.fill_(0)
+    for _ in range(LOOK_EVERY - 1):
+        skips.add(flag, ["b.jpg"])
     with pytest.raises(UserError, match="learnt from b.jpg"):
-        for _ in range(LOOK_EVERY):
-            flag.fill_(0)
-            skips.add(flag, ["b.jpg"])
+        skips.add(flag, ["c.jpg"])  # read again: the second of the last ten reached the limit
 
 
 @pytest.fixture
