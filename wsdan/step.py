@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from wsdan.config import Config
 from wsdan.distributed import all_agree, gather_rows, world_size
 from wsdan.graphs import GraphedStep
-from wsdan.objective import OBJECTIVES
+from wsdan.objective import OBJECTIVES, move_centers_
 from wsdan.phases import UNTIMED, Phases
 from wsdan.precision import autocast
 from wsdan.rollback import Rollback
@@ -32,7 +32,7 @@ class Objective(nn.Module):
             "counterfactual": config.counterfactual,
             "joint_views": config.joint_views,
             "label_smoothing": config.label_smoothing,
-            "move_centers": False,
+            "move_centers": False,  # once a step, by all its parts
             "phases": phases,
         }
 
@@ -63,8 +63,8 @@ class TrainingStep:
     ):
         self._config, self._phases = config, phases
         self._optimizer, self._scaler = optimizer, scaler
+        self._model = model
         self._parameters = list(model.parameters())
-        self._centers = getattr(model, "centers", None)
         self._rollback = Rollback(model)
         self._objective = Objective(model, config, phases)
         if world_size() > 1:
@@ -80,13 +80,10 @@ class TrainingStep:
             all others are 0.
         """
         with self._phases("optimizer"):
-            all_labels = gather_rows(labels)
-            self._rollback.keep(all_labels)
+            self._rollback.keep(gather_rows(labels))
             self._optimizer.zero_grad(set_to_none=True)
-        scalars, pooled = self._accumulate(images, labels, uniforms)
+        scalars = self._accumulate(images, labels, uniforms)
         with self._phases("optimizer"):
-            if pooled:
-                self._centers.update_(gather_rows(torch.cat(pooled)), all_labels)
             self._scaler.unscale_(self._optimizer)
             finite = torch.isfinite(scalars["loss"])
             if not self._scaler.is_enabled():  # which lets gradients overflow, and scales less
@@ -100,37 +97,36 @@ class TrainingStep:
         counted = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
         return {**counted, "finite": finite.long()}
 
-    def _accumulate(
-        self, images: Tensor, labels: Tensor, uniforms: Tensor
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Add up the gradients of the parts of a step; the means of their scalars, and the pooled
-        features (B,M*C) of each. The centers wait for the last one: all parts must find them where
-        they were, as one batch does."""
+    def _accumulate(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+        """Add up the gradients of the parts of a step; the means of their scalars."""
         parts = min(self._config.accumulate, len(labels))
         batches = zip(*(x.tensor_split(parts) for x in (images, labels, uniforms)), strict=True)
         sums: dict[str, Tensor] = {}
-        pooled: list[Tensor] = []
+        pooled = []
         for number, batch in enumerate(batches, start=1):
             share = len(batch[1]) / len(labels)
             with self._synchronised(number == parts):
                 scalars, features = self._one_part(*batch, share)
-                pooled += features
-                for name, value in scalars.items():
-                    value = value if name == "correct" else value * share
-                    sums[name] = sums[name] + value if name in sums else value
-        return sums, pooled
+            pooled += features
+            for name, value in scalars.items():
+                sums[name] = sums[name] + value if name in sums else value
+        if pooled:
+            with self._phases("classifier and losses"):
+                move_centers_(self._model, torch.cat(pooled), labels)
+        return sums
 
     def _one_part(
         self, images: Tensor, labels: Tensor, uniforms: Tensor, share: float
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Its share of the scalars, and what the centers are to move by, if anything."""
         with self._phases("classifier and losses"), autocast(self._config, images.device):
             result = self._objective(images, labels, uniforms)
         with self._phases("backward"):
             self._scaler.scale(result["loss"] * share).backward()
-        scalars = {name: value.detach() for name, value in result.items() if value.dim() == 0}
+        scalars = {n: value.detach() * share for n, value in result.items() if value.dim() == 0}
         correct = (result["logits"].detach().argmax(1) == labels).sum()
-        features = [result["pooled"].detach()] if "pooled" in result else []
-        return {**scalars, "correct": correct}, features
+        pooled = [result["pooled"].detach()] if "pooled" in result else []
+        return {**scalars, "correct": correct}, pooled
 
     def _synchronised(self, last: bool):
         """Ranks exchange gradients once a step, with its last part."""
