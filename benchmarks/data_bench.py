@@ -2,15 +2,17 @@
 
 python benchmarks/data_bench.py [--root DIR] [--image-size S] [--batch B] [--json FILE]
 The trainer's own loader over --data folder: a tree of photographs of yours, or one made here (500 x
-375 pixels, JPEG, 50 to 100 KB each). Every process has one thread. Rates are those of the second
+375 pixels, JPEG, 50 to 100 KB each). Every process has one thread. Figures are those of the second
 epoch, when files are in the system's memory and --cache is filled. "cpu ms" is the processor's time
-of one picture in the loading process, which other work on the machine does not lengthen: cores for
-a GPU follow from it.
+of one picture in all processes together, which other work on the machine hardly lengthens; the
+cores that feed a GPU follow from it. Linux only.
 """
 
 import argparse
 import dataclasses
 import json
+import multiprocessing
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -29,24 +31,21 @@ from wsdan.data.pictures import Pictures, load_picture
 from wsdan.errors import UserError
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
-GPU_RATE = 600  # images/s that one H200 takes
+GPU_RATE = 600  # images/s that one H200 shall be fed with
 WORKERS = (0, 1, 2)
 CACHES = (None, "ram")
 
 
 @dataclasses.dataclass
 class Row:
-    """One way to load: rates of an epoch, and the processor's time where one process does all."""
+    """One way to load, and what it takes."""
 
     cache: str | None
     workers: int
     images_per_s: float
-    cpu_ms: float | None  # of one picture
-
-    @property
-    def cores(self) -> float | None:
-        """How many cores load GPU_RATE pictures a second."""
-        return None if self.cpu_ms is None else GPU_RATE * self.cpu_ms / 1e3
+    cpu_ms: float  # of one picture
+    images_per_s_and_core: float
+    cores: float  # that load GPU_RATE pictures a second
 
 
 def make_tree(root: Path, pictures: int, seed: int = 0) -> None:
@@ -74,16 +73,33 @@ def _enlarged(noise: np.ndarray) -> np.ndarray:
 def measure(config: Config) -> Row:
     """The second epoch of the trainer's loader."""
     batches, _ = train_loader(config)
-    for epoch in range(2):
-        batches.batch_sampler.begin(epoch)
-        wall, cpu, count = time.perf_counter(), time.process_time(), 0
-        for batch in batches:
-            if batch.bad:
-                raise UserError(batch.bad[0])
-            count += len(batch.labels)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    alone = config.workers == 0
-    return Row(config.cache, config.workers, count / wall, 1e3 * cpu / count if alone else None)
+    _epoch(batches, 0)
+    wall, before = time.perf_counter(), cpu_seconds()
+    count = _epoch(batches, 1)
+    wall, after = time.perf_counter() - wall, cpu_seconds()
+    each = sum(seconds - before[process] for process, seconds in after.items()) / count
+    return Row(config.cache, config.workers, count / wall, 1e3 * each, 1 / each, GPU_RATE * each)
+
+
+def _epoch(batches: DataLoader, number: int) -> int:
+    """Load all pictures of an epoch; how many."""
+    batches.batch_sampler.begin(number)
+    count = 0
+    for batch in batches:
+        if batch.bad:
+            raise UserError(batch.bad[0])
+        count += len(batch.labels)
+    return count
+
+
+def cpu_seconds() -> dict[int, float]:
+    """The processor's time of this process and of those it started, by their ids."""
+    seconds = {os.getpid(): time.process_time()}
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = sum(map(int, fields[11:13]))  # in the program, and in the system for it
+        seconds[child.pid] = ticks / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def picture_parts(batches: DataLoader) -> dict[str, float]:
@@ -104,7 +120,8 @@ def picture_parts(batches: DataLoader) -> dict[str, float]:
             picture = timed("read and decode", load_picture, dataset.samples[draw.index].source)
             value = timed("resize", dataset.transform.resize, picture)
             for step in dataset.transform.finish.transforms:
-                value = timed(type(step).__name__, step, value)
+                name = getattr(step, "lambd", type(step)).__name__
+                value = timed(name, step, value)
         items = [timed("all", batches.dataset.__getitem__, draw) for draw in draws]
         timed("collate", batches.collate_fn, items)
         count += len(draws)
@@ -126,27 +143,22 @@ def settings(options: argparse.Namespace, root: Path) -> Iterator[Config]:
 def run(options: argparse.Namespace, root: Path) -> dict[str, object]:
     """Measure, and print as it goes; what --json holds."""
     torch.set_num_threads(1)  # as a loading process of torch has it
-    files = [path for path in (root / "train").rglob("*") if path.is_file()]
+    alone, _ = train_loader(next(settings(options, root)))
+    files = [sample.source for sample in alone.dataset.dataset.samples]
     kilobytes = sum(path.stat().st_size for path in files) / len(files) / 1e3
     print(
         f"{len(files)} pictures of {kilobytes:.0f} KB, to {options.image_size} px, "
         f"batches of {options.batch}"
     )
-    print(f"  {'cache':<6} {'workers':>7} {'images/s':>9} {'a worker':>9} {'cpu ms':>7}")
+    columns = ("cache", "workers", "images/s", "cpu ms", "images/s/core", f"cores for {GPU_RATE}")
+    print("".join(f"{name:>14}" for name in columns))
     rows = []
     for config in settings(options, root):
         rows.append(row := measure(config))
-        each = row.images_per_s / max(row.workers, 1)
-        line = f"  {row.cache or 'none':<6} {row.workers:>7} {row.images_per_s:>9.1f} {each:>9.1f}"
-        print(line if row.cpu_ms is None else f"{line} {row.cpu_ms:>7.2f}", flush=True)
-    for row in rows:
-        if row.cores is not None:
-            print(
-                f"cache {row.cache or 'none'}: {row.cores:.1f} cores load {GPU_RATE} images/s, "
-                f"what one H200 takes ({1e3 / row.cpu_ms:.0f} a core)"
-            )
-    batches, _ = train_loader(next(settings(options, root)))
-    parts = picture_parts(batches)
+        figures = (row.images_per_s, row.cpu_ms, row.images_per_s_and_core, row.cores)
+        text = "".join(f"{figure:>14.2f}" for figure in figures)
+        print(f"{row.cache or 'none':>14}{row.workers:>14}{text}", flush=True)
+    parts = picture_parts(alone)
     whole = sum(parts.values())
     print("one picture, without a cache, milliseconds of the processor:")
     for name, ms in parts.items():
@@ -156,7 +168,7 @@ def run(options: argparse.Namespace, root: Path) -> dict[str, object]:
     return {
         **facts, "pictures": len(files), "kilobytes": kilobytes, "gpu_images_per_s": GPU_RATE,
         "image_size": options.image_size, "batch": options.batch, "parts_ms": parts,
-        "rows": [dataclasses.asdict(row) | {"cores": row.cores} for row in rows],
+        "rows": [dataclasses.asdict(row) for row in rows],
     }  # fmt: skip
 
 
