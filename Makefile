@@ -12,7 +12,7 @@ SANITIZER_FLAGS = -fsanitize=address,undefined -fno-wrapv -fno-omit-frame-pointe
 SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build/sanitized \
 	LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-NATIVE_TESTS = $(addprefix tests/test_,native.py properties.py ops.py boxes.py golden.py)
+NATIVE_TESTS = $(addprefix tests/test_,native.py resized.py properties.py ops.py boxes.py golden.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
 .PHONY: setup lint format test bench fuzz gpu-check sanitize

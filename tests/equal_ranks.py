@@ -30,7 +30,7 @@ class Plain(nn.Sequential):
         return super().forward(images.to(self[1].weight.dtype))
 
 
-def save_and_compare(run, folder, **options):
+def save_and_compare(run, folder, best=None):
     """Centers and weights have the same bits in every process."""
     alike = {"centers": run.model.centers.centers, **dict(run.model.named_parameters())}
     for name, tensor in alike.items():
@@ -40,7 +40,7 @@ def save_and_compare(run, folder, **options):
     assert run.model.centers.centers.abs().sum() > 0
     if is_main():
         print("ranks alike", flush=True)
-    return save(run, folder, **options)
+    return save(run, folder, best)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,17 @@ def draw_images(rng, batch, seed, budget=70_000):
     return arranged(images, rng.choice(STRIDES))
 
 
+def draw_map_side(rng, side, reduce):
+    """A side of maps for features of this one: any, or with steps of 1/4 to 4 for a maximum."""
+    if reduce != "max":
+        return rng.choice((*SIDES[:18], side))
+    return rng.choice(
+        [1, side]
+        + [(side - 1) * n + 1 for n in (2, 4) if side <= 64]
+        + [(side - 1) // n + 1 for n in (2, 4) if (side - 1) % n == 0]
+    )
+
+
 def fuzz_pool(rng, seed):
     batch = rng.choice([0, 1, 1, 2, 3, 5])
     while True:
@@ -115,6 +126,10 @@ def fuzz_pool(rng, seed):
     signed = rng.random() < 0.5
     normalize = rng.choice(["all", "part", "none"])
     divisors = [n for n in range(1, maps + 1) if maps % n == 0]
+    reduce = rng.choice(["mean", "sum", "max"])
+    map_size = None
+    if rng.random() < 0.4:
+        map_size = tuple(draw_map_side(rng, side, reduce) for side in (height, width))
     return check_pool(
         (batch, maps, channels, height, width),
         rng.choice(DTYPES),
@@ -123,7 +138,8 @@ def fuzz_pool(rng, seed):
         signed=signed,
         poison=rng.choice([float("nan"), float("inf")]) if rng.random() < 0.1 else None,
         seed=seed,
-        reduce=rng.choice(["mean", "sum", "max"]),
+        map_size=map_size,
+        reduce=reduce,
         signed_sqrt=not signed and rng.random() < 0.7,
         normalize=normalize,
         groups=rng.choice(divisors) if normalize == "all" else 1,

@@ -4,9 +4,11 @@ import contextlib
 import functools
 
 import torch
+from torch.nn import functional as F
 
 from wsdan_kernels import backends
 from wsdan_kernels.ops import KERNELS
+from wsdan_kernels.ops.bilinear_attention_pool import RESIZING
 from wsdan_kernels.reference._layout import memory_format
 from wsdan_kernels.reference.attention_boxes import reached
 from wsdan_kernels.testing import CASES, TOLERANCES, relative_error
@@ -153,15 +155,31 @@ def assert_layout(result, like):
     assert result.is_contiguous(memory_format=wanted), "memory format differs"
 
 
+def at_size_of(features, attentions, backend):
+    """What the backend is given: all but the native one take maps of the size of the features."""
+    size = features.shape[2:]
+    if attentions.shape[2:] == size or backend in RESIZING:
+        return attentions
+    return F.interpolate(attentions, size, mode="bilinear", align_corners=True)
+
+
 def check_pool(
-    shape, dtype, *, strides, upstream_strides, signed, poison, seed, backend="cpu", **options
-):
-    """shape B M C h w. The root of values near 0 amplifies rounding: signed ones have no root."""
+    shape, dtype, *, strides, upstream_strides, signed, poison, seed, backend="cpu",
+    map_size=None, **options,
+):  # fmt: skip
+    """shape B M C h w. The root of values near 0 amplifies rounding: signed ones have no root.
+
+    map_size: of the maps, where it is not h w. A maximum under resized maps must not hang on
+    rounding: values are whole then, and the steps from size to size should be halves and quarters.
+    """
     batch, maps, channels, height, width = shape
+    map_size = map_size or (height, width)
     inputs = {
         "features": values((batch, channels, height, width), dtype, seed),
-        "attentions": values((batch, maps, height, width), dtype, seed + 1),
+        "attentions": values((batch, maps, *map_size), dtype, seed + 1),
     }
+    if map_size != (height, width) and options.get("reduce") == "max":
+        inputs = {name: (2 * value).round() for name, value in inputs.items()}
     if not signed:
         inputs = {name: value.relu() + 0.0625 for name, value in inputs.items()}
     if poison is not None and inputs["features"].numel():
@@ -173,13 +191,16 @@ def check_pool(
     }  # fmt: skip
 
     def run(values, backend):
-        return OPS.bilinear_attention_pool(*values.values(), *arguments.values(), backend)
+        features, attentions = values.values()
+        attentions = at_size_of(features, attentions, backend)
+        return OPS.bilinear_attention_pool(features, attentions, *arguments.values(), backend)
 
     # What only scales all that one norm spans has no gradient but rounding.
     spanned = {"none": 0, "part": 1, "all": maps // arguments["groups"]}[arguments["normalize"]]
     alone, single = spanned * channels == 1, height * width == 1
+    flat = min(height, map_size[0]) == min(width, map_size[1]) == 1  # one value in all positions
     leaves = [] if alone or (single and spanned and channels == 1) else ["features"]
-    leaves += [] if alone or (single and spanned == 1) else ["attentions"]
+    leaves += [] if alone or (flat and spanned == 1) else ["attentions"]
     share, found = parity(
         run, inputs, leaves, backend, seed=seed, upstream_strides=upstream_strides
     )

@@ -5,7 +5,7 @@ import threading
 import parity
 import pytest
 import torch
-from parity import STRIDES, threads
+from parity import NATIVE, STRIDES, threads
 from test_native import MEAN, MKL, large, native, run_python
 
 import wsdan_kernels as wk
@@ -15,6 +15,7 @@ needs_mkl = pytest.mark.skipif(
     wk.available()["cpu"] is not None or not _native.mkl_here(),
     reason="takes an Intel CPU with AVX-512, and MKL in torch",
 )
+RESIZED = next(case for case in NATIVE if case.name == "bilinear_attention_pool[resized]")
 each_shape = pytest.mark.parametrize("layout", list(MKL))
 
 
@@ -45,6 +46,23 @@ def test_equals_the_reference(reduce, strides, layout):
 
 
 @each_shape
+@pytest.mark.parametrize("strides", STRIDES)
+def test_maps_of_another_size(strides, layout):
+    for map_size in ((7, 11), (40, 33)):
+        share = parity.check_pool(
+            (3, *MKL[layout]),
+            torch.float32,
+            strides=strides,
+            upstream_strides=strides,
+            signed=False,
+            poison=None,
+            seed=0,
+            map_size=map_size,
+        )
+        assert share <= 1, map_size
+
+
+@each_shape
 def test_equals_the_reference_by_our_own_products(layout, own_products):
     assert not _native.mkl_here()
     test_equals_the_reference("mean", layout, layout)
@@ -65,16 +83,27 @@ def test_the_rule_takes_it(layout):
 @needs_mkl
 @each_shape
 @pytest.mark.parametrize("batch", [1, 2, 3, 5])
-def test_neither_threads_nor_batch_change_a_bit(batch, layout):
-    inputs = large(MEAN, batch, layout, MKL[layout])
+@pytest.mark.parametrize("case", [MEAN, RESIZED], ids=str)
+def test_neither_threads_nor_batch_change_a_bit(case, batch, layout):
+    inputs = large(case, batch, layout, MKL[layout])
     with threads(1):
-        expected = native(MEAN, inputs)
+        expected = native(case, inputs)
     for count in (2, 4):
         with threads(count):
-            assert all(map(torch.equal, native(MEAN, inputs), expected)), count
+            assert all(map(torch.equal, native(case, inputs), expected)), count
     alone = {name: value[-1:].clone() for name, value in inputs.items()}
-    pooled = native(MEAN, alone)[0]
+    pooled = native(case, alone)[0]
     assert torch.equal(pooled, expected[0][-1:])
+
+
+@needs_mkl
+def test_maps_in_channels_last_beside_contiguous_features():
+    """They are turned first: MKL would take several times as long."""
+    inputs = large(MEAN, 2, "contiguous", MKL["contiguous"])
+    expected = native(MEAN, inputs)
+    attentions = inputs["attentions"].to(memory_format=torch.channels_last)
+    found = native(MEAN, {**inputs, "attentions": attentions})
+    assert all(map(torch.equal, found, expected))
 
 
 @needs_mkl

@@ -343,7 +343,11 @@ def test_traces_as_one_graph(case):
     traced = type(case)(
         case.name, case.op, lambda v, _: compiled(v), case.make, (), case.differentiable
     )
-    assert all(map(torch.equal, results(traced, inputs), expected))
+    found = results(traced, inputs)
+    if "resized" in case.name:  # the compiler takes torch's resize apart, which moves roundings
+        assert all(share_of_tolerance(*pair) <= 1 for pair in zip(found, expected, strict=True))
+    else:
+        assert all(map(torch.equal, found, expected))
 
 
 def test_exports():

@@ -14,7 +14,9 @@ from wsdan.config import (
     DATA,
     DEVICES,
     FINAL,
+    GROUPS,
     PRECISIONS,
+    RECIPES,
     Config,
     from_dict,
     load_yaml,
@@ -125,26 +127,29 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """One option for each field of Config; what is not given stays out of the namespace."""
     metavars = {int: "N", float: "X", str: "NAME"}
+    group = parser
     for item in dataclasses.fields(Config):
-        option = option_name(item.name)
-        text = item.metadata["help"]
-        kind = value_type(item)
-        if kind is bool:
-            parser.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
-            continue
-        if item.default is not None:
-            text += f" (default: {item.default})"
-        choices = item.metadata["choices"]
-        parser.add_argument(
-            option,
-            type=kind,
-            choices=choices,
-            metavar=None if choices else metavars[kind],
-            default=argparse.SUPPRESS,
-            help=text,
+        if item.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[item.name])
+        kind, choices = value_type(item), item.metadata["choices"]
+        how = {"action": argparse.BooleanOptionalAction}
+        if kind is not bool:
+            metavar = None if choices else item.metadata["metavar"] or metavars[kind]
+            how = {"type": kind, "choices": choices, "metavar": metavar}
+        group.add_argument(
+            option_name(item.name), default=argparse.SUPPRESS, help=_help(item), **how
         )
+
+
+def _help(item: dataclasses.Field) -> str:
+    """What a setting is, and its default: that of the data's recipe where it has one."""
+    text = item.metadata["help"]
+    if item.name in RECIPES["paper"]:
+        ours, embedded = RECIPES["paper"][item.name], RECIPES["synthetic"][item.name]
+        return f"{text} (default: {ours}; embedded pictures: {embedded})"
+    if item.default is None or value_type(item) is bool:
+        return text
+    return f"{text} (default: {item.default})"
 
 
 def _train(options: dict) -> None:

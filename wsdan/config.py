@@ -65,13 +65,24 @@ RECIPES = {
         "workers": 2,
     },
 }
+# The settings' headings in the help, each from the setting named on.
+GROUPS = {
+    "data": "pictures",
+    "method": "network",
+    "epochs": "training",
+    "eval_every": "evaluation",
+    "device": "machine",
+    "out": "run",
+}
 # A WS-DAN step passes three views through the network: at this many epochs a baseline has the same
 # budget of passes.
 VIEWS_PER_STEP = 3
 
 
-def _setting(default, text: str, choices: tuple[str, ...] | None = None):
-    return field(default=default, metadata={"help": text, "choices": choices})
+def _setting(
+    default, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None
+):
+    return field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -82,9 +93,17 @@ class Config:
         "synthetic", "embedded pictures, an image folder, a published data set, or lists", DATA
     )
     root: str | None = _setting(
-        None, "the data set's folder; of folder: train/ and val/ (or test/), one folder a class"
+        None,
+        "the data set's folder; of folder: train/ and val/ (or test/), one folder a class",
+        metavar="DIR",
     )
-    out: str | None = _setting(None, "output folder (default: a new numbered folder under runs/)")
+    image_size: int | None = _setting(None, "side of the square input, pixels")
+    workers: int | None = _setting(None, "processes that load pictures")
+    cache: str | None = _setting(
+        None, "keep decoded pictures at the input's scale, in memory or in a file", CACHES
+    )
+    decode: str = _setting("cpu", "where JPEG files are decoded", DECODERS)
+    skip_bad_images: bool = _setting(False, "count unreadable pictures and go on")
     method: str = _setting(
         "wsdan", "wsdan, or the plain backbone with the same budget of passes", METHODS
     )
@@ -93,36 +112,12 @@ class Config:
     )
     pretrained: bool = _setting(False, "start from published ImageNet weights (downloads them)")
     weights: str | None = _setting(
-        None, "start from a file: weights of the backbone, or a checkpoint of ours"
+        None, "start from a file: weights of the backbone, or a checkpoint of ours", metavar="FILE"
     )
     ignore_classifier: bool = _setting(
         False, "of --weights, leave out the classifier and the centers: fine-tune to other classes"
     )
-    epochs: int | None = _setting(None, "passes over the training pictures")
-    batch_size: int | None = _setting(None, "pictures a step and process")
-    accumulate: int = _setting(1, "batches whose gradients make one step")
-    image_size: int | None = _setting(None, "side of the square input, pixels")
     num_attentions: int | None = _setting(None, "attention maps (M)")
-    lr: float | None = _setting(None, "learning rate")
-    seed: int = _setting(0, "of the weights, the order of the pictures and the views")
-    device: str = _setting("auto", "where to run", DEVICES)
-    precision: str = _setting(
-        "fp32", "of the network; bf16 and fp16 (with a scaled loss) by autocast", PRECISIONS
-    )
-    workers: int | None = _setting(None, "processes that load pictures")
-    cache: str | None = _setting(
-        None, "keep decoded pictures at the input's scale, in memory or in a file", CACHES
-    )
-    decode: str = _setting("cpu", "where JPEG files are decoded", DECODERS)
-    optimizer: str | None = _setting(None, "sgd (momentum 0.9) or adamw", OPTIMIZERS)
-    weight_decay: float | None = _setting(None, "weight decay")
-    classifier_lr_scale: float | None = _setting(
-        None, "factor on the learning rate of the classifier"
-    )
-    schedule: str | None = _setting(None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES)
-    warmup: float | None = _setting(None, "share of the steps over which the rate rises")
-    label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
-    ema: float = _setting(0.0, "decay of averaged weights, which are evaluated; 0: none")
     attention: str = _setting(
         "conv", "maps from a 1x1 convolution, or the first channels of the features", ATTENTIONS
     )
@@ -130,32 +125,52 @@ class Config:
         None, "initial bias of the attention's batch norm; below 0 the maps start sparse"
     )
     pool_eps: float = _setting(1e-12, "inside the pooling's signed root (CAL: 1e-6)")
+    epochs: int | None = _setting(None, "passes over the training pictures")
+    batch_size: int | None = _setting(None, "pictures a step and process")
+    accumulate: int = _setting(1, "batches whose gradients make one step")
+    seed: int = _setting(0, "of the weights, the order of the pictures and the views")
+    optimizer: str | None = _setting(None, "sgd (momentum 0.9) or adamw", OPTIMIZERS)
+    lr: float | None = _setting(None, "learning rate")
+    classifier_lr_scale: float | None = _setting(
+        None, "factor on the learning rate of the classifier"
+    )
+    weight_decay: float | None = _setting(None, "weight decay")
+    schedule: str | None = _setting(None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES)
+    warmup: float | None = _setting(None, "share of the steps over which the rate rises")
+    label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
+    ema: float = _setting(0.0, "decay of averaged weights, which are evaluated; 0: none")
     beta: float = _setting(0.05, "step of the feature centers")
     center_weight: float = _setting(1.0, "weight of the center loss")
     counterfactual: float = _setting(
         0.0, "weight of the loss against random maps (CAL, arXiv:2108.08728: 1); 0: none"
     )
     joint_views: bool = _setting(False, "the crop and the drop view pass the network as one batch")
+    max_skipped: int = _setting(10, "steps in a row without a finite loss that end the run")
+    eval_every: int | None = _setting(None, "epochs between evaluations")
     refine_threshold: float | None = _setting(None, "share of the mean map's peak that is object")
     refine_padding: float | None = _setting(None, "padding of the object's box, share of the side")
     final: str = _setting("probabilities", "what the final score is the mean of", FINAL)
     tta: bool = _setting(False, "also evaluate several refined views and their mirror images")
-    sync_batchnorm: bool = _setting(False, "batch norm over the pictures of all processes")
-    skip_bad_images: bool = _setting(False, "count unreadable pictures and go on")
-    max_skipped: int = _setting(10, "steps in a row without a finite loss that end the run")
-    eval_every: int | None = _setting(None, "epochs between evaluations")
-    save_every: int | None = _setting(
-        None, "steps between checkpoints within an epoch; 0: at its end only"
-    )
     pictures: int = _setting(4, "pictures whose views are shown in TensorBoard; 0: none")
-    resume: bool = _setting(False, "go on from last.pt in --out")
-    overwrite: bool = _setting(False, "replace the run in --out")
+    device: str = _setting("auto", "where to run", DEVICES)
+    precision: str = _setting(
+        "fp32", "of the network; bf16 and fp16 (with a scaled loss) by autocast", PRECISIONS
+    )
     compile: bool = _setting(False, "compile the network with torch.compile")
     cuda_graph: bool = _setting(
         False,
         "on a GPU, launch a whole batch's step as one CUDA graph; losses equal but for rounding",
     )
+    sync_batchnorm: bool = _setting(False, "batch norm over the pictures of all processes")
     profile: bool = _setting(False, "print where a step's time goes; on a GPU this slows the run")
+    out: str | None = _setting(
+        None, "output folder (default: a new numbered folder under runs/)", metavar="DIR"
+    )
+    save_every: int | None = _setting(
+        None, "steps between checkpoints within an epoch; 0: at its end only"
+    )
+    resume: bool = _setting(False, "go on from last.pt in --out")
+    overwrite: bool = _setting(False, "replace the run in --out")
 
     def resolved(self) -> "Config":
         """This configuration with every None that has a recipe filled in, and checked."""

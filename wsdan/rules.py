@@ -48,7 +48,7 @@ def check_together(config) -> None:
     if config.data == "folder" and config.root is None:
         raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
     if config.data == "synthetic" and config.root is not None:
-        raise UserError("--root is for --data folder; the synthetic pictures need no folder")
+        raise UserError("--root is for pictures of your own; --data synthetic needs no folder")
     if config.data != "synthetic" and config.root is None:
         raise UserError(f"--data {config.data} needs --root, the folder of the data set")
     if config.data == "synthetic" and (config.cache is not None or config.decode != "cpu"):

@@ -73,21 +73,23 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
         keep_metrics_before(folder, run.progress.epoch)
     say(_opening(config, device, batches, val_batches, classes, folder))
     metrics: dict[str, float] = {}
-    shown = next(iter(val_batches)).images[: config.pictures].to(device)
+    shown = torch.empty(0)
+    if config.pictures and is_main():
+        shown = next(iter(val_batches)).images[: config.pictures].to(device)
     with Journal(folder if is_main() else None, config) as journal:
         while run.progress.epoch < config.epochs:
             epoch = run.progress.epoch
             train_one_epoch(step, batches, run, device, stop, folder, phases)
             record = epoch_record(run)
-            improved = False
+            best = None
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 metrics = _evaluate(run, val_batches, device, stop, folder, journal, shown)
                 record |= {f"val_{name}": value for name, value in metrics.items()}
-                improved = final_accuracy(metrics) > run.progress.best
-                run.progress.best = max(run.progress.best, final_accuracy(metrics))
+                if final_accuracy(metrics) > run.progress.best:
+                    best = final_accuracy(metrics)
             journal.write({**record, "seconds": run.progress.seconds})
             run.progress.next_epoch()
-            saved = save(run, folder, best=improved)
+            saved = save(run, folder, best)
     if not metrics:  # resumed after the last epoch
         metrics = evaluate(run.judged(), val_batches, config, device).metrics
     elif not saved:
@@ -199,17 +201,27 @@ def epoch_record(run: RunState) -> dict[str, float]:
     }
 
 
-def save(run: RunState, folder: Path, best: bool = False) -> bool:
-    """Write last.pt and, where it is the best, best.pt; a warning where the disk refuses.
+def save(run: RunState, folder: Path, best: float | None = None) -> bool:
+    """Write last.pt and, where the run is at its best accuracy, best.pt.
 
-    Returns whether all was written. All ranks must call it.
+    Returns whether all was written; a warning says what the disk refused. All ranks must call it.
     """
     state = run.state_dict()
     if not is_main():
         return True
+    first, whole = state["ranks"][0]["progress"], True
+    if best is not None:
+        first["best"] = best
+        whole = _written(run, folder / BEST, state)
+        if whole:
+            run.progress.best = best
+        first["best"] = run.progress.best  # a best.pt that was refused is tried again
+    return _written(run, folder / LAST, state) and whole
+
+
+def _written(run: RunState, path: Path, state: dict) -> bool:
     try:
-        for name in (LAST, BEST) if best else (LAST,):
-            save_checkpoint(folder / name, run.config, run.classes, state)
+        save_checkpoint(path, run.config, run.classes, state)
     except NotSavedError as error:
         say(f"wsdan: warning: {error}", error=True)
         return False

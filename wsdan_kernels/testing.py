@@ -79,17 +79,25 @@ def _pool_inputs(shape, dtype, generator) -> Inputs:
     }
 
 
+def _resized_inputs(shape, dtype, generator) -> Inputs:
+    """Maps lower and wider than the features."""
+    batch, maps, _, height, width = shape
+    made = _pool_inputs(shape, dtype, generator)
+    size = (height // 2 + 1, width + 3)
+    return {**made, "attentions": _random((batch, maps, *size), dtype, generator)}
+
+
 _POOL_SHAPES = ((2, 4, 6, 5, 5), (1, 1, 1, 1, 1), (2, 3, 7, 1, 11), (3, 4, 5, 7, 1))
 
 
-def _pool_case(name: str, **options) -> OpCase:
+def _pool_case(name: str, make=_pool_inputs, **options) -> OpCase:
     return OpCase(
         name=f"bilinear_attention_pool[{name}]",
         op="bilinear_attention_pool",
         run=lambda inputs, backend: ops.bilinear_attention_pool(
             **inputs, **options, backend=backend
         ),
-        make=_pool_inputs,
+        make=make,
         shapes=_POOL_SHAPES,
         differentiable=("features", "attentions"),
     )
@@ -225,6 +233,7 @@ CASES: tuple[OpCase, ...] = (
     _pool_case("max", reduce="max"),
     _pool_case("linear", signed_sqrt=False, normalize=None),
     _pool_case("eps", eps=1e-6, normalize="all"),
+    _pool_case("resized", make=_resized_inputs),
     _attend_case("mean"),
     _attend_case("sum,part", reduce="sum", normalize="part", scale=100.0),
     OpCase(

@@ -22,6 +22,7 @@
 #include "parallel.h"
 #include "pool_epilogue.h"
 #include "pool_layout.h"
+#include "pool_maps.h"
 #include "pool_max.h"
 #include "pool_mkl.h"
 #include "pool_shape.h"
@@ -44,13 +45,6 @@ PoolOptions pool_options(
     return {signed_sqrt, normalize == "none" ? 0 : normalize == "part" ? maps : groups, eps, scale};
 }
 
-// The maps of image b, (M x K) dense in T.
-template <typename At, typename S, typename T>
-void load_maps(At at, const S* attentions, int64_t b, const PoolShape& shape, T* maps) {
-    const int64_t count = shape.maps * shape.positions;
-    convert_row(at, attentions + b * count, 1, maps, count);
-}
-
 // A part of one image: `units` of something are split into `parts`, in steps of `step`.
 struct Part {
     int64_t image, begin, end;
@@ -67,8 +61,8 @@ void pool_forward(
     const Tensor& features, const Tensor& attentions, Reduce reduce, PoolOptions options,
     const PoolShape& shape, Tensor& output, Tensor& pooled, Tensor& index
 ) {
+    const PoolMaps<S, T> image_maps(attentions, features);
     const S* feature_data = data_of<const S>(features);
-    const S* map_data = data_of<const S>(attentions);
     T* output_data = data_of<T>(output);
     T* pooled_data = data_of<T>(pooled);
     const int64_t channels = shape.channels, maps = shape.maps, positions = shape.positions;
@@ -86,11 +80,10 @@ void pool_forward(
                 return;
             const auto x = image_rows(features, feature_data, part.image, shape.channels_last);
             T* image = pooled_data + part.image * maps * channels;
-            const Scratch<T> weights(maps * positions);
-            load_maps(at, map_data, part.image, shape, weights.data());
             const int64_t padded = panels_of<At, T>(at, maps) * width;
             if (reduce == Reduce::max) {
-                const Scratch<T> panels(padded * positions);
+                const Scratch<T> weights(maps * positions), panels(padded * positions);
+                image_maps.load(at, part.image, weights.data());
                 const Scratch<int32_t> where(maps * channels);
                 pack_transposed(at, weights.data(), maps, positions, panels.data());
                 max_forward(
@@ -105,7 +98,9 @@ void pool_forward(
             } else if (shape.channels_last) {
                 const int64_t block = block_rows<T>(channels);
                 const int64_t columns = panels_of<At, T>(at, count) * width;
+                const Scratch<T> weights(maps * positions);
                 const Scratch<T> packed(block * columns), sums(maps * columns), row(count);
+                image_maps.load(at, part.image, weights.data());
                 for (int64_t first = 0; first < positions; first += block) {
                     const int64_t rows = std::min(block, positions - first);
                     across_rows(
@@ -117,7 +112,7 @@ void pool_forward(
                 unpack_panels(at, sums.data(), maps, image, channels, part.begin, part.end);
             } else {
                 const Scratch<T> panels(padded * positions), sums(padded * count);
-                pack_transposed(at, weights.data(), maps, positions, panels.data());
+                image_maps.load_panels(at, part.image, panels.data());
                 along_rows(at, x, part.begin, part.end, panels.data(), maps, sums.data());
                 transpose(sums.data(), padded, count, maps, image + part.begin, channels);
             }
@@ -225,17 +220,16 @@ void pool_backward(
     const Tensor& pooled, const Tensor& index, Reduce reduce, PoolOptions options,
     const PoolShape& shape, Tensor& grad_features, Tensor& grad_attentions
 ) {
+    const PoolMaps<S, T> image_maps(attentions, features);
     const S* feature_data = data_of<const S>(features);
-    const S* map_data = data_of<const S>(attentions);
     S* grad_feature_data = data_of<S>(grad_features);
-    S* grad_map_data = data_of<S>(grad_attentions);
     const int64_t channels = shape.channels, maps = shape.maps, positions = shape.positions;
     const int64_t size = maps * channels;
     const T divide = reduce == Reduce::mean ? static_cast<T>(positions) : T(1);
     const int64_t parts = reduce == Reduce::max ? 1 : parts_per_image(shape.batch, positions / 32);
 
     const bool stream = worth_streaming(size_of(grad_features));
-
+    const MapGradients<S, T> map_gradients(image_maps, shape.batch, parts, grad_attentions);
     const Scratch<T> slopes = pooled_gradients(grad_output, pooled, divide, options, shape);
     for_each_task(shape.batch * parts, 2 * size * positions / parts, [&](int64_t task) {
         at_cpu_level([&](auto at) {
@@ -247,33 +241,35 @@ void pool_backward(
             const auto x = image_rows(features, feature_data, b, shape.channels_last);
             const auto grad_x =
                 image_rows(grad_features, grad_feature_data, b, shape.channels_last);
-            S* grad_maps = grad_map_data + b * maps * positions;
             const T* slope = slopes.data() + b * size;
             const Scratch<T> weights(maps * positions);
-            load_maps(at, map_data, b, shape, weights.data());
-            if (reduce == Reduce::max) {
-                const Scratch<T> sums(maps * positions);
-                const Scratch<int32_t> where(size);
-                load_index(index, b * size, where.data(), size);
-                max_backward(
-                    at, x, shape.channels_last, weights.data(), maps, slope, where.data(), grad_x,
-                    sums.data()
-                );
-                convert_row(at, sums.data(), 1, grad_maps, maps * positions);
-            } else if (shape.channels_last) {
-                backward_rows_of_channels(
-                    at, x, grad_x, weights.data(), slope, maps, part.begin, part.end, grad_maps,
-                    stream
-                );
-            } else {
-                backward_rows_of_positions(
-                    at, x, grad_x, weights.data(), slope, maps, part.begin, part.end, grad_maps,
-                    stream
-                );
-            }
+            image_maps.load(at, b, weights.data());
+            map_gradients.fill(b, [&](S* grad_maps) {
+                if (reduce == Reduce::max) {
+                    const Scratch<T> sums(maps * positions);
+                    const Scratch<int32_t> where(size);
+                    load_index(index, b * size, where.data(), size);
+                    max_backward(
+                        at, x, shape.channels_last, weights.data(), maps, slope, where.data(),
+                        grad_x, sums.data()
+                    );
+                    convert_row(at, sums.data(), 1, grad_maps, maps * positions);
+                } else if (shape.channels_last) {
+                    backward_rows_of_channels(
+                        at, x, grad_x, weights.data(), slope, maps, part.begin, part.end, grad_maps,
+                        stream
+                    );
+                } else {
+                    backward_rows_of_positions(
+                        at, x, grad_x, weights.data(), slope, maps, part.begin, part.end, grad_maps,
+                        stream
+                    );
+                }
+            });
             end_streams();
         });
     });
+    map_gradients.finish();
 }
 
 // Features whose rows can be read in place, or a contiguous copy.
@@ -284,9 +280,8 @@ Tensor readable(const Tensor& features) {
 
 PoolShape shape_of(const Tensor& features, const Tensor& attentions, bool channels_last) {
     STD_TORCH_CHECK(
-        features.size(0) == attentions.size(0) && features.size(2) == attentions.size(2) &&
-            features.size(3) == attentions.size(3),
-        "bilinear_attention_pool: features and attentions differ in B, h or w"
+        features.size(0) == attentions.size(0),
+        "bilinear_attention_pool: features and attentions differ in B"
     );
     return {
         features.size(0), attentions.size(1), features.size(1), features.size(2) * features.size(3),
@@ -294,7 +289,7 @@ PoolShape shape_of(const Tensor& features, const Tensor& attentions, bool channe
     };
 }
 
-// features (B,C,h,w), attentions (B,M,h,w) -> output, pooled (B,M,C), index (B,M,C) or (0,).
+// features (B,C,h,w), attentions (B,M,h',w') -> output, pooled (B,M,C), index (B,M,C) or (0,).
 void bilinear_attention_pool(
     const Tensor& features, const Tensor& attentions, const std::string& reduce, bool signed_sqrt,
     const std::string& normalize, int64_t groups, double eps, double scale, Tensor output,
@@ -306,13 +301,12 @@ void bilinear_attention_pool(
         pool_options(signed_sqrt, normalize, groups, shape.maps, eps, scale);
     if (reduce != "max" && mkl_takes(x, shape) && mkl_wins(shape)) {
         const float divide = reduce == "mean" ? static_cast<float>(shape.positions) : 1.0f;
-        mkl_pool(x, maps_for_mkl(attentions), divide, options, shape, output, pooled);
+        mkl_pool(x, attentions, divide, options, shape, output, pooled);
         return;
     }
-    const Tensor maps = torch::stable::contiguous(attentions);
     with_types(x.scalar_type(), "bilinear_attention_pool", [&](auto stored, auto computed) {
         pool_forward<decltype(stored), decltype(computed)>(
-            x, maps, reduce_of(reduce), options, shape, output, pooled, index
+            x, attentions, reduce_of(reduce), options, shape, output, pooled, index
         );
     });
 }
@@ -334,15 +328,12 @@ void bilinear_attention_pool_backward(
     if (reduce != "max" && mkl_takes(x, shape) && mkl_wins_backward(shape)) {
         const float divide = reduce == "mean" ? static_cast<float>(shape.positions) : 1.0f;
         const Scratch<float> slopes = pooled_gradients(grad, pooled, divide, options, shape);
-        mkl_pool_backward(
-            x, maps_for_mkl(attentions), slopes.data(), shape, grad_features, grad_attentions
-        );
+        mkl_pool_backward(x, attentions, slopes.data(), shape, grad_features, grad_attentions);
         return;
     }
-    const Tensor maps = torch::stable::contiguous(attentions);
     with_types(x.scalar_type(), "bilinear_attention_pool", [&](auto stored, auto computed) {
         pool_backward<decltype(stored), decltype(computed)>(
-            grad, x, maps, pooled, index, reduce_of(reduce), options, shape, grad_features,
+            grad, x, attentions, pooled, index, reduce_of(reduce), options, shape, grad_features,
             grad_attentions
         );
     });

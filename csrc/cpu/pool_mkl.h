@@ -11,7 +11,9 @@
 #include "mkl.h"
 #include "parallel.h"
 #include "pool_epilogue.h"
+#include "pool_maps.h"
 #include "pool_shape.h"
+#include "scratch.h"
 
 namespace wsdan {
 
@@ -64,9 +66,36 @@ inline bool mkl_takes(const Tensor& features, const PoolShape& s) {
            s.maps * s.channels * s.positions >= kWorthACall && read_by_mkl(features);
 }
 
-inline Tensor maps_for_mkl(const Tensor& attentions) {
-    return read_by_mkl(attentions) ? attentions : torch::stable::contiguous(attentions);
-}
+// The maps of image b for MKL: where they are stored, or in scratch. Beside features in rows of K
+// they lie in rows too, as (K x M) makes MKL's product of M 5 five times as slow there.
+class MklMaps {
+public:
+    MklMaps(const PoolMaps<float, float>& maps, int64_t b, const PoolShape& s)
+        : in_place_(
+              !maps.resized() && read_by_mkl(maps.stored()) &&
+              (s.channels_last || !maps.interleaved())
+          ),
+          room_(in_place_ ? 0 : maps.size()),
+          matrix_{room_.data(), s.maps, s.positions, s.positions, 1} {
+        if (in_place_) {
+            matrix_ = image_matrix<const float>(maps.stored(), b);
+        } else if (s.channels_last) {
+            matrix_ = {room_.data(), s.maps, s.positions, 1, s.maps};
+            at_cpu_level([&](auto at) { maps.load_across(at, b, room_.data()); });
+        } else {
+            at_cpu_level([&](auto at) { maps.load(at, b, room_.data()); });
+        }
+    }
+
+    const Matrix<const float>& matrix() const {
+        return matrix_;
+    }
+
+private:
+    bool in_place_;
+    Scratch<float> room_;
+    Matrix<const float> matrix_;
+};
 
 // How 0..units of each image is cut, and the pieces that fall to each of its parts.
 struct MklPieces {
@@ -93,6 +122,7 @@ inline void mkl_pool(
     const Tensor& features, const Tensor& attentions, float divide, PoolOptions options,
     const PoolShape& shape, Tensor& output, Tensor& pooled
 ) {
+    const PoolMaps<float, float> image_maps(attentions, features);
     const int64_t channels = shape.channels, maps = shape.maps, size = maps * channels;
     float* pooled_data = data_of<float>(pooled);
     float* output_data = data_of<float>(output);
@@ -109,7 +139,8 @@ inline void mkl_pool(
     const MklPieces pieces(channels, parts);
     for_each_task(shape.batch * parts, size * shape.positions / parts, [&](int64_t task) {
         const int64_t b = task / parts;
-        const auto weights = image_matrix<const float>(attentions, b);
+        const MklMaps loaded(image_maps, b, shape);
+        const Matrix<const float>& weights = loaded.matrix();
         const auto x = image_matrix<const float>(features, b).transposed();
         const Matrix<float> sums{pooled_data + b * size, maps, channels, channels, 1};
         pieces.each(task % parts, [&](int64_t begin, int64_t end) {
@@ -129,24 +160,30 @@ inline void mkl_pool_backward(
     const Tensor& features, const Tensor& attentions, const float* slopes, const PoolShape& shape,
     Tensor& grad_features, Tensor& grad_attentions
 ) {
+    const PoolMaps<float, float> image_maps(attentions, features);
     const int64_t channels = shape.channels, maps = shape.maps, size = maps * channels;
+    const int64_t positions = shape.positions;
     const int64_t parts = parts_per_image(shape.batch, kMklPieces);
+    const MapGradients<float, float> map_gradients(image_maps, shape.batch, parts, grad_attentions);
     const bool by_columns = shape.channels_last || maps > 32;
-    const MklPieces columns(shape.positions, parts, by_columns ? kMklPieces : 2);
+    const MklPieces columns(positions, parts, by_columns ? kMklPieces : 2);
     const MklPieces rows(channels, parts);
-    for_each_task(shape.batch * parts, 2 * size * shape.positions / parts, [&](int64_t task) {
+    for_each_task(shape.batch * parts, 2 * size * positions / parts, [&](int64_t task) {
         const int64_t b = task / parts, part = task % parts;
-        const auto weights = image_matrix<const float>(attentions, b);
+        const MklMaps loaded(image_maps, b, shape);
+        const Matrix<const float>& weights = loaded.matrix();
         const auto x = image_matrix<const float>(features, b);
-        const auto grad_maps = image_matrix<float>(grad_attentions, b);
         const auto grad_x = image_matrix<float>(grad_features, b);
         const Matrix<const float> slope{slopes + b * size, maps, channels, channels, 1};
-        columns.each(part, [&](int64_t begin, int64_t end) {
-            mkl_product(slope, x.slice(begin, end), grad_maps.slice(begin, end));
-            if (by_columns)
-                mkl_product(
-                    slope.transposed(), weights.slice(begin, end), grad_x.slice(begin, end)
-                );
+        map_gradients.fill(b, [&](float* to) {
+            const Matrix<float> grad_maps{to, maps, positions, positions, 1};
+            columns.each(part, [&](int64_t begin, int64_t end) {
+                mkl_product(slope, x.slice(begin, end), grad_maps.slice(begin, end));
+                if (by_columns)
+                    mkl_product(
+                        slope.transposed(), weights.slice(begin, end), grad_x.slice(begin, end)
+                    );
+            });
         });
         if (!by_columns)
             rows.each(part, [&](int64_t begin, int64_t end) {
@@ -156,6 +193,7 @@ inline void mkl_pool_backward(
                 );
             });
     });
+    map_gradients.finish();
 }
 
 }  // namespace wsdan

@@ -67,10 +67,10 @@ def bilinear_attention_pool(
         raise check.wrong_value(op, "groups", rule, f"{groups} for M = {attentions.shape[1]}")
     check.number(op, "eps", eps, 0.0)
     check.number(op, "scale", scale, -check.LARGEST)
-    if attentions.shape[2:] != features.shape[2:]:
-        size = features.shape[2:]
-        attentions = F.interpolate(attentions, size, mode="bilinear", align_corners=True)
     chosen = resolve(op, backend, features.device.type, features.dtype)
+    size = features.shape[2:]
+    if attentions.shape[2:] != size and chosen not in ops.bilinear_attention_pool.RESIZING:
+        attentions = F.interpolate(attentions, size, mode="bilinear", align_corners=True)
     options = (reduce, signed_sqrt, normalize or "none", groups, float(eps), float(scale))
     return ops.bilinear_attention_pool.forward(features, attentions, *options, chosen)[0]
 

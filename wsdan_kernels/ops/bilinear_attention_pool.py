@@ -37,6 +37,7 @@ KERNELS = {
     "cpu": Kernel(_native.kernel(_FORWARD, 3, _fake), devices=("cpu",)),
     "triton": triton_kernel(_NAME, "forward", _fake, _LAYOUTS),
 }
+RESIZING = ("cpu",)  # backends that take maps (B,M,h',w') and resize them on their way, and back
 BACKWARD_KERNELS = {
     "reference": Kernel(reference.backward),
     "cpu": Kernel(_native.kernel(_BACKWARD, 2, _fake_backward), devices=("cpu",)),
