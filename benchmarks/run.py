@@ -47,6 +47,7 @@ class Work:
     is another where the baseline rounds more coarsely than the tolerance. tolerances: of variants
     that have their own, as other libraries round. pictures: those of a training step, whose rate
     is in pictures a second, the host's time included, and of which no two calls are the same.
+    phases: measures the milliseconds of each phase of such a step of the variant "auto".
     """
 
     name: str
@@ -60,6 +61,7 @@ class Work:
     truth: str | None = None
     tolerances: dict[str, float] = field(default_factory=dict)
     pictures: int = 0
+    phases: Callable[[], dict[str, float]] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -137,12 +139,14 @@ def check(work: Work) -> None:
             raise AssertionError(f"{work.title}: {name} differs from {truth}: {text}")
 
 
-def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Row]:
+def measure(
+    work: Work, repeats: int, copy_bytes_per_s: float, fewest: int = FEWEST_ROUNDS
+) -> list[report.Row]:
     """Warm up, time the variants in turn, and measure what one call of each allocates."""
     rounds, watches = {}, {}
     for name, call in work.variants.items():
         watches[name] = watch = stopwatch(call, work.device, with_host=work.pictures > 0)
-        wanted = max(FEWEST_ROUNDS, int(SECONDS_A_VARIANT / watch()))
+        wanted = max(fewest, int(SECONDS_A_VARIANT / watch()))
         rounds[name] = min(repeats, wanted)
     times: dict[str, list[float]] = {name: [] for name in work.variants}
     most = max(rounds.values())
@@ -173,6 +177,7 @@ def measure(work: Work, repeats: int, copy_bytes_per_s: float) -> list[report.Ro
             launches=gpu.launches(work.variants[name]) if on_gpu else None,
             call_ms=1e3 * watches[name].issued() if on_gpu else None,
             clock=watches[name].clock if on_gpu else "host",
+            phases=work.phases() if work.phases is not None and name == "auto" else None,
         )
         for name, values in times.items()
     ]
@@ -289,13 +294,14 @@ def parse(
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--repeats", type=int, default=30, help="most rounds of a variant (default: 30)")
+    add("--fewest", type=int, default=FEWEST_ROUNDS, help="rounds of a slow one (default: 3)")
     add("--only", default="", metavar="TEXT", help="only works with this text in their title")
-    add("--no-compile", action="store_true", help="leave out torch.compile of the reference")
+    add("--no-compile", action="store_true", help="leave out the variants under torch.compile")
     add("--json", metavar="FILE", help="write the rows to this file too")
     add("--plot", metavar="FILE.png", help="draw the rows (needs matplotlib)")
     add("--base", metavar="FILE", help="an earlier --json: exit 1 if one of ours lost over 10%%")
     options = parser.parse_args(arguments)
-    for name in ("batch", "repeats", "threads"):
+    for name in ("batch", "repeats", "fewest", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, but got {value}")
     options.batches = (options.batch,) if options.batch else (12, 128)
@@ -327,7 +333,8 @@ def run(
         if options.no_compile:
             work.variants.pop(COMPILED, None)
         check(work)
-        rows += (group := measure(work, options.repeats, 1e9 * facts["copy_gb_per_s"]))
+        copy_bytes_per_s = 1e9 * facts["copy_gb_per_s"]
+        rows += (group := measure(work, options.repeats, copy_bytes_per_s, options.fewest))
         print(report.group_text(work.title, group, work.notes), flush=True)
     if not rows:
         print(f"no work has {options.only!r} in its title", file=sys.stderr)

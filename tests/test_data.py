@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 from trees import make_tree
 
 from wsdan.config import Config
@@ -13,6 +14,8 @@ from wsdan.data.loaders import train_loader, val_loader
 from wsdan.data.pictures import BadPictureError, load_picture
 from wsdan.data.splits import open_split
 from wsdan.data.transforms import (
+    MEAN,
+    STD,
     box_in_input,
     box_in_picture,
     eval_transform,
@@ -23,6 +26,18 @@ from wsdan.errors import UserError
 
 def gradient(width=37, height=21):
     return np.linspace(0, 255, width * height).reshape(height, width)
+
+
+def test_the_last_steps_are_the_plain_ones_bit_for_bit():
+    """Over planes and in place, which is faster."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    steps = v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)
+    plain = v2.Compose([v2.CenterCrop(35), *steps])(picture)
+    found = eval_transform(35).finish(picture)
+    assert torch.equal(found, plain)
+    assert found.is_contiguous() and not plain.is_contiguous()
+    assert picture.tobytes() == pixels.tobytes()
 
 
 def folder_config(root, **options):

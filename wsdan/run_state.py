@@ -16,6 +16,7 @@ from wsdan.ema import AveragedWeights
 from wsdan.errors import UserError
 from wsdan.optim import load_optimizer
 from wsdan.rules import option_name
+from wsdan.skips import Skips
 
 # What a resumed run may be asked to do otherwise. A change of anything else would make another run
 # of it. The size of a step may change where it divides what the epoch has seen.
@@ -73,6 +74,7 @@ class RunState:
     average: AveragedWeights | None
     batches: EpochBatches
     progress: Progress
+    skips: Skips
 
     def judged(self) -> nn.Module:
         """The model that is evaluated: the averaged one where there is one."""
@@ -90,8 +92,8 @@ class RunState:
             "ranks": shares,
         }
         if self.average is not None:
-            state["ema"] = self.average.state_dict()["model"]
-            state["ema_steps"] = self.average.steps
+            average = self.average.state_dict()
+            state |= {"ema": average["model"], "ema_steps": average["steps"]}
         return state
 
     def restore(self, state: dict, path: object) -> None:

@@ -12,7 +12,7 @@ class Skips:
     """Looks at the flags of the last steps now and then, so that no step waits for it.
 
     Args:
-        limit: steps in a row that end the run.
+        limit: steps in a row that end the run, also where they lie in several epochs.
     """
 
     def __init__(self, limit: int):

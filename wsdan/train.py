@@ -117,9 +117,9 @@ def new_run(config: Config, classes: list[str], device: torch.device, batches) -
     schedule = build_schedule(optimizer, config, len(batches))
     if rank() > 0:  # the weights are those of the first rank, dropout is not
         torch.manual_seed(picture_seed(config.seed, rank()))
-    scaler = build_scaler(config, device)
+    scaler, skips = build_scaler(config, device), Skips(config.max_skipped)
     return RunState(
-        config, classes, model, optimizer, schedule, scaler, average, batches, Progress()
+        config, classes, model, optimizer, schedule, scaler, average, batches, Progress(), skips
     )
 
 
@@ -142,7 +142,6 @@ def train_one_epoch(
     first = progress.first_step(run.batches.step_size)
     run.batches.begin(progress.epoch, first)
     run.model.train()
-    skips = Skips(config.max_skipped)
     started = time.perf_counter() - progress.seconds
     steps = range(first, 0 if progress.trained else len(run.batches))
     bar = tqdm(
@@ -160,14 +159,14 @@ def train_one_epoch(
             with phases("optimizer"):
                 run.schedule.step()
                 if run.average is not None:
-                    run.average.update()
+                    run.average.update(results["finite"])
             _count(progress, results, count)
-            skips.add(results["finite"], batch.names)
+            run.skips.add(results["finite"], batch.names)
             _show(bar, progress)
             phases.end_step()
         progress.seconds = time.perf_counter() - started
         _stop_or_save(run, stop, folder)
-    skips.look()
+    run.skips.look()
     if progress.steps == 0 and not progress.trained:
         raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
     progress.trained = True

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from wsdan.config import Config
@@ -130,7 +130,7 @@ def _collate(items: list[tuple[Item | BadPictureError, Tensor]]) -> Batch:
     bad = [str(item) for item, _ in items if isinstance(item, BadPictureError)]
     good = [pair for pair in items if not isinstance(pair[0], BadPictureError)]
     return Batch(
-        images=torch.stack([item.image for item, _ in good]) if good else torch.empty(0),
+        images=default_collate([item.image for item, _ in good]) if good else torch.empty(0),
         labels=torch.tensor([item.label for item, _ in good], dtype=torch.int64),
         uniforms=torch.stack([uniforms for _, uniforms in good]) if good else torch.empty(0, 4),
         boxes=torch.tensor([item.box for item, _ in good], dtype=torch.float32).view(-1, 4),

@@ -102,4 +102,8 @@ def box_in_input(
 
 
 def _to_tensor() -> list[v2.Transform]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    """The last steps. PIL gives pixel by pixel; over contiguous planes the arithmetic after it, and
+    the collation, take half the time."""
+    planes = v2.Lambda(Tensor.contiguous)
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    return [v2.ToImage(), planes, to_float, v2.Normalize(MEAN, STD, inplace=True)]
