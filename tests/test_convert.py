@@ -4,8 +4,8 @@ import pickle
 from collections import OrderedDict
 
 import numpy as np
-import published
 import pytest
+import source_networks
 import torch
 
 from wsdan.checkpoint import load_checkpoint
@@ -21,18 +21,18 @@ GUYUC, CAL = 1e-12, 1e-6  # inside the signed root
 LOSSES = {"guyuc": "Raw Acc (1, 2), Crop Acc (1, 2), Drop Acc (1, 2)", "cal": "Aux Acc (1, 2)"}
 
 
-def sequential(kind: str) -> published.Sequential:
+def sequential(kind: str) -> source_networks.Sequential:
     """A network by its implementation, its backbone and what tells it from the others."""
     eps = CAL if kind.startswith("cal") else GUYUC
     stride = 1 if kind.startswith("cal") else 2
     layers, channels = {
-        "6e": lambda: (published.inception("Mixed_6e"), 768),
-        "7c": lambda: (published.inception("Mixed_7c"), 2048),
-        "resnet18": lambda: (published.resnet("resnet18", stride, bias=True), 512),
-        "resnet50": lambda: (published.resnet("resnet50", stride, bias=False), 2048),
-        "vgg11_bn": lambda: (published.vgg("vgg11_bn"), 512),
+        "6e": lambda: (source_networks.inception("Mixed_6e"), 768),
+        "7c": lambda: (source_networks.inception("Mixed_7c"), 2048),
+        "resnet18": lambda: (source_networks.resnet("resnet18", stride, bias=True), 512),
+        "resnet50": lambda: (source_networks.resnet("resnet50", stride, bias=False), 2048),
+        "vgg11_bn": lambda: (source_networks.vgg("vgg11_bn"), 512),
     }[kind.split()[1]]()
-    return published.Sequential(layers, channels, eps, "bias" in kind, "slice" in kind)
+    return source_networks.Sequential(layers, channels, eps, "bias" in kind, "slice" in kind)
 
 
 def write(path, network, kind: str, old_format: bool = False):
@@ -55,7 +55,7 @@ def write(path, network, kind: str, old_format: bool = False):
 
 
 @torch.no_grad()
-def assert_same_outputs(network, checkpoint, size: int = published.SIDE):
+def assert_same_outputs(network, checkpoint, size: int = source_networks.SIDE):
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
     logits, maps = network(images)
     model = Classifier(checkpoint).model
@@ -82,7 +82,7 @@ def assert_same_outputs(network, checkpoint, size: int = published.SIDE):
     ],
 )
 def test_sequential_sources(kind, backbone, attention, tmp_path, capsys):
-    network = published.settle(sequential(kind), seed=1)
+    network = source_networks.settle(sequential(kind), seed=1)
     source, out = tmp_path / "source.ckpt", tmp_path / "out.pt"
     content = write(source, network, kind, old_format="bias" in kind)
     assert main(["convert", str(source), "--out", str(out)]) == 0
@@ -104,8 +104,10 @@ VGGS = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 def test_backbones_are_told_by_their_names(name):
     with torch.device("meta"):
         bias = name == "resnet34"
-        layers = published.vgg(name) if "vgg" in name else published.resnet(name, 2, bias)
-        state = published.Sequential(layers, 512, GUYUC, bias=True).state_dict()
+        layers = (
+            source_networks.vgg(name) if "vgg" in name else source_networks.resnet(name, 2, bias)
+        )
+        state = source_networks.Sequential(layers, 512, GUYUC, bias=True).state_dict()
     del state["attentions.bn.num_batches_tracked"]  # it has no value on that device
     layer = "features" if "vgg" in name else "layer4"
     converted = from_sequential(state, "guyuc", "source.pth")
@@ -116,7 +118,7 @@ def test_backbones_are_told_by_their_names(name):
 
 
 def test_wvinzh(tmp_path, capsys):
-    network = published.settle(published.Wvinzh(), seed=2)
+    network = source_networks.settle(source_networks.Wvinzh(), seed=2)
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
     centers = torch.randn(5, 4 * 768)
     path, out, names = tmp_path / "model_best.pth.tar", tmp_path / "out.pt", tmp_path / "names.txt"
@@ -150,7 +152,7 @@ def test_a_convolution_of_mixed_7c_that_was_trained_is_used(count):
 @pytest.fixture(scope="module")
 def small():
     """A ResNet-18 of CAL."""
-    return published.settle(sequential("cal resnet18"), seed=3)
+    return source_networks.settle(sequential("cal resnet18"), seed=3)
 
 
 def test_origin_decides_where_the_names_do_not(small, tmp_path):

@@ -32,9 +32,9 @@ MAY_CHANGE = {
 class Progress:
     """How far a run is: `seen` pictures of epoch `epoch` (by steps of all ranks).
 
-    totals: sums of the step's scalars over the epoch, in this process. pictures, bad: learnt from
-    and unreadable. trained: the epoch's steps are done, its evaluation is not. best: the accuracy
-    of best.pt.
+    totals: sums of the step's scalars over the epoch, in this process, and "pictures", those learnt
+    from. bad: unreadable pictures. trained: the epoch's steps are done, its evaluation is not.
+    best: the accuracy of best.pt.
     """
 
     epoch: int = 0
@@ -42,7 +42,6 @@ class Progress:
     trained: bool = False
     best: float = -1.0
     steps: int = 0
-    pictures: int = 0
     bad: int = 0
     seconds: float = 0.0
     totals: dict[str, Tensor] = field(default_factory=dict)
@@ -151,7 +150,7 @@ def _together(shares: list[dict], first: bool) -> Progress:
     known = {name: shares[0][name] for name in ("epoch", "seen", "trained", "best", "seconds")}
     if not first:
         return Progress(**known)
-    sums = {name: sum(share[name] for share in shares) for name in ("steps", "pictures", "bad")}
+    sums = {name: sum(share[name] for share in shares) for name in ("steps", "bad")}
     totals = {name: sum(share["totals"][name] for share in shares) for name in shares[0]["totals"]}
     return Progress(**known, **sums, totals=totals)
 

@@ -186,7 +186,7 @@ def epoch_record(run: RunState) -> dict[str, float]:
     """
     progress = run.progress
     totals = {name: float(total) for name, total in progress.totals.items()}
-    counts = {"pictures": progress.pictures, "bad": progress.bad, "steps": progress.steps}
+    counts = {"bad": progress.bad, "steps": progress.steps}
     shares = gather_objects({**totals, **counts})
     sums = {name: sum(share[name] for share in shares) for name in shares[0]}
     steps, finite = sums.pop("steps"), sums.pop("finite")
@@ -194,7 +194,7 @@ def epoch_record(run: RunState) -> dict[str, float]:
     return {
         "epoch": progress.epoch,
         **{name: total / max(finite, 1) for name, total in sums.items()},
-        "accuracy": 100 * correct / pictures,
+        "accuracy": 100 * correct / max(pictures, 1),
         "lr": run.schedule.get_last_lr()[0],
         "bad": bad,
         "skipped": round((steps - finite) / world_size()),
@@ -278,9 +278,9 @@ def _common_count(batch: Batch, config: Config) -> int:
 
 def _count(progress: Progress, results: dict[str, torch.Tensor], pictures: int) -> None:
     """Add a step's results to the epoch's sums, on the device."""
-    for name, value in results.items():
+    learnt = {**results, "pictures": results["finite"] * pictures}
+    for name, value in learnt.items():
         progress.totals[name] = progress.totals.get(name, 0) + value
-    progress.pictures += pictures
     progress.steps += 1
 
 
@@ -290,7 +290,7 @@ def _show(bar: tqdm, progress: Progress) -> None:
         return
     finite = max(int(progress.totals["finite"]), 1)
     loss = float(progress.totals["loss"]) / finite
-    accuracy = 100 * int(progress.totals["correct"]) / progress.pictures
+    accuracy = 100 * int(progress.totals["correct"]) / max(int(progress.totals["pictures"]), 1)
     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
 
 
