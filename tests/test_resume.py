@@ -1,6 +1,7 @@
 """A run that is stopped and goes on is the run that was not: bit for bit, from any step."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -108,8 +109,13 @@ def test_a_signal_during_the_evaluation(tmp_path, monkeypatch):
         patch.setattr(wsdan.train, "evaluate", disturbed)
         assert main([*COMMAND, "--out", str(broken)]) == 143
     assert len(metrics_of(broken)) == 1
+    shutil.copytree(broken, tmp_path / "other")
     assert main([*COMMAND, "--out", str(broken), "--resume"]) == 0
     assert_same_end(broken, whole)
+    # Steps of another size take up a trained epoch's figures as they are.
+    again = [*COMMAND, "--out", str(tmp_path / "other"), "--resume", "--batch-size", "10"]
+    assert main(again) == 0
+    assert metrics_of(tmp_path / "other")[:2] == metrics_of(whole)[:2]
 
 
 def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):

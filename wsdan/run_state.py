@@ -52,7 +52,7 @@ class Progress:
 
     def first_step(self, step_size: int) -> int:
         """The number of the epoch's next step, of `step_size` pictures. Raises UserError."""
-        if self.seen % step_size:
+        if self.seen % step_size and not self.trained:
             raise UserError(
                 f"--resume: the run has seen {self.seen} pictures of epoch {self.epoch + 1}, which "
                 f"steps of {step_size} (processes x --batch-size x --accumulate) do not divide"
