@@ -26,7 +26,10 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, own, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # torchrun's store outlives a restart of the group, and holds the addresses of the dead.
+    store = dist.PrefixStore(f"restart {restarts()}", store)
+    dist.init_process_group(backend, store=store, rank=own, world_size=world, timeout=TIMEOUT)
     try:
         yield
     finally:
