@@ -3,28 +3,17 @@
 import os
 import signal
 import sys
+from functools import partial
 
-import few_pictures
+from few_pictures import draw_few
+from runs import acting_at
 
 import wsdan.train
 from wsdan.cli import main
-from wsdan.data import loaders
-from wsdan.step import build_step
 
 if __name__ == "__main__":
-    loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = few_pictures.TRAIN, few_pictures.VAL
-    dies = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-
-    def build(*arguments):
-        step, taken = build_step(*arguments), []
-
-        def mortal(*batch):
-            taken.append(batch)
-            if dies and len(taken) == int(os.environ["DIE_AT"]):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(*batch)
-
-        return mortal
-
-    wsdan.train.build_step = build
+    draw_few()
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        die = partial(os.kill, os.getpid(), signal.SIGKILL)
+        wsdan.train.build_step = acting_at(int(os.environ["DIE_AT"]), die)
     sys.exit(main())

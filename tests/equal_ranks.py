@@ -7,14 +7,13 @@ NETWORK=plain64 computes it in float64, of the same pictures.
 import os
 import sys
 
-import few_pictures
 import torch
+from few_pictures import draw_few
 from torch import nn
 
 import wsdan.train
 from wsdan import backbones
 from wsdan.cli import main
-from wsdan.data import loaders
 from wsdan.distributed import gather_rows, is_main, world_size
 from wsdan.train import save
 
@@ -44,7 +43,7 @@ def save_and_compare(run, folder, best=None):
 
 
 if __name__ == "__main__":
-    loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = few_pictures.TRAIN, few_pictures.VAL
+    draw_few()
     wsdan.train.save = save_and_compare
     network = os.environ.get("NETWORK", "")
     if network.startswith("plain"):

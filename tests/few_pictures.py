@@ -6,8 +6,12 @@ import sys
 from wsdan.cli import main
 from wsdan.data import loaders
 
-TRAIN, VAL = int(os.environ.get("FEW_PICTURES", "48")), 17
+
+def draw_few() -> None:
+    """Have this process train on FEW_PICTURES (48) pictures and validate on an odd number."""
+    loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = int(os.environ.get("FEW_PICTURES", "48")), 17
+
 
 if __name__ == "__main__":
-    loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = TRAIN, VAL
+    draw_few()
     sys.exit(main())

@@ -13,11 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import few_pictures
+from few_pictures import draw_few
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
-from wsdan.data import loaders
 
 LONGEST = 1.5  # seconds until a run is killed
 
@@ -41,7 +40,7 @@ def run_and_kill(command: list[str], last: Path, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = few_pictures.TRAIN, few_pictures.VAL
+    draw_few()
     folder, times, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     moments = random.Random(0)
     for _ in range(times):

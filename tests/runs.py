@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from training import assert_same
 
 from wsdan.checkpoint import load_checkpoint
+from wsdan.step import build_step
 
 TESTS = Path(__file__).parent
 SMALL = ["train", "--batch-size", "8", "--image-size", "32", "--num-attentions", "4"]
@@ -29,6 +31,23 @@ def assert_same_end(found: Path, expected: Path) -> None:
         for share in state["ranks"]:
             share["progress"].pop("seconds")
     assert_same(*states)
+
+
+def acting_at(number: int, act: Callable[[], None]) -> Callable:
+    """A build_step of wsdan.train whose step calls `act` before the work of its call `number`."""
+
+    def build(*arguments):
+        step, taken = build_step(*arguments), []
+
+        def acting(*batch):
+            taken.append(batch)
+            if len(taken) == number:
+                act()
+            return step(*batch)
+
+        return acting
+
+    return build
 
 
 def environment() -> dict[str, str]:

@@ -3,12 +3,11 @@
 import resource
 import sys
 
-import few_pictures
+from few_pictures import draw_few
 
 from wsdan.cli import main
-from wsdan.data import loaders
 
 if __name__ == "__main__":
-    loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = few_pictures.TRAIN, few_pictures.VAL
+    draw_few()
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
     sys.exit(main())

@@ -3,10 +3,11 @@
 import os
 import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
-from runs import SMALL, assert_same_end, metrics_of
+from runs import SMALL, acting_at, assert_same_end, metrics_of
 from test_cli import refused
 from torch import nn
 
@@ -17,7 +18,6 @@ from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
 from wsdan.evaluate import evaluate
-from wsdan.step import build_step
 
 STEPS = 6  # of an epoch
 COMMAND = [*SMALL, "--epochs", "3", "--eval-every", "2"]
@@ -31,19 +31,7 @@ def few_pictures(monkeypatch):
 
 def stopping_at(step_number: int, number: signal.Signals):
     """A build_step whose step sends this process a signal, as from outside, before its end."""
-
-    def build(*arguments):
-        step, taken = build_step(*arguments), []
-
-        def stepping(*batch):
-            taken.append(batch)
-            if len(taken) == step_number:
-                os.kill(os.getpid(), number)
-            return step(*batch)
-
-        return stepping
-
-    return build
+    return acting_at(step_number, partial(os.kill, os.getpid(), number))
 
 
 @pytest.mark.parametrize(
@@ -126,19 +114,11 @@ def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def killing(*arguments):
-        step, taken = build_step(*arguments), []
-
-        def stepping(*batch):
-            taken.append(batch)
-            if len(taken) == STEPS + 4:
-                raise Killed
-            return step(*batch)
-
-        return stepping
+    def kill():
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsdan.train, "build_step", killing)
+        patch.setattr(wsdan.train, "build_step", acting_at(STEPS + 4, kill))
         with pytest.raises(Killed):
             main([*COMMAND, "--save-every", "2", "--out", str(killed)])
     progress = load_checkpoint(killed / "last.pt")["ranks"][0]["progress"]
