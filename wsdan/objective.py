@@ -44,22 +44,21 @@ def wsdan_objective(
         joint_views: pass both views through the model as one batch of 2 B; batch norm then sees
             them together.
         counterfactual: >= 0; above 0 the model must give the effect of its maps, see `WSDAN`.
-        move_centers: False leaves it to the caller, to `move_centers_`.
+        move_centers: False leaves it to the caller, who has "pooled".
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`.
         generator: of the images' device, for these draws where `uniforms` is not given, and for
             the random maps that the effect is measured against.
         phases: times the making of the views.
 
     Returns:
-        "loss" to run backward on; "raw", "crop", "drop", "center" and, where it has a weight,
-        "counterfactual", its parts; "logits" (B,N) and "pooled" (B,M*C) of the raw view;
-        "crops" and "drops" (B,3,H,W), the views.
+        "loss"; its parts "raw", "crop", "drop", "center" and, where weighted, "counterfactual";
+        "logits" (B,N) and "pooled" (B,M*C) of the raw view; "crops" and "drops" (B,3,H,W).
     """
     options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
     raw = model(images, **options)
     center = model.centers(raw.pooled, labels)
     if move_centers:
-        move_centers_(model, raw.pooled, labels)
+        model.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
     with phases("views"):
         crops, drops = training_views(images, raw.attentions.detach(), uniforms, generator)
     batches = [torch.cat([crops, drops])] if joint_views else [crops, drops]
@@ -78,12 +77,6 @@ def wsdan_objective(
         loss = loss + counterfactual * parts["counterfactual"]
     views = {"logits": raw.logits, "pooled": raw.pooled, "crops": crops, "drops": drops}
     return {"loss": loss, **parts, "center": center, **views}
-
-
-def move_centers_(model: nn.Module, pooled: Tensor, labels: Tensor) -> None:
-    """Move the feature centers towards pooled (B,M*C) of labels (B,); under torchrun by those of
-    all processes, in the order of their ranks, so that the centers stay alike in each."""
-    model.centers.update_(gather_rows(pooled), gather_rows(labels))
 
 
 def baseline_objective(

@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 from wsdan.config import Config
 from wsdan.distributed import all_agree, gather_rows, world_size
 from wsdan.graphs import GraphedStep
-from wsdan.objective import OBJECTIVES, move_centers_
+from wsdan.objective import OBJECTIVES
 from wsdan.phases import UNTIMED, Phases
 from wsdan.precision import autocast
 from wsdan.rollback import Rollback
@@ -80,9 +80,13 @@ class TrainingStep:
             all others are 0.
         """
         with self._phases("optimizer"):
-            self._rollback.keep(gather_rows(labels))
+            labels_of_all = gather_rows(labels)
+            self._rollback.keep(labels_of_all)
             self._optimizer.zero_grad(set_to_none=True)
-        scalars = self._accumulate(images, labels, uniforms)
+        scalars, pooled = self._accumulate(images, labels, uniforms)
+        if pooled:  # by all parts and ranks, in their order, so that the centers are alike in each
+            with self._phases("classifier and losses"):
+                self._model.centers.update_(gather_rows(torch.cat(pooled)), labels_of_all)
         with self._phases("optimizer"):
             self._scaler.unscale_(self._optimizer)
             finite = torch.isfinite(scalars["loss"])
@@ -97,8 +101,11 @@ class TrainingStep:
         counted = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
         return {**counted, "finite": finite.long()}
 
-    def _accumulate(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
-        """Add up the gradients of the parts of a step; the means of their scalars."""
+    def _accumulate(
+        self, images: Tensor, labels: Tensor, uniforms: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Add up the gradients of the parts of a step; the means of their scalars, and what the
+        centers are to move by."""
         parts = min(self._config.accumulate, len(labels))
         batches = zip(*(x.tensor_split(parts) for x in (images, labels, uniforms)), strict=True)
         sums: dict[str, Tensor] = {}
@@ -110,10 +117,7 @@ class TrainingStep:
             pooled += features
             for name, value in scalars.items():
                 sums[name] = sums[name] + value if name in sums else value
-        if pooled:
-            with self._phases("classifier and losses"):
-                move_centers_(self._model, torch.cat(pooled), labels)
-        return sums
+        return sums, pooled
 
     def _one_part(
         self, images: Tensor, labels: Tensor, uniforms: Tensor, share: float
