@@ -3,12 +3,11 @@
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from runs import torchrun
 from torch.utils.data import DataLoader
 from trees import make_shards, make_tree
 
@@ -239,7 +238,5 @@ def test_ranks_of_a_machine_share_one_cache(tree, tmp_path):
         "    assert cache.get(0) is not None and cache.get(1) is None\n"
         "    dist.barrier()\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(script), str(tree)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = torchrun(str(tree), script=str(script))
     assert result.returncode == 0, result.stderr
