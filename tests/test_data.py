@@ -117,6 +117,18 @@ def test_a_box_maps_to_the_input_and_back(whole):
     assert box_in_input((-5, -5, 500, 300), size, 224, whole) == (0, 0, 224, 224)
 
 
+@pytest.mark.parametrize("image_size", [298, 299, 300, 302, 448])
+def test_a_box_frames_the_same_pixels_in_the_input(image_size):
+    """Also where the margin is no whole number."""
+    transform = eval_transform(image_size)
+    side = transform.side
+    picture = Image.new("RGB", (side, side))
+    picture.paste((255, 255, 255), (100, 120, 200, 180))
+    x1, y1, x2, y2 = map(int, transform.box((100, 120, 200, 180), (side, side)))
+    white = transform(picture)[0] > 0
+    assert white[y1:y2, x1:x2].all() and white.sum() == 100 * 60
+
+
 def test_a_box_that_the_input_does_not_show_has_no_area():
     assert box_in_input((0, 0, 10, 300), (512, 512), 448) == (0, 0, 0, 300 - 32)
 

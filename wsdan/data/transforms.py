@@ -78,7 +78,7 @@ def box_in_picture(
     picture_size: (width, height) of the picture; image_size, whole: as in `eval_transform`.
     """
     side = input_side(image_size, whole)
-    margin = (side - image_size) // 2
+    margin = _margin(side, image_size)
     scales = [size / side for size in picture_size] * 2
     edges = [round((edge + margin) * scale) for edge, scale in zip(box, scales, strict=True)]
     limits = [*picture_size, *picture_size]
@@ -94,11 +94,16 @@ def box_in_input(
     out with no area.
     """
     side = input_side(image_size, whole)
-    margin = (side - image_size) // 2
+    margin = _margin(side, image_size)
     scales = [side / size for size in picture_size] * 2
     edges = [edge * scale - margin for edge, scale in zip(box, scales, strict=True)]
     x1, y1, x2, y2 = (min(max(edge, 0.0), float(image_size)) for edge in edges)
     return x1, y1, x2, y2
+
+
+def _margin(side: int, image_size: int) -> int:
+    """The pixels left of and above the centre, as CenterCrop rounds them: half to even."""
+    return round((side - image_size) / 2)
 
 
 def _to_tensor() -> list[v2.Transform]:
