@@ -1,17 +1,21 @@
 """Reading pictures of every kind, folders, and what is wrong with them."""
 
+import io
 import shutil
+import struct
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from trees import make_tree
 
 from wsdan.config import Config
+from wsdan.data.decoding import RawPictures
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.data.pictures import BadPictureError, load_picture
+from wsdan.data.samples import Sample
 from wsdan.data.splits import open_split
 from wsdan.data.transforms import (
     MEAN,
@@ -75,6 +79,44 @@ def test_exif_orientation_is_followed(tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(tmp_path / "a.jpg", exif=exif)
     assert load_picture(tmp_path / "a.jpg").size == (4, 8)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_is_followed(orientation, kind, tmp_path):
+    pixels = gradient(9, 5).astype(np.uint8)
+    path, exif = tmp_path / f"a.{kind}", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).convert("RGB").save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image)
+    assert load_picture(path).tobytes() == expected.tobytes()
+
+
+def odd_exif(tag: int, kind: int) -> bytes:
+    """EXIF data of a turned picture, and of a tag whose 4 bytes are of another kind than usual."""
+    fields = struct.pack("<HHIIHHII", 0x0112, 3, 1, 6, tag, kind, 1, 0x40400000)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + fields + bytes(4)
+
+
+# A resolution that is a text, a description that is a number.
+@pytest.mark.parametrize(("tag", "kind"), [(0x011A, 2), (0x010E, 11)])
+def test_odd_fields_beside_the_orientation_are_of_no_concern(tag, kind, tmp_path):
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=odd_exif(tag, kind))
+    assert load_picture(tmp_path / "a.jpg").size == (4, 8)
+
+
+def test_whatever_a_decoder_raises_is_a_bad_picture(tmp_path):
+    """A TIFF file of which the offset of the pixels is a text."""
+    file = io.BytesIO()
+    Image.new("L", (8, 4)).save(file, "TIFF")
+    usual, odd = struct.pack("<HHI", 273, 4, 1), struct.pack("<HHI", 273, 2, 1)
+    assert usual in file.getvalue()
+    (tmp_path / "a.tif").write_bytes(file.getvalue().replace(usual, odd))
+    with pytest.raises(BadPictureError, match="a.tif: not a readable picture: "):
+        load_picture(tmp_path / "a.tif")
+    item = RawPictures([Sample(tmp_path / "a.tif", 0, None)], eval_transform(28))[0]
+    assert isinstance(item, BadPictureError)
 
 
 def bad_files(folder):

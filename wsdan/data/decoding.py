@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from wsdan.data.pictures import BadPictureError, Item, load_picture, read_bytes
+from wsdan.data.pictures import ORIENTATION, BadPictureError, Item, load_picture, read_bytes
 from wsdan.data.samples import Sample
 from wsdan.data.transforms import Transform
-
-ORIENTATION = 0x0112  # of EXIF; 1 is upright
 
 
 class RawItem(NamedTuple):
@@ -53,7 +51,7 @@ class RawPictures(Dataset):
                 jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
                 if jpeg and image.getexif().get(ORIENTATION, 1) == 1:
                     return RawItem(data, image.size, sample, random)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except Exception:
             pass  # load_picture below finds the same, and words it
         try:
             picture = load_picture(sample.source)

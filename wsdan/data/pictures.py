@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,6 +13,16 @@ from wsdan.data.cache import PictureCache
 from wsdan.data.samples import Box, Member, Sample, Source
 from wsdan.data.transforms import Transform
 
+ORIENTATION = 0x0112  # of EXIF; 1 is upright
+UPRIGHT = {  # what turns a picture of each other orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -78,8 +88,10 @@ def load_picture(source: str | Source) -> Image.Image:
         file = io.BytesIO(read_bytes(source)) if isinstance(source, Member) else source
         with Image.open(file) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return _to_rgb(_upright(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder lets out whatever it stumbles over in a damaged file
         reason = str(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):
             reason = "no such file"
@@ -93,6 +105,13 @@ def read_bytes(source: str | Source) -> bytes:
     with open(source.shard, "rb") as file:
         file.seek(source.offset)
         return file.read(source.size)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by the orientation alone: Pillow's own function also writes the EXIF data anew, and
+    fails where a camera's fields are odd."""
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
