@@ -239,6 +239,13 @@ def test_a_class_that_training_lacks(data, tmp_path):
         (["path,label,x1,y1,x2,y2", "train/red/0.png,a,1,2,3,x"], "must be four numbers; got 1,2"),
         (["path,label,x1,y1,x2,y2", "train/red/0.png,a,1,2,,"], "must be four numbers; got 1,2,,"),
         (["path,label,x1,y1,x2,y2", "train/red/0.png,a,3,2,1,4"], "must have x1 < x2 and y1 < y2"),
+        (
+            ["path,label", 'train/red/0.png,"a', "train/red/1.png,b", "train/red/2.png,c"],
+            "row 1: a field goes on in the next line; a quotation mark is not closed",
+        ),
+        (["path,label", f'"{"x" * 200_000}'], "train.csv: field larger than field limit"),
+        ([f'"path,label{"x" * 200_000}'], "train.csv: field larger than field limit"),
+        (["path,label", f"{'x' * 300}.png,a"], "1 of 1 pictures that"),
         (["path,label"], "at least two classes are needed; found 0"),
         (["path,label", "train/red/0.png,a"], "at least two classes are needed; found 1"),
     ],

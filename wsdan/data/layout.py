@@ -1,5 +1,6 @@
 """What readers of a data set's layout share: files that must be there, one line where they lack."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ def expect_file(path: Path, data: str, source: str) -> Path:
 
 def expect_pictures(entries: list[Entry], data: str, where: Path) -> None:
     """Raise UserError where picture files that `where` names are missing."""
-    missing = [str(entry.source) for entry in entries if not entry.source.is_file()]
+    missing = [str(entry.source) for entry in entries if not os.path.isfile(entry.source)]
     if not missing:
         return
     line = (

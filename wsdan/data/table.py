@@ -17,14 +17,12 @@ def list_table(root: Path, split: str) -> Listing:
     A row may leave its box empty. Raises UserError for a wrong header or row, or missing pictures.
     """
     path = _find(root, ("train",) if split == "train" else ("val", "test"))
-    rows = csv.DictReader(read_lines(path, "csv"), skipinitialspace=True)
-    header = [name.strip() for name in rows.fieldnames or []]
+    header, rows = _read(path)
     if set(header) not in HEADERS or len(set(header)) < len(header):
         raise UserError(
             f"--data csv: {path}: the header must be path,label or path,label,{','.join(EDGES)}; "
             f"got {','.join(header) or 'nothing'}"
         )
-    rows.fieldnames = header
     entries = [_entry(row, f"--data csv: {path}, row {i}", root) for i, row in enumerate(rows, 1)]
     expect_pictures(entries, "csv", path)
     return Listing(f"--data csv: {path}", sorted_names({entry.name for entry in entries}), entries)
@@ -38,10 +36,25 @@ def _find(root: Path, names: tuple[str, ...]) -> Path:
     raise UserError(f"--data csv: {root} has no {wanted} with the header path,label")
 
 
+def _read(path: Path) -> tuple[list[str], list[dict]]:
+    """The header's names, and the fields of each row by them."""
+    lines = [f"{line}\n" for line in read_lines(path, "csv")]  # a break shows within a field
+    rows = csv.DictReader(lines, skipinitialspace=True)
+    try:
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        return rows.fieldnames, list(rows)
+    except csv.Error as error:
+        raise UserError(f"--data csv: {path}: {error}; is a quotation mark not closed?") from None
+
+
 def _entry(row: dict, where: str, root: Path) -> Entry:
     if None in row or None in row.values():
         raise UserError(f"{where}: more or fewer fields than the header has")
     values = {name: value.strip() for name, value in row.items()}
+    if any("\n" in value for value in values.values()):
+        raise UserError(
+            f"{where}: a field goes on in the next line; a quotation mark is not closed"
+        )
     for name in ("path", "label"):
         if not values[name]:
             raise UserError(f"{where}: the {name} is empty")
