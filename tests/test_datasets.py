@@ -172,12 +172,23 @@ def test_many_missing_pictures_are_listed_in_a_file(tmp_path, monkeypatch):
         ("images.txt", ["1"], "images.txt:1: expected `key value`; got '1'"),
         ("bounding_boxes.txt", ["1 2 3 4"], "expected x y width height; got '2 3 4'"),
         ("train_test_split.txt", [f"{i} 0" for i in range(1, 7)], "holds no picture"),
+        (
+            "train_test_split.txt",
+            [f"{i} {i % 2}.0" for i in range(1, 7)],
+            "picture 1 must have 1 (train) or 0; got '1.0'",
+        ),
         ("classes.txt", ["1 a", "2 a", "3 b"], "two classes have the same name"),
     ],
 )
 def test_wrong_cub_files(name, lines, text, tmp_path):
     write(trees.make_cub(tmp_path) / "CUB_200_2011" / name, lines)
     assert text in error_of(config_of("cub", tmp_path))
+
+
+def test_spaces_between_the_fields_of_cub_files(tmp_path):
+    folder = trees.make_cub(tmp_path) / "CUB_200_2011"
+    write(folder / "train_test_split.txt", [f"{i}   {i % 2} " for i in range(1, 7)])
+    check_pictures(config_of("cub", tmp_path), KINDS["cub"][1], 3)
 
 
 def test_wrong_aircraft_files(tmp_path):

@@ -28,7 +28,13 @@ def list_cub(root: Path, split: str) -> Listing:
         for stem in ("image_class_labels", "train_test_split"):
             if number not in tables[stem]:
                 raise UserError(f"--data cub: {folder}/{stem}.txt has no line for picture {number}")
-        if (tables["train_test_split"][number] == "1") != (split == "train"):
+        part = tables["train_test_split"][number]
+        if part not in ("0", "1"):
+            raise UserError(
+                f"--data cub: {folder}/train_test_split.txt: picture {number} must have 1 (train) "
+                f"or 0; got {part!r}"
+            )
+        if (part == "1") != (split == "train"):
             continue
         label = tables["image_class_labels"][number]
         if label not in classes:

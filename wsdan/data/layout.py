@@ -43,7 +43,7 @@ def read_table(path: Path, data: str) -> dict[str, str]:
         key, space, rest = line.strip().partition(" ")
         if not space:
             raise UserError(f"--data {data}: {path}:{number}: expected `key value`; got {line!r}")
-        table[key] = rest
+        table[key] = rest.strip()
     return table
 
 
