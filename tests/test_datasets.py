@@ -79,6 +79,11 @@ def test_the_other_layout_of_stanford_cars(tmp_path):
 def test_root_may_be_the_data_set_itself(data, folder, tmp_path):
     make, classes, count = KINDS[data]
     check_pictures(config_of(data, make(tmp_path) / folder), classes, count)
+    (tmp_path / "link").symlink_to(tmp_path / folder)
+    check_pictures(config_of(data, tmp_path / "link"), classes, count)
+    (tmp_path / folder).rename(tmp_path / "elsewhere")
+    (tmp_path / folder).symlink_to(tmp_path / "elsewhere")
+    check_pictures(config_of(data, tmp_path / folder), classes, count)
 
 
 @pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
@@ -214,6 +219,24 @@ def test_a_label_of_stanford_cars_out_of_range(number, tmp_path):
     table["class_names"] = np.array(list(COLOURS), dtype=object)
     scipy.io.savemat(tmp_path / "two" / "cars_annos.mat", table)
     assert f"class {number} is not in 1..3" in error_of(config_of("cars", tmp_path / "two"))
+
+
+def test_annotations_of_stanford_cars_without_a_field(tmp_path):
+    names = ["00001.jpg", "00002.jpg"]
+    unlabelled = {"annotations": trees.annotations(names, fname=names)}
+    folder = trees.make_cars_devkit(tmp_path / "one") / "stanford_cars"
+    config = config_of("cars", tmp_path / "one")
+    scipy.io.savemat(folder / "cars_test_annos_withlabels.mat", unlabelled)
+    error = error_of(config, "val", list(COLOURS))
+    assert error.endswith("cars_test_annos_withlabels.mat: its annotations have no class")
+    scipy.io.savemat(folder / "devkit" / "cars_meta.mat", {"names": [1]})
+    assert "cars_meta.mat holds no variable 'class_names'" in error_of(config)
+    scipy.io.savemat(folder / "devkit" / "cars_train_annos.mat", {"annotations": [1, 2]})
+    assert "have no class, fname, bbox_x1, bbox_y1, bbox_x2, bbox_y2" in error_of(config)
+    trees.make_cars_annos(tmp_path / "two")
+    unlabelled["class_names"] = np.array(list(COLOURS), dtype=object)
+    scipy.io.savemat(tmp_path / "two" / "cars_annos.mat", unlabelled)
+    assert "have no class, relative_im_path, test" in error_of(config_of("cars", tmp_path / "two"))
 
 
 def test_wrong_matlab_files(tmp_path, monkeypatch):

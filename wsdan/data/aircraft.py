@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision.datasets import FGVCAircraft
 
-from wsdan.data.layout import expect_file, expect_pictures, read_table
+from wsdan.data.layout import expect_file, expect_pictures, folder_around, read_table
 from wsdan.data.samples import Box, Entry, Listing
 from wsdan.errors import UserError
 
@@ -20,8 +20,7 @@ def list_aircraft(root: Path, split: str) -> Listing:
 
     Boxes come from images_box.txt where it is there.
     """
-    if root.resolve().name == FOLDER:
-        root = root.resolve().parent
+    root = folder_around(root, FOLDER)
     data, part = root / FOLDER / "data", "trainval" if split == "train" else "test"
     names = data / f"images_variant_{part}.txt"
     for path in (data / "variants.txt", names, data / "images"):

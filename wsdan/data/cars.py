@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import StanfordCars
 
-from wsdan.data.layout import expect_file, expect_pictures, read_matlab
+from wsdan.data.layout import expect_file, expect_pictures, folder_around, read_matlab
 from wsdan.data.samples import Box, Entry, Listing
 from wsdan.errors import UserError
 
 FOLDER = "stanford_cars"
+BOX_FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 # The official page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, has gone.
 SOURCE = "see https://github.com/pytorch/vision/issues/7545 for where the data set can be had"
 
@@ -22,9 +23,7 @@ def list_cars(root: Path, split: str) -> Listing:
     """
     if (root / "cars_annos.mat").exists():
         return _list_one_file(root, split)
-    if root.resolve().name == FOLDER:
-        root = root.resolve().parent
-    return _list_devkit(root, split)
+    return _list_devkit(folder_around(root, FOLDER), split)
 
 
 def _list_devkit(root: Path, split: str) -> Listing:
@@ -33,6 +32,8 @@ def _list_devkit(root: Path, split: str) -> Listing:
     for name in (inside, "devkit/cars_meta.mat", f"cars_{part}"):
         expect_file(folder / name, "cars", SOURCE)
     (annotations,) = read_matlab(folder / inside, "cars", ["annotations"])
+    _check_fields(annotations, ("class", "fname"), folder / inside)
+    read_matlab(folder / "devkit/cars_meta.mat", "cars", ["class_names"])  # for a line if it lacks
     pictures = StanfordCars(root, part, loader=Path)  # items are (path, label)
     entries = []
     for index, annotation in enumerate(annotations):  # torchvision keeps their order
@@ -47,6 +48,7 @@ def _list_one_file(root: Path, split: str) -> Listing:
     path = root / "cars_annos.mat"
     expect_file(root / "car_ims", "cars", SOURCE)
     annotations, names = read_matlab(path, "cars", ["annotations", "class_names"])
+    _check_fields(annotations, ("class", "relative_im_path", "test"), path)
     classes = [str(name) for name in np.atleast_1d(names)]
     entries = [
         Entry(
@@ -61,6 +63,14 @@ def _list_one_file(root: Path, split: str) -> Listing:
     return Listing(f"--data cars: {split} of {path}", classes, entries)
 
 
+def _check_fields(annotations: np.ndarray, fields: tuple[str, ...], path: Path) -> None:
+    """Raise UserError where a field is missing, as labels are in the devkit's own list of tests."""
+    found = np.asarray(annotations).dtype.names or ()
+    lacking = [name for name in (*fields, *BOX_FIELDS) if name not in found]
+    if lacking:
+        raise UserError(f"--data cars: {path}: its annotations have no {', '.join(lacking)}")
+
+
 def _class_name(classes: list[str], number: int, path: Path) -> str:
     """The name of a class numbered from 1."""
     if not 1 <= number <= len(classes):
@@ -70,5 +80,5 @@ def _class_name(classes: list[str], number: int, path: Path) -> str:
 
 def _box(annotation) -> Box:
     """The annotation's box, counted from 1 and inclusive, as x1, y1, x2, y2."""
-    x1, y1, x2, y2 = (float(annotation[f"bbox_{edge}"]) for edge in ("x1", "y1", "x2", "y2"))
+    x1, y1, x2, y2 = (float(annotation[name]) for name in BOX_FIELDS)
     return x1 - 1, y1 - 1, x2, y2

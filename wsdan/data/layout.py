@@ -18,6 +18,14 @@ def expect_file(path: Path, data: str, source: str) -> Path:
     return path
 
 
+def folder_around(root: Path, name: str) -> Path:
+    """The folder that holds the folder `name`: root, or the one around it where root is `name`."""
+    for path in (root.absolute(), root.resolve()):  # a link may have the name, or what it leads to
+        if path.name == name:
+            return path.parent
+    return root
+
+
 def expect_pictures(entries: list[Entry], data: str, where: Path) -> None:
     """Raise UserError where picture files that `where` names are missing."""
     missing = [str(entry.source) for entry in entries if not os.path.isfile(entry.source)]
