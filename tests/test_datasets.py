@@ -327,6 +327,17 @@ def test_labels_of_shards_as_indices(tmp_path):
 PNG = encoded("red")
 
 
+@pytest.mark.parametrize("first", ["a.json", "a.cls"])
+def test_a_label_counts_before_what_else_is_known_of_a_picture(first, tmp_path):
+    labels = {"a.json": b'{"width": 30}', "a.cls": b"x"}
+    members = {first: labels.pop(first), "a.png": PNG, **labels, "a.mask.png": PNG}
+    make_shard(tmp_path / "train.tar", {**members, "b.png": PNG, "b.cls": b"y"})
+    write(tmp_path / "train.tar.md5", ["0"])
+    samples, classes = open_split(config_of("webdataset", tmp_path), "train")
+    assert classes == ["x", "y"]
+    assert [sample.source.name for sample in samples] == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("members", "text"),
     [
@@ -343,6 +354,10 @@ PNG = encoded("red")
         ({"a.cls": b"1"}, "train.tar/a: the sample has no picture"),
         ({"a.png": PNG, "a.jpg": PNG, "a.cls": b"1"}, "train.tar/a: a sample must have one pict"),
         ({"a.txt": b""}, "train of {root}: holds no picture"),
+        (
+            {"a.png": PNG, "a.cls": b"1", "img.2.JPG": PNG, "img.2.cls": b"2"},
+            "train.tar/img.2.JPG: a key ends at the first dot of the name, and the sample 'img'",
+        ),
     ],
 )
 def test_wrong_samples_of_shards(members, text, tmp_path):

@@ -18,6 +18,7 @@ from wsdan.errors import UserError
 # As the format has it: the key ends at the first dot of the file's name.
 NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$")
 CLASSES = "classes.txt"
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 def list_shards(root: Path, split: str) -> Listing:
@@ -39,7 +40,7 @@ def list_shards(root: Path, split: str) -> Listing:
 
 def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
     for name in names:
-        compressed = [*root.glob(f"{name}*.tar.*"), *root.glob(f"{name}*.tgz")]
+        compressed = [path for kind in COMPRESSED for path in root.glob(f"{name}*{kind}")]
         if compressed:
             raise UserError(
                 f"--data webdataset: shards must be uncompressed .tar files; got {compressed[0]}"
@@ -54,7 +55,8 @@ def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
 def _read(shard: Path, known: list[str] | None) -> list[Entry]:
     """The samples of one shard, in its order."""
     pictures: dict[str, Member] = {}
-    labels: dict[str, str] = {}
+    labels: dict[str, tuple[bytes, str]] = {}  # the content of a file, and of which kind it is
+    others: dict[str, str] = {}  # pictures of other kinds, such as KEY.mask.png
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
@@ -67,14 +69,21 @@ def _read(shard: Path, known: list[str] | None) -> list[Entry]:
                         raise UserError(f"{shard}/{key}: a sample must have one picture")
                     pictures[key] = Member(shard, member.name, member.offset_data, member.size)
                 elif kind == "cls" or (kind == "json" and key not in labels):
-                    labels[key] = _label(tar.extractfile(member).read(), kind, f"{shard}/{key}")
+                    labels[key] = tar.extractfile(member).read(), kind
+                elif kind.endswith(EXTENSIONS):
+                    others[key] = member.name
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{shard}: not an uncompressed, whole tar file: {error}") from None
+    for key in others.keys() - pictures.keys():
+        raise UserError(
+            f"{shard}/{others[key]}: a key ends at the first dot of the name, and the sample "
+            f"{key!r} has no picture; rename the file"
+        )
     for key in labels.keys() ^ pictures.keys():
         lacking = "label (.cls or .json)" if key in pictures else "picture"
         raise UserError(f"{shard}/{key}: the sample has no {lacking}")
     return [
-        Entry(picture, _name(labels[key], known, f"{shard}/{key}"))
+        Entry(picture, _name(_label(*labels[key], f"{shard}/{key}"), known, f"{shard}/{key}"))
         for key, picture in pictures.items()
     ]
 
