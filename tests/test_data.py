@@ -210,6 +210,25 @@ def test_validation_uses_the_training_labels(tmp_path):
     assert split.classes == ["blue", "green", "red"]
 
 
+def test_links_are_followed_and_hidden_copies_left_out(tmp_path):
+    red = make_tree(tmp_path / "tree") / "train" / "red"
+    (red / "more.png").mkdir()  # a folder, whatever its name
+    (red / "1.png").rename(red / "more.png" / "1.png")
+    (red / "2.png").rename(tmp_path / "2.png")
+    (red / "2.png").symlink_to(tmp_path / "2.png")
+    (tmp_path / "elsewhere").mkdir()
+    (red / "3.png").rename(tmp_path / "elsewhere" / "3.png")
+    (red / "linked").symlink_to(tmp_path / "elsewhere")
+    for hidden in (red, red.parent):
+        (hidden / ".ipynb_checkpoints").mkdir()
+        shutil.copy(red / "0.png", hidden / ".ipynb_checkpoints" / "0-checkpoint.png")
+    (red / "._0.png").write_bytes(b"\0\5\x16\7")
+    samples, classes = open_split(folder_config(tmp_path / "tree"), "train")
+    assert classes == ["blue", "green", "red"]
+    files = [str(sample.source.relative_to(red)) for sample in samples if sample.label == 2]
+    assert files == ["0.png", "2.png", "linked/3.png", "more.png/1.png"]
+
+
 def test_wrong_folders(tmp_path):
     with pytest.raises(UserError, match="--root: no such folder: .*nowhere"):
         open_split(folder_config(tmp_path / "nowhere"), "train")

@@ -1,5 +1,6 @@
 """A tree of pictures, root/train/CLASS/*.jpg and root/val/CLASS/*.jpg (or test/)."""
 
+import os
 from pathlib import Path
 
 from wsdan.data.pictures import EXTENSIONS
@@ -10,19 +11,33 @@ from wsdan.errors import UserError
 def list_folder(root: Path, split: str) -> Listing:
     """The pictures of one split ("train" or "val"); classes are its folders, sorted.
 
+    Links to folders are followed. What begins with a dot is left out: such are the copies that
+    notebooks and macOS leave beside pictures.
+
     Raises UserError where the split's folder is missing or a class folder is empty.
     """
     folder = split_folder(root, ("train",) if split == "train" else ("val", "test"))
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and _shown(path.name))
     entries = []
     for name in names:
-        files = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS
-        )
+        files = _pictures_below(folder / name)
         if not files:
             raise UserError(f"{folder / name}: the class folder holds no picture")
         entries += [Entry(path, name) for path in files]
     return Listing(str(folder), names, entries)
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    """The pictures at any depth, sorted."""
+    found = []
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = filter(_shown, folders)
+        found += [Path(where, name) for name in files if _shown(name)]
+    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS)
+
+
+def _shown(name: str) -> bool:
+    return not name.startswith(".")
 
 
 def split_folder(root: Path, names: tuple[str, ...]) -> Path:
