@@ -14,6 +14,9 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import data_bench
 
+from wsdan.config import Config
+from wsdan.data import pictures
+
 PARTS = {
     "read and decode", "resize", "RandomCrop", "RandomHorizontalFlip", "ColorJitter", "ToImage",
     "contiguous", "ToDtype", "Normalize", "collate", "seeding and the rest",
@@ -51,6 +54,22 @@ def test_all_ways_to_load_are_measured(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("8 pictures of ")
     assert len(re.findall(r"^ +(?:none|ram) +[012] ", printed, re.MULTILINE)) == 6
+
+
+def test_the_cache_holds_all_pictures_before_an_epoch_is_timed(tmp_path, monkeypatch):
+    loaded, before = [], []
+    load, epoch = pictures.load_picture, data_bench._epoch
+    monkeypatch.setattr(pictures, "load_picture", lambda file: loaded.append(file) or load(file))
+
+    def noted(batches, number):
+        before.append(len(loaded))
+        return epoch(batches, number)
+
+    monkeypatch.setattr(data_bench, "_epoch", noted)
+    data_bench.make_tree(tmp_path, 10)
+    config = Config("folder", str(tmp_path), batch_size=4, image_size=32, workers=0, cache="ram")
+    data_bench.measure(config.resolved())
+    assert before[-1] == len(loaded) == 10
 
 
 def test_the_processors_time_of_other_processes_counts():
