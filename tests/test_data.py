@@ -68,6 +68,13 @@ def test_every_kind_of_picture_becomes_rgb(mode, tmp_path):
         assert difference.max() <= 2
 
 
+def test_floats_up_to_1_are_not_black(tmp_path):
+    grey = gradient()
+    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "a.tif")
+    found = np.asarray(load_picture(tmp_path / "a.tif"), dtype=float)
+    assert np.abs(found - grey[:, :, None]).max() <= 1
+
+
 def test_transparency_is_laid_over_white(tmp_path):
     Image.new("RGBA", (5, 5), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert load_picture(tmp_path / "a.png").getpixel((2, 2)) == (255, 255, 255)

@@ -26,7 +26,7 @@ from wsdan.distributed import gather_objects, local_rank
 from wsdan.errors import UserError
 
 HEADER = struct.Struct("<III")  # checksum of what follows; width, height of the picture
-VERSION = 1
+VERSION = 2  # of the records and of what `load_picture` makes of a file
 
 
 class PictureCache:

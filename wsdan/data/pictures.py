@@ -80,7 +80,8 @@ class Pictures(Dataset):
 def load_picture(source: str | Source) -> Image.Image:
     """Read a picture as 8-bit RGB, turned as its EXIF orientation says.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid over white.
+    Grey, palette, CMYK, 16-bit and float pictures are converted, floats from [0, 1] where none is
+    above 1; transparency is laid over white.
 
     Raises BadPictureError for a missing, unreadable or truncated file.
     """
@@ -117,7 +118,10 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        brightest = values.max(initial=0)
+        top = 65535.0 if brightest > 255 else 255.0
+        if image.mode == "F" and brightest <= 1:
+            top = 1.0
         return Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
