@@ -175,6 +175,20 @@ def test_a_write_cut_short_is_not_believed(cache, tree, monkeypatch):
     assert torch.equal(pictures[0].image, plain)  # as it is kept now
 
 
+def test_a_disk_that_takes_no_more_does_not_end_the_run(tree, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    pictures = open_pictures(tree, "disk", eval_transform(28))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.warns(UserWarning, match="--cache: .*pictures takes no picture: No space left"):
+            image = pictures[0].image
+    assert pictures.cache.get(0) is None
+    assert torch.equal(pictures[0].image, image)
+    assert pictures.cache.get(0) is not None
+
+
 @pytest.mark.parametrize("cache", KEPT)
 def test_too_little_space_is_one_line_before_the_run(cache, tree, monkeypatch):
     monkeypatch.setattr(wsdan.data.cache, "free_memory", lambda: 30_000)

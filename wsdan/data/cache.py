@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import struct
+import warnings
 import zlib
 from io import FileIO
 from pathlib import Path
@@ -57,10 +58,16 @@ class PictureCache:
         return Image.frombytes("RGB", (self.side, self.side), pixels), (width, height)
 
     def put(self, index: int, resized: Image.Image, picture_size: tuple[int, int]) -> None:
-        """Keep an RGB picture of side x side; picture_size: (width, height) before the resize."""
+        """Keep an RGB picture of side x side; picture_size: (width, height) before the resize.
+
+        A disk that takes no more, as it may although the space was asked for, is a warning.
+        """
         record = bytearray(HEADER.pack(0, *picture_size) + resized.tobytes())
         struct.pack_into("<I", record, 0, zlib.crc32(memoryview(record)[4:]))
-        os.pwrite(self.file.fileno(), record, index * len(record))
+        try:
+            os.pwrite(self.file.fileno(), record, index * len(record))
+        except OSError as error:
+            warnings.warn(f"--cache: {self.path} takes no picture: {error.strerror}", stacklevel=2)
 
 
 def record_bytes(side: int) -> int:
