@@ -120,6 +120,20 @@ def test_figures_of_predictions(checkpoint, tmp_path, capsys):
     assert "--figure: cannot make the folder" in error
 
 
+def test_a_figure_replaces_no_picture(checkpoint, tmp_path, monkeypatch, capsys):
+    """The folder of the pictures, by its name, by another, and as the present one."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.png"
+    Image.new("RGB", (90, 60), (20, 120, 30)).save(path)
+    before = path.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path / "in")
+    for picture, folder in ((path, path.parent), (path, tmp_path / "link"), ("a.png", ".")):
+        error = refused(capsys, "predict", "--checkpoint", checkpoint, "--figure", folder, picture)
+        assert "a.png would replace a picture; name another folder" in error
+        assert path.read_bytes() == before
+
+
 def test_mistakes(checkpoint, tmp_path, capsys):
     error = refused(capsys, "eval", "--checkpoint", checkpoint, "--batch-size", "0")
     assert "--batch-size must be at least 1; got 0" in error
