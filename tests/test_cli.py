@@ -240,3 +240,23 @@ def test_info_and_the_module_are_the_same_program(capsys):
         [sys.executable, "-m", "wsdan", "info"], capture_output=True, text=True, check=True
     )
     assert result.stdout == printed
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_is_no_error(unbuffered):
+    """As in `wsdan info | head -1`, whenever the output is written."""
+    code = "import sys, wsdan.cli; sys.exit(wsdan.cli.main(['info']))"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
+    def fail(_):
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr("wsdan.cli._info", fail)
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        main(["info"])

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import os
 import platform
+import signal
 import sys
 
 import torch
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = vars(_parser().parse_args(arguments))
         options.pop("run")(options)
+        sys.stdout.flush()  # here, where a reader who has left is noticed
     except UserError as error:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -52,7 +55,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("wsdan: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return 128 + signal.SIGPIPE  # as a shell reports it
     return 0
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more, as after `| head -1`; it then goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return True
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
