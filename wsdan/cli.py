@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import signal
@@ -210,7 +209,7 @@ def _report(result, classes: list[str], shown: dict) -> None:
 
 
 def _predict(options: dict) -> None:
-    from wsdan.predict import figure_paths, prediction_text
+    from wsdan.predict import figure_paths, prediction_json, prediction_text
 
     classifier = _classifier(options)
     figures = [None] * len(options["images"])
@@ -220,7 +219,7 @@ def _predict(options: dict) -> None:
         result = classifier.predict(path)
         if figure is not None:
             classifier.save_figure(path, figure, result)
-        print(json.dumps(result) if options["json"] else prediction_text(result))
+        print(prediction_json(result) if options["json"] else prediction_text(result))
 
 
 def _convert(options: dict) -> None:

@@ -1,5 +1,7 @@
 """Classifying pictures with a checkpoint."""
 
+import json
+import math
 from pathlib import Path
 
 import torch
@@ -129,6 +131,16 @@ def figure_paths(images: list[str], folder: str) -> list[Path]:
     if replaced is not None:
         raise UserError(f"--figure: its {replaced} would replace a picture; name another folder")
     return figures
+
+
+def prediction_json(result: dict) -> str:
+    """A prediction as one JSON object; null for a score that is not finite."""
+    scores = [
+        {key: None if key != "class" and not math.isfinite(value) else value
+         for key, value in entry.items()}
+        for entry in result["top"]
+    ]  # fmt: skip
+    return json.dumps({**result, "top": scores})
 
 
 def prediction_text(result: dict) -> str:
