@@ -208,14 +208,18 @@ def test_files_that_are_no_weights(tmp_path, capsys):
         (lambda: file.write_bytes(pickle.dumps(Hostile(), protocol=2)), "cannot be read"),
         (lambda: torch.save({"state_dict": {"a": Hostile()}}, file), "cannot be read"),
         (lambda: file.write_bytes(b""), "cannot be read"),
+        (lambda: file.write_text("<!DOCTYPE html>"), "it was not written by torch.save"),
+        (lambda: torch.save(nn.Linear(1, 1), file), "of a whole model, save the state_dict"),
         (lambda: torch.save(nn.Linear(1, 1).weight, file), "got a Parameter"),
         (lambda: torch.save({"a": 1}, file), "must hold weights by name; got also a"),
         (file.unlink, "no such file"),
+        (file.mkdir, "is a folder"),
     ]
     for make, text in cases:
         make()
-        with pytest.raises(UserError, match=f"--weights: {re.escape(str(file))}.*{text}"):
+        with pytest.raises(UserError, match=f"--weights: {re.escape(str(file))}.*{text}") as error:
             build_model(settings(weights=str(file)), 3)
+        assert "weights_only" not in str(error.value)  # torch's advice is to run what is in there
     assert capsys.readouterr().out == ""
 
 
