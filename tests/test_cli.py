@@ -128,6 +128,9 @@ def test_train_on_a_folder(tmp_path, capsys):
     assert "no such folder" in refused(
         capsys, "eval", "--checkpoint", checkpoint, "--root", tmp_path / "nowhere"
     )
+    assert "--data synthetic: the model was trained on other classes" in refused(
+        capsys, "eval", "--checkpoint", checkpoint, "--data", "synthetic"
+    )
 
 
 def test_a_folder_that_holds_a_run_is_refused(small, tmp_path, capsys):
