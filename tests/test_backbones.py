@@ -72,10 +72,37 @@ def test_transformers_of_timm_give_maps_at_their_own_size():
         build_model(settings(backbone="timm/vit_tiny_patch16_224:11"), 3)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224:3", "eva02_tiny_patch14_224:3"])
+def test_stages_of_transformers_take_weights_and_train_all_they_have(name):
+    """None of what a stage leaves out: DistributedDataParallel waits for every gradient."""
+    timm = pytest.importorskip("timm", reason="timm is an extra")
+    theirs = timm.create_model(name.partition(":")[0]).eval()
+    backbone = build_backbone(f"timm/{name}", weights=theirs.state_dict())
+    images = pictures(1, 224)
+    scaled = backbone.network.scaling(images)
+    (features,) = theirs.forward_intermediates(scaled, indices=[3], intermediates_only=True)
+    assert torch.equal(backbone.network.eval()(images), features)
+    backbone.network(images).sum().backward()
+    unused = [key for key, p in backbone.network.named_parameters() if p.grad is None]
+    assert unused == []
+
+
+def test_transformers_of_torchvision(capfd):
+    """MaxViT takes one size; ViT gives no map, and a stage of Swin has its channels last."""
+    with pytest.raises(UserError, match="--image-size 96 does not suit the model"):
+        build_model(settings(backbone="maxvit_t", image_size=96), 3)
+    assert capfd.readouterr().err == ""
+    for name, shape in (("vit_b_32", "(1, 50, 768)"), ("swin_t:features.1", "(1, 80, 80, 96)")):
+        text = f"--backbone {name}: its output has shape {shape}, but a feature map (B, C, h, w)"
+        with pytest.raises(UserError, match=re.escape(text) + ".*timm/NAME:STAGE"):
+            build_backbone(name)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("maxvit_t", "cannot take layer 'features': .*; name one as NAME:LAYER"),
+        ("resnet18:layer5", "cannot take layer 'layer5': .*; name one as NAME:LAYER"),
+        ("timm/efficientvit_b0", "not make it without its classifier: Cannot disable pooling"),
         ("vgg11:features:16", "the stride may be 16, of a ResNet; got 16"),
         ("resnet18:layer4:8", "the stride may be 16, of a ResNet; got 8"),
         ("timm/resnet18:5", "the stage must be a number from 0 to 4"),
@@ -208,14 +235,18 @@ def test_files_that_are_no_weights(tmp_path, capsys):
         (lambda: file.write_bytes(pickle.dumps(Hostile(), protocol=2)), "cannot be read"),
         (lambda: torch.save({"state_dict": {"a": Hostile()}}, file), "cannot be read"),
         (lambda: file.write_bytes(b""), "cannot be read"),
+        (lambda: file.write_text("<!DOCTYPE html>"), "it was not written by torch.save"),
+        (lambda: torch.save(nn.Linear(1, 1), file), "of a whole model, save the state_dict"),
         (lambda: torch.save(nn.Linear(1, 1).weight, file), "got a Parameter"),
         (lambda: torch.save({"a": 1}, file), "must hold weights by name; got also a"),
         (file.unlink, "no such file"),
+        (file.mkdir, "is a folder"),
     ]
     for make, text in cases:
         make()
-        with pytest.raises(UserError, match=f"--weights: {re.escape(str(file))}.*{text}"):
+        with pytest.raises(UserError, match=f"--weights: {re.escape(str(file))}.*{text}") as error:
             build_model(settings(weights=str(file)), 3)
+        assert "weights_only" not in str(error.value)  # torch's advice is to run what is in there
     assert capsys.readouterr().out == ""
 
 

@@ -128,6 +128,9 @@ def test_train_on_a_folder(tmp_path, capsys):
     assert "no such folder" in refused(
         capsys, "eval", "--checkpoint", checkpoint, "--root", tmp_path / "nowhere"
     )
+    assert "--data synthetic: the model was trained on other classes" in refused(
+        capsys, "eval", "--checkpoint", checkpoint, "--data", "synthetic"
+    )
 
 
 def test_a_folder_that_holds_a_run_is_refused(small, tmp_path, capsys):
@@ -207,6 +210,12 @@ def test_wrong_checkpoints(tmp_path, capsys):
         assert "truncated or not ours" in refused(capsys, "eval", "--checkpoint", path)
     torch.save({"model": {}}, path)
     assert "was not written by wsdan train" in refused(capsys, "eval", "--checkpoint", path)
+    torch.save(torch.nn.Linear(1, 1), path)
+    error = refused(capsys, "eval", "--checkpoint", path)
+    assert "holds more than tensors, numbers and text" in error
+    assert "weights_only" not in error
+    error = refused(capsys, "eval", "--checkpoint", tmp_path)
+    assert "is a folder; name the file in it, such as best.pt" in error
 
 
 class Hostile:
@@ -240,3 +249,23 @@ def test_info_and_the_module_are_the_same_program(capsys):
         [sys.executable, "-m", "wsdan", "info"], capture_output=True, text=True, check=True
     )
     assert result.stdout == printed
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_is_no_error(unbuffered):
+    """As in `wsdan info | head -1`, whenever the output is written."""
+    code = "import sys, wsdan.cli; sys.exit(wsdan.cli.main(['info']))"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
+    def fail(_):
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr("wsdan.cli._info", fail)
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        main(["info"])

@@ -120,6 +120,33 @@ def test_figures_of_predictions(checkpoint, tmp_path, capsys):
     assert "--figure: cannot make the folder" in error
 
 
+def test_scores_that_are_no_numbers_are_null_in_json(checkpoint, tmp_path, capsys):
+    state = torch.load(checkpoint, weights_only=True)
+    state["ema"]["classifier.bias"][:] = torch.nan
+    torch.save(state, tmp_path / "broken.pt")
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    line = printed(
+        capsys, "predict", "--checkpoint", tmp_path / "broken.pt", tmp_path / "a.png", "--json"
+    )
+    assert "NaN" not in line  # which is no JSON, though Python reads it
+    entry = json.loads(line)["top"][0]
+    assert [entry[view] for view in ("raw", "refined", "mean", "tta")] == [None] * 4
+
+
+def test_a_figure_replaces_no_picture(checkpoint, tmp_path, monkeypatch, capsys):
+    """The folder of the pictures, by its name, by another, and as the present one."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.png"
+    Image.new("RGB", (90, 60), (20, 120, 30)).save(path)
+    before = path.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path / "in")
+    for picture, folder in ((path, path.parent), (path, tmp_path / "link"), ("a.png", ".")):
+        error = refused(capsys, "predict", "--checkpoint", checkpoint, "--figure", folder, picture)
+        assert "a.png would replace a picture; name another folder" in error
+        assert path.read_bytes() == before
+
+
 def test_mistakes(checkpoint, tmp_path, capsys):
     error = refused(capsys, "eval", "--checkpoint", checkpoint, "--batch-size", "0")
     assert "--batch-size must be at least 1; got 0" in error

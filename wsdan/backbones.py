@@ -24,10 +24,14 @@ _LAYERS = {
     "shufflenet": "conv5",
     "mnasnet": "layers",
     "swin": "permute",
+    "maxvit": "blocks.3",
+    "vit": "encoder",  # gives no map, which is then said
 }
 # Networks whose published weights were trained on pictures of mean 0.5 and deviation 0.5.
 _HALVES = ("inception_v3", "googlenet", "efficientnet_v2_l")
 _INITIALIZED = ("inception_v3", "googlenet")  # the two that want to be told to draw their weights
+_FIXED = ("maxvit", "vit")  # take pictures of one size
+_FIXED_SIZE = 224
 _PROBE_SIZE = 320
 
 
@@ -67,10 +71,11 @@ def build_backbone(
         network = _torchvision(name, pretrained, weights)
     size = getattr(network, "fixed_size", None) or _PROBE_SIZE
     features = _probe(network, name, size)
-    if features.dim() != 4:
+    if features.dim() != 4 or features.shape[2] != features.shape[3]:  # (B,h,w,C) as of swin_t
+        other = "" if name.startswith("timm/") else "a layer as NAME:LAYER, or "
         raise UserError(
-            f"--backbone {name}: its output has shape {tuple(features.shape)}, "
-            "but a feature map (B, C, h, w) is needed; name a layer as NAME:LAYER"
+            f"--backbone {name}: its output has shape {tuple(features.shape)}, but a feature map "
+            f"(B, C, h, w) is needed; name {other}a stage of timm's as timm/NAME:STAGE"
         )
     return Backbone(network, features.shape[1], round(size / features.shape[2]))
 
@@ -185,6 +190,8 @@ def _torchvision(name: str, pretrained: bool, weights: dict[str, Tensor] | None)
         raise UserError(
             f"--backbone {name}: cannot take layer {layer!r}: {reason}; name one as NAME:LAYER"
         ) from None
+    if model_name.startswith(_FIXED):
+        network.fixed_size = _FIXED_SIZE
     if weights is not None:
         fit_weights(network.body, weights, known, name)
     return network
@@ -219,6 +226,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.body = create_feature_extractor(model, {layer: "features"}, suppress_diff_warning=True)
         self.scaling = InputScaling((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)) if halves else None
+        self.fixed_size: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         if self.scaling is not None:
@@ -236,19 +244,25 @@ def _timm(name: str, pretrained: bool, weights: dict[str, Tensor] | None) -> nn.
         raise UserError(f"--backbone timm/{name}: timm has no model {name!r}")
     if pretrained:
         weights = fetch(_timm_weights(timm, name))
-    model = timm.create_model(name, num_classes=0, global_pool="")
-    if weights is not None:
-        with torch.random.fork_rng(devices=[]):  # only for the names of the classifier's weights
-            known = set(timm.create_model(name).state_dict())
-        fit_weights(model, weights, known, f"timm/{name}")
+    try:
+        model = timm.create_model(name, num_classes=0, global_pool="")
+    except (AssertionError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"--backbone timm/{name}: timm does not make it without its classifier: {error}"
+        ) from None
     published = model.pretrained_cfg
     scaling = _scaling(published["mean"], published["std"])
+    own = set(model.state_dict())
     if stage:
         network = _Stage(model, name, stage, scaling)
     elif scaling is not None or getattr(model, "output_fmt", "NCHW") == "NHWC":
         network = _Whole(model, scaling)
     else:
         network = model
+    if weights is not None:
+        with torch.random.fork_rng(devices=[]):  # only for the names of the classifier's weights
+            known = own | set(timm.create_model(name).state_dict())
+        fit_weights(model, weights, known, f"timm/{name}")
     network.fixed_size = published["input_size"][-1] if published.get("fixed_input_size") else None
     return network
 
@@ -290,7 +304,7 @@ class _Stage(nn.Module):
             raise UserError(
                 f"--backbone timm/{name}:{stage}: the stage must be a number from 0 to {count - 1}"
             )
-        model.prune_intermediate_layers([int(stage)], prune_norm=False, prune_head=True)
+        model.prune_intermediate_layers([int(stage)], prune_norm=True, prune_head=True)
         self.model = model
         self.stage = int(stage)
         self.scaling = scaling

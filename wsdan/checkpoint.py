@@ -10,6 +10,7 @@ import torch
 
 from wsdan.config import Config
 from wsdan.errors import UserError
+from wsdan.weights import reason_of
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 2
@@ -56,6 +57,8 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     Raises UserError for a missing, truncated, damaged or foreign file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"checkpoint {path}: is a folder; name the file in it, such as best.pt")
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
@@ -65,8 +68,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
             raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
         content = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"checkpoint {path}: truncated or not ours: {reason}") from None
+        raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: was not written by wsdan train")
     if content["version"] > VERSION:

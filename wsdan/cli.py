@@ -2,8 +2,9 @@
 
 import argparse
 import dataclasses
-import json
+import os
 import platform
+import signal
 import sys
 
 import torch
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = vars(_parser().parse_args(arguments))
         options.pop("run")(options)
+        sys.stdout.flush()  # here, where a reader who has left is noticed
     except UserError as error:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -52,7 +54,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("wsdan: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return 128 + signal.SIGPIPE  # as a shell reports it
     return 0
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more, as after `| head -1`; it then goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return True
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -193,7 +209,7 @@ def _report(result, classes: list[str], shown: dict) -> None:
 
 
 def _predict(options: dict) -> None:
-    from wsdan.predict import figure_paths, prediction_text
+    from wsdan.predict import figure_paths, prediction_json, prediction_text
 
     classifier = _classifier(options)
     figures = [None] * len(options["images"])
@@ -203,7 +219,7 @@ def _predict(options: dict) -> None:
         result = classifier.predict(path)
         if figure is not None:
             classifier.save_figure(path, figure, result)
-        print(json.dumps(result) if options["json"] else prediction_text(result))
+        print(prediction_json(result) if options["json"] else prediction_text(result))
 
 
 def _convert(options: dict) -> None:

@@ -1,6 +1,8 @@
 """The WS-DAN classifier (arXiv:1901.09891 section 3.1) and the plain one it is compared with."""
 
 import dataclasses
+import io
+from contextlib import redirect_stderr
 from typing import NamedTuple
 
 import torch
@@ -243,7 +245,8 @@ def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _probe(model: nn.Module, image_size: int) -> None:
     """One picture through the model, so that a size it cannot take is known at the start."""
     try:
-        model.eval()(torch.zeros(1, 3, image_size, image_size))
+        with redirect_stderr(io.StringIO()):  # where traced networks print their code
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError) as error:  # timm asserts
         reason = str(error).splitlines()[0]
         raise UserError(f"--image-size {image_size} does not suit the model: {reason}") from None

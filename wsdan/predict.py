@@ -1,5 +1,7 @@
 """Classifying pictures with a checkpoint."""
 
+import json
+import math
 from pathlib import Path
 
 import torch
@@ -112,7 +114,8 @@ class Classifier:
 def figure_paths(images: list[str], folder: str) -> list[Path]:
     """folder/NAME.png for each picture file NAME.*; makes the folder.
 
-    Raises UserError for two pictures of one name, or a folder that cannot be made.
+    Raises UserError for two pictures of one name, a figure that would replace one of the pictures,
+    or a folder that cannot be made.
     """
     names = [Path(image).stem for image in images]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -122,7 +125,22 @@ def figure_paths(images: list[str], folder: str) -> list[Path]:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--figure: cannot make the folder {folder}: {error.strerror}") from None
-    return [Path(folder) / f"{name}.png" for name in names]
+    figures = [Path(folder) / f"{name}.png" for name in names]
+    pictures = {Path(image).resolve() for image in images}
+    replaced = next((figure for figure in figures if figure.resolve() in pictures), None)
+    if replaced is not None:
+        raise UserError(f"--figure: its {replaced} would replace a picture; name another folder")
+    return figures
+
+
+def prediction_json(result: dict) -> str:
+    """A prediction as one JSON object; null for a score that is not finite."""
+    scores = [
+        {key: None if key != "class" and not math.isfinite(value) else value
+         for key, value in entry.items()}
+        for entry in result["top"]
+    ]  # fmt: skip
+    return json.dumps({**result, "top": scores})
 
 
 def prediction_text(result: dict) -> str:

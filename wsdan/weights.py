@@ -71,7 +71,7 @@ def read_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{option}: {path}: no such file")
+        raise UserError(f"{option}: {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, option)
     try:
@@ -81,11 +81,21 @@ def read_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:
         pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
         LookupError, AttributeError, TypeError,
     ) as error:  # fmt: skip
-        raise UserError(f"{option}: {path}: cannot be read: {_reason(error)}") from None
+        raise UserError(f"{option}: {path}: cannot be read: {reason_of(error)}") from None
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise UserError(f"{option}: {path}: must hold weights by name; got a {kind}")
     return content
+
+
+def reason_of(error: Exception) -> str:
+    """Why torch.load refused a file. Its own words on a pickle advise to run the code in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "it was not written by torch.save, or holds more than tensors, numbers and text "
+            "(of a whole model, save the state_dict)"
+        )
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def state_of(content: dict, source: str) -> dict[str, Tensor]:
@@ -154,13 +164,9 @@ def _read_safetensors(path: Path, option: str) -> dict:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{option}: {path}: cannot be read: {_reason(error)}") from None
+        raise UserError(f"{option}: {path}: cannot be read: {reason_of(error)}") from None
 
 
 def _present_name(key: str) -> str:
     """torchvision's files of DenseNets have their norms and convolutions as norm.1 for norm1."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

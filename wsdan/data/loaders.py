@@ -22,6 +22,7 @@ from wsdan.data.transforms import (
     train_transform,
 )
 from wsdan.distributed import rank, world_size
+from wsdan.errors import UserError
 from wsdan.stop import leave_signals_to_the_parent
 
 SYNTHETIC_TRAIN = 1536
@@ -92,11 +93,16 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]
 
 
 def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatches:
-    """This rank's validation batches in order; `classes` are the names the model was trained on."""
+    """This rank's validation batches in order; `classes` are the names the model was trained on.
+
+    Raises UserError where the pictures are of others.
+    """
     if config.data == "synthetic":
         source = SyntheticDataset(
             SYNTHETIC_VAL, seed=2 * config.seed + 1, image_size=config.image_size
         )
+        if classes != source.classes:
+            raise UserError("--data synthetic: the model was trained on other classes")
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
