@@ -47,7 +47,8 @@ def sample_attention(
     check.choice(op, "weighting", weighting, ("sqrt_mass", "uniform"))
     shape = (attentions.shape[0], num_samples)
     if uniforms is None:
-        uniforms = torch.rand(shape, device=attentions.device, generator=generator)
+        # Not torch.rand: traced, it takes no generator beside a batch size that may change.
+        uniforms = torch.empty(shape, device=attentions.device).uniform_(generator=generator)
     check.tensor(op, "uniforms", uniforms, "B num_samples")
     check.same_device(op, ("attentions", attentions), ("uniforms", uniforms))
     if tuple(uniforms.shape) != shape:
