@@ -45,6 +45,7 @@ def works(options: argparse.Namespace) -> Iterator[Work]:
     for shape in (*others, (batch, maps, 2048, 12, 12), (1, *paper[1:])):
         if shape != paper:
             yield from pool_works(shape, "mean")
+    yield from pool_works(paper, "mean", map_size=tuple(side // 2 for side in paper[3:]))
     yield center_work(batch, maps * channels)
 
 
@@ -73,10 +74,13 @@ def pool_works(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     layout: torch.memory_format = torch.contiguous_format,
+    map_size: tuple[int, int] | None = None,
 ) -> Iterator[Work]:
-    """Forward, then forward and backward. shape (B,M,C,h,w)."""
+    """Forward, then forward and backward. shape (B,M,C,h,w); map_size: of maps that are resized."""
     batch, maps, channels, height, width = shape
     inputs = make_inputs(shape, reduce, device, dtype, layout)
+    if map_size is not None:
+        inputs[1] = make_inputs((batch, maps, 1, *map_size), reduce, device, dtype, layout)[1]
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn((batch, maps, channels), generator=generator).to(device)
     pools = _pools(reduce, device, dtype)
@@ -88,12 +92,13 @@ def pool_works(
         pools, lambda pool, i: partial(_with_gradients, pool, leaves[i], grad), len(sets)
     )
     if reduce == "mean":
-        forward[LIMIT] = in_turn([partial(_product, *values) for values in sets])
-        both[LIMIT] = in_turn([partial(_products, *values, grad) for values in sets])
+        fitted = [(values[0], published.fit(values[1], values[0])) for values in sets]
+        forward[LIMIT] = in_turn([partial(_product, *values) for values in fitted])
+        both[LIMIT] = in_turn([partial(_products, *values, grad) for values in fitted])
     operations = 2.0 * batch * maps * channels * height * width
     common = {
-        "shape": _text(shape, dtype, layout), "tolerance": TOLERANCES[dtype], "device": device,
-        "truth": _truth(dtype),
+        "shape": _text(shape, dtype, layout, map_size), "tolerance": TOLERANCES[dtype],
+        "device": device, "truth": _truth(dtype),
     }  # fmt: skip
     yield Work(
         f"{reduce} forward", variants=forward, moved=read + grad.nbytes,
@@ -230,6 +235,7 @@ def _pools(reduce: str, device: str, dtype: torch.dtype) -> dict[str, Callable]:
 
     def plain(features: Tensor, attentions: Tensor) -> Tensor:
         options = (reduce, True, "all", 1, 1e-12, 1.0)
+        attentions = published.fit(attentions, features)
         return reference_pool.forward(features, attentions, *options)[0]
 
     def ours_on(features: Tensor, attentions: Tensor, backend: str) -> Tensor:
@@ -288,10 +294,16 @@ def _truth(dtype: torch.dtype) -> str | None:
     return None if dtype == torch.float32 else "reference"
 
 
-def _text(shape: tuple[int | None, ...], dtype: torch.dtype, layout: torch.memory_format) -> str:
+def _text(
+    shape: tuple[int | None, ...],
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    map_size: tuple[int, int] | None = None,
+) -> str:
     """The shape (B,M,C,h,w) of a work, without C where that is None."""
     batch, maps, channels, height, width = shape
-    middle = "" if channels is None else f" C {channels}"
+    resized = "" if map_size is None else f" of {map_size[0]}x{map_size[1]}"
+    middle = resized + ("" if channels is None else f" C {channels}")
     text = f"B {batch} M {maps}{middle} {height}x{width} {str(dtype).removeprefix('torch.')}"
     return text + (" channels_last" if layout == torch.channels_last else "")
 

@@ -29,14 +29,14 @@ def pool_mean(features: Tensor, attentions: Tensor, eps: float = 1e-12) -> Tenso
     They write the product as an einsum over (y,x), for which torch first copies the features; here
     it is the plain product, so that the baseline is the faster of the two.
     """
-    attentions = _fit(attentions, features)
+    attentions = fit(attentions, features)
     rows, maps = features.flatten(2), attentions.flatten(2)
     return _root_and_norm(maps @ rows.mT / rows.shape[2], eps)
 
 
 def pool_max(features: Tensor, attentions: Tensor, eps: float = 1e-12) -> Tensor:
     """WS-DAN.PyTorch: map by map, features (B,C,h,w) times the map is stored. -> (B,M*C)."""
-    attentions = _fit(attentions, features)
+    attentions = fit(attentions, features)
     parts = []
     for m in range(attentions.shape[1]):
         weighted = features * attentions[:, m : m + 1]
@@ -228,7 +228,8 @@ def _box(hit: Tensor, padding: float, rule: str) -> tuple[int, int, int, int]:
     return y1, x1, y2, x2
 
 
-def _fit(attentions: Tensor, features: Tensor) -> Tensor:
+def fit(attentions: Tensor, features: Tensor) -> Tensor:
+    """Maps (B,M,h',w') at the size of features (B,C,h,w)."""
     size = tuple(features.shape[2:])
     return attentions if tuple(attentions.shape[2:]) == size else resize(attentions, size)
 

@@ -127,6 +127,7 @@ def small_works() -> list[run.Work]:
         {"reduce": "max"},
         {"reduce": "mean", "dtype": torch.bfloat16},
         {"reduce": "mean", "layout": torch.channels_last},
+        {"reduce": "mean", "map_size": (4, 3)},
     ):
         works += bap_bench.pool_works(shape, **options)
     works.append(bap_bench.center_work(2, 24))

@@ -172,3 +172,14 @@ def test_validate_names_the_sample():
     maps[2] = 1
     boxes = wk.attention_boxes(maps, (8, 8), threshold=0.5, padding=0.1, validate=True)
     assert boxes.tolist() == [[0, 0, 7, 7]] * 3
+
+
+@each_box_backend
+@pytest.mark.parametrize("rule", ["paper", "guyuc"])
+def test_padding_ends_at_the_edges(rule, backend):
+    for padding in (1.0, 2.5, 1e17, 1e300):
+        boxes = wk.attention_boxes(
+            random(3, 5, 4).abs(), (200, 3), threshold=0.9, padding=padding, rule=rule,
+            backend=backend,
+        )  # fmt: skip
+        assert boxes.tolist() == [[0, 0, 3, 200]] * 3

@@ -5,6 +5,7 @@ import torch
 
 import wsdan_kernels as wk
 from wsdan import WSDAN
+from wsdan.objective import training_views
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +52,17 @@ def test_a_whole_step_with_dynamic_shapes():
 
 def test_the_random_draws_are_traced():
     compiled = torch.compile(wk.sample_attention, fullgraph=True, backend="aot_eager")
-    picks = compiled(torch.rand(2, 3, 4, 4), 50)
-    assert picks.shape == (2, 50)
-    assert set(picks.unique().tolist()) == {0, 1, 2}
+    for batch in (2, 3):  # the second size is traced as one that may change
+        picks = compiled(torch.rand(batch, 3, 4, 4), 50)
+        assert picks.shape == (batch, 50)
+        assert set(picks.unique().tolist()) == {0, 1, 2}
+
+
+def test_the_training_views_are_traced():
+    compiled = torch.compile(training_views, fullgraph=True, backend="aot_eager")
+    for batch in (2, 3):
+        views = compiled(torch.rand(batch, 3, 32, 32), torch.rand(batch, 3, 4, 4))
+        assert [view.shape for view in views] == [(batch, 3, 32, 32)] * 2
 
 
 def test_the_model_compiles_and_exports():

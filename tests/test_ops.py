@@ -74,6 +74,22 @@ def test_gradcheck(case):
         assert torch.autograd.gradcheck(run, leaves, fast_mode=True), shape
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.differentiable], ids=str)
+def test_second_derivatives_are_right_or_refused(case, backend):
+    inputs = case.inputs(case.shapes[-1], torch.float64)
+
+    def run(*leaves):
+        return case.run({**inputs, **dict(zip(case.differentiable, leaves, strict=True))}, backend)
+
+    leaves = tuple(inputs[name] for name in case.differentiable)
+    if case.op == "bilinear_attention_pool":
+        with pytest.raises(NotImplementedError, match=f"{case.op}: has no second derivatives"):
+            torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+    else:
+        assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if not case.differentiable], ids=str)
 def test_what_is_not_differentiable_asks_for_no_gradient(case):
     inputs = case.inputs(case.shapes[0])

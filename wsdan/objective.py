@@ -105,7 +105,8 @@ def training_views(
     """
     if uniforms is None:
         shape = (images.shape[0], 4)
-        uniforms = torch.rand(shape, device=images.device, generator=generator)
+        # Not torch.rand: traced, it takes no generator beside a batch size that may change.
+        uniforms = torch.empty(shape, device=images.device).uniform_(generator=generator)
     picks = sample_attention(attentions, 2, uniforms=uniforms[:, :2])
     rows = torch.arange(images.shape[0], device=images.device)
     return attention_crop_drop(

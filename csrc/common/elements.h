@@ -2,11 +2,11 @@
 // kernels of csrc/cuda are compiled by a plain C++ compiler too (tests/cuda_emulator).
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "bytes.h"
 #include "macros.h"
 
 namespace wsdan {
@@ -76,7 +76,7 @@ WSDAN_HOST_DEVICE S narrowed(Computed<S> value) {
         return {};  // nvcc's host pass: never called
 #endif
     } else if constexpr (std::is_same_v<S, uint8_t>) {
-        return static_cast<uint8_t>(std::rint(value));
+        return byte_of(value);
     } else {
         return value;
     }

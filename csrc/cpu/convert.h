@@ -5,11 +5,11 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "../common/bytes.h"
 #include "levels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -65,15 +65,6 @@ __attribute__((target("avx"))) inline void stream_copy(const void* from, void* t
 }
 #endif
 
-// A value as it is stored: integers are rounded to nearest, ties to even.
-template <typename To, typename From>
-To narrowed(From value) {
-    if constexpr (std::is_integral_v<To> && !std::is_integral_v<From>)
-        return static_cast<To>(std::rint(value));
-    else
-        return static_cast<To>(value);
-}
-
 // to[i] = from[i * stride], i < count
 template <typename At, typename From, typename To>
 void convert_row(At, const From* from, int64_t stride, To* to, int64_t count) {
@@ -96,7 +87,10 @@ void convert_row(At, const From* from, int64_t stride, To* to, int64_t count) {
     }
 #endif
     for (; i < count; ++i)
-        to[i] = narrowed<To>(from[i * stride]);
+        if constexpr (std::is_same_v<To, uint8_t> && !std::is_same_v<From, uint8_t>)
+            to[i] = byte_of(from[i * stride]);
+        else
+            to[i] = static_cast<To>(from[i * stride]);
 }
 
 // The same for a dense row; with `stream` past the cache, where the types are the same. A task that

@@ -47,7 +47,8 @@ def sample_attention(
     check.choice(op, "weighting", weighting, ("sqrt_mass", "uniform"))
     shape = (attentions.shape[0], num_samples)
     if uniforms is None:
-        uniforms = torch.rand(shape, device=attentions.device, generator=generator)
+        # Not torch.rand: traced, it takes no generator beside a batch size that may change.
+        uniforms = torch.empty(shape, device=attentions.device).uniform_(generator=generator)
     check.tensor(op, "uniforms", uniforms, "B num_samples")
     check.same_device(op, ("attentions", attentions), ("uniforms", uniforms))
     if tuple(uniforms.shape) != shape:
@@ -112,8 +113,9 @@ def attention_boxes(
             rule = "finite, with a position at or above its threshold"
             raise check.wrong_value(op, f"maps[{sample}]", rule, "a map without one")
     chosen = resolve(op, backend, maps.device.type, maps.dtype)
+    padding = min(float(padding), 1.0)  # it reaches both edges; far more is beyond 64 bits
     boxes = ops.attention_boxes.forward(
-        maps, thresholds, height, width, float(padding), rule, align_corners, chosen
+        maps, thresholds, height, width, padding, rule, align_corners, chosen
     )
     return boxes.squeeze(1) if single else boxes
 

@@ -60,8 +60,16 @@ def _backward(ctx, grad_output, grad_pooled, grad_index):
     return (*grads, *[None] * len(ctx.options))
 
 
+def _refuse(ctx, *grads):
+    # Left to torch, the kernels' second derivatives would be 0, with a warning.
+    raise NotImplementedError(f"{_NAME}: has no second derivatives")
+
+
 backward = declare(
-    f"{_BACKWARD[:-1]}, str backend) -> (Tensor, Tensor)", BACKWARD_KERNELS, _fake_backward
+    f"{_BACKWARD[:-1]}, str backend) -> (Tensor, Tensor)",
+    BACKWARD_KERNELS,
+    _fake_backward,
+    backward=_refuse,
 )
 forward = declare(
     f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor, Tensor)",

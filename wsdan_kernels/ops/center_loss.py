@@ -41,17 +41,17 @@ UPDATE_KERNELS = {
 def _setup_context(ctx, inputs, output):
     # The difference, not the centers: those change in place before the backward pass runs.
     ctx.dtype = inputs[0].dtype
-    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # else zeros (B,D) are made for the difference's gradient
     ctx.save_for_backward(output[1])
 
 
 def _backward(ctx, grad_loss, grad_difference):
-    if grad_loss is None:
-        return None, None, None, None
     (difference,) = ctx.saved_tensors
-    factor = grad_loss * (2 / max(difference.shape[0], 1))
-    return (factor * difference).to(ctx.dtype), None, None, None
+    grad = grad_difference  # where the gradient below is itself differentiated
+    if grad_loss is not None:
+        grad = grad_loss * (2 / max(difference.shape[0], 1)) * difference
+        grad = grad if grad_difference is None else grad + grad_difference
+    return None if grad is None else grad.to(ctx.dtype), None, None, None
 
 
 forward = declare(

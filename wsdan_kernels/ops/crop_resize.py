@@ -46,17 +46,29 @@ BACKWARD_KERNELS = {
 
 
 def _setup_context(ctx, inputs, output):
-    images, boxes, _, _, *ctx.options = inputs
-    ctx.image_size = images.shape[2:]
+    resized, boxes, _, _, *ctx.options = inputs
+    ctx.size = resized.shape[2:]
     ctx.save_for_backward(boxes)
 
 
 def _backward(ctx, grad_output):
-    grad_images = backward(grad_output, *ctx.saved_tensors, *ctx.image_size, *ctx.options)
+    grad_images = backward(grad_output, *ctx.saved_tensors, *ctx.size, *ctx.options)
     return grad_images, None, None, None, None, None
 
 
-backward = declare(f"{_BACKWARD[:-1]}, str backend) -> Tensor", BACKWARD_KERNELS, _fake)
+def _backward_of_backward(ctx, grad_images):
+    # The operator is linear, and this is the transpose of its transpose.
+    grad_output = forward(grad_images, *ctx.saved_tensors, *ctx.size, *ctx.options)
+    return grad_output, None, None, None, None, None
+
+
+backward = declare(
+    f"{_BACKWARD[:-1]}, str backend) -> Tensor",
+    BACKWARD_KERNELS,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward_of_backward,
+)
 forward = declare(
     f"{_FORWARD[:-1]}, str backend) -> Tensor",
     KERNELS,
