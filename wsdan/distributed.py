@@ -108,7 +108,7 @@ def largest(number: int) -> int:
 
 
 def all_agree(flag: Tensor) -> Tensor:
-    """A () bool tensor: whether the flag is true in every process; does not wait for a GPU."""
+    """A bool tensor: where the flag is true in every process; does not wait for a GPU."""
     if world_size() == 1:
         return flag
     count = flag.to(torch.int32)
