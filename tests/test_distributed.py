@@ -1,11 +1,15 @@
 """Several processes are one run: with the losses of one process, and its centers in each."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from runs import SMALL, metrics_of, start, torchrun
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.data.sampling import EpochBatches, ShardBatches
+from wsdan.distributed import _name_of_start
 from wsdan.errors import UserError
 
 pytestmark = pytest.mark.skipif(
@@ -86,6 +90,34 @@ def test_a_killed_worker_restarts_the_group_from_last(tmp_path, monkeypatch):
     states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("killed", "whole")]
     for name, value in states[1]["model"].items():
         assert torch.equal(states[0]["model"][name], value), name
+
+
+def test_only_the_first_process_needs_the_folder(tmp_path, monkeypatch):
+    """To resume, on machines that share no disk."""
+    monkeypatch.setenv("DISKS", str(tmp_path))
+    command = [*SMALL, "--batch-size", "4", "--out", "out", "--pictures", "0", "--epochs"]
+    succeeded(torchrun(*command, "1", script="own_disks.py"))
+    succeeded(torchrun(*command, "2", "--resume", script="own_disks.py"))
+    assert [record["epoch"] for record in metrics_of(tmp_path / "0/out")] == [0, 1]
+    assert not list((tmp_path / "1").iterdir())
+
+
+def test_a_restarted_group_meets_under_a_new_name():
+    """In a store that holds what the dead wrote, whoever comes first."""
+    server = torch.distributed.TCPStore("localhost", 0, is_master=True)
+
+    def come(rank: int, seconds: float) -> str:
+        store = torch.distributed.TCPStore("localhost", server.port, is_master=False)
+        time.sleep(seconds)
+        return _name_of_start(store, rank, 3)
+
+    names = []
+    with ThreadPoolExecutor(3) as threads:
+        for waits in ((0, 0, 0), (0.3, 0, 0), (0, 0, 0.3)):
+            found = set(threads.map(come, range(3), waits))
+            assert len(found) == 1
+            names += found
+    assert len(set(names)) == 3
 
 
 def test_mistakes_under_torchrun(tmp_path):
