@@ -1,13 +1,19 @@
 """Several processes are one run: with the losses of one process, and its centers in each."""
 
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
-from runs import SMALL, metrics_of, start, torchrun
+from runs import SMALL, acting_at, metrics_of, start, torchrun
 
+import wsdan.train
 from wsdan.checkpoint import load_checkpoint
+from wsdan.cli import main
+from wsdan.data import loaders
 from wsdan.data.sampling import EpochBatches, ShardBatches
 from wsdan.distributed import _name_of_start
 from wsdan.errors import UserError
@@ -72,6 +78,22 @@ def test_two_ranks_with_batch_norm_stay_alike_and_resume(tmp_path):
     assert "epoch 3/3" in printed
     alone(*command, "4", "--batch-size", "8", "--resume")
     assert [record["epoch"] for record in metrics_of(out)] == [0, 1, 2, 3]
+
+
+def test_more_ranks_take_over_an_epoch_that_is_trained(tmp_path, monkeypatch):
+    """One process is stopped in the epoch's last step; of the two that go on, one has no sums."""
+    command = [*SMALL, "--pictures", "0", "--epochs", "1", "--out", str(tmp_path)]
+    stop = partial(os.kill, os.getpid(), signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
+        patch.setattr(loaders, "SYNTHETIC_VAL", 17)
+        patch.setattr(wsdan.train, "build_step", acting_at(6, stop))
+        assert main(command) == 143
+    first = load_checkpoint(tmp_path / "last.pt")["ranks"][0]["progress"]
+    succeeded(torchrun(*command, "--batch-size", "4", "--resume"))
+    (record,) = metrics_of(tmp_path)
+    assert record["loss"] == pytest.approx(float(first["totals"]["loss"]) / 6)
+    assert record["val_pictures"] == 17
 
 
 def test_a_killed_worker_restarts_the_group_from_last(tmp_path, monkeypatch):

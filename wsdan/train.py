@@ -24,7 +24,7 @@ from wsdan.distributed import (
 )
 from wsdan.ema import AveragedWeights
 from wsdan.errors import StoppedError, UserError
-from wsdan.evaluate import accuracy_table, count_bad, evaluate, final_accuracy
+from wsdan.evaluate import NoPictureError, accuracy_table, count_bad, evaluate, final_accuracy
 from wsdan.figures import view_grid
 from wsdan.journal import Journal
 from wsdan.launch import check_device, check_processes, pick_device, restarted, say
@@ -167,8 +167,6 @@ def train_one_epoch(
         progress.seconds = time.perf_counter() - started
         _stop_or_save(run, stop, folder)
     run.skips.look()
-    if progress.steps == 0 and not progress.trained:
-        raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
     progress.trained = True
 
 
@@ -182,13 +180,17 @@ def epoch_record(run: RunState) -> dict[str, float]:
     """An epoch's figures, over all ranks.
 
     "epoch"; the means of the objective's scalars over the steps with a finite loss; "accuracy",
-    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps.
+    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps. Raises
+    UserError where no step was taken.
     """
     progress = run.progress
     totals = {name: float(total) for name, total in progress.totals.items()}
     counts = {"bad": progress.bad, "steps": progress.steps}
     shares = gather_objects({**totals, **counts})
-    sums = {name: sum(share[name] for share in shares) for name in shares[0]}
+    # A rank that came after the last step has no totals.
+    sums = {name: sum(share.get(name, 0) for share in shares) for name in shares[0]}
+    if sums["steps"] == 0:
+        raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
     steps, finite = sums.pop("steps"), sums.pop("finite")
     pictures, correct, bad = sums.pop("pictures"), sums.pop("correct"), sums.pop("bad")
     return {
@@ -245,7 +247,7 @@ def _evaluate(
     broadcast_(list(model.buffers()))
     try:
         metrics = evaluate(model, stop.until_requested(val_batches), run.config, device).metrics
-    except UserError:
+    except NoPictureError:  # in all processes, unlike a picture that one of them cannot read
         if stop.agreed() is None:
             raise
         metrics = {}
