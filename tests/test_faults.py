@@ -16,6 +16,7 @@ from wsdan.checkpoint import NotSavedError, load_checkpoint, save_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
+from wsdan.journal import Journal
 
 KILLS = 20
 COMMAND = [*SMALL, "--epochs", "12", "--eval-every", "4", "--save-every", "1", "--pictures", "0"]
@@ -179,3 +180,62 @@ def test_a_broken_last_goes_on_from_best(damage, few_pictures, tmp_path, capsys)
     (out / "best.pt").write_bytes(b"")
     last.write_bytes(b"")
     assert "truncated or not ours" in refused(capsys, *command, out, "--resume")
+
+
+def test_a_line_that_the_disk_refuses_leaves_nothing_of_itself(tmp_path, monkeypatch, capsys):
+    """Those written later stand by themselves."""
+    path, record = tmp_path / "metrics.jsonl", {"epoch": 0, "loss": 1.0, "accuracy": 2.0}
+    record |= {"bad": 0, "skipped": 0, "seconds": 1.0}
+    with Journal(tmp_path, Config(epochs=3)) as journal:
+        journal.write(record)
+        before = path.read_bytes()
+
+        def refuse(_):
+            assert path.read_bytes() > before  # as much of the line as there was space for
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            journal.write({**record, "epoch": 1})
+        assert path.read_bytes() == before
+        assert "No space left on device" in capsys.readouterr().err
+        journal.write({**record, "epoch": 2})
+    assert [line["epoch"] for line in metrics_of(tmp_path)] == [0, 2]
+
+
+def test_broken_lines_do_not_keep_a_run_from_going_on(few_pictures, tmp_path):
+    command = [*SMALL, "--out", str(tmp_path), "--pictures", "0", "--epochs"]
+    assert main([*command, "1"]) == 0
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"epoch": 0, "lo{"epoch": 0, "loss": 1.0}\n{"epo}\n7\n\0\0\xff')
+    assert main([*command, "2", "--resume"]) == 0
+    assert [line["epoch"] for line in metrics_of(tmp_path)] == [0, 1]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(few_pictures, tmp_path):
+    out = tmp_path / "out"
+    command = [*SMALL, "--out", str(out), "--pictures", "0", "--epochs"]
+    assert main([*command, "1"]) == 0
+    for name in ("last.pt.tmp", "best.pt.tmp", "metrics.jsonl.tmp"):
+        (out / name).write_bytes(b"half")
+    assert main([*command, "1", "--resume"]) == 0  # which writes nothing
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a read-only folder")
+def test_a_folder_that_cannot_be_written(few_pictures, tmp_path, capsys):
+    """Is refused before the first step; one that becomes so in the midst is as a full disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        save_checkpoint(disk / "last.pt", Config(), ["a", "b"], {"number": 1})
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(NotSavedError, match="Read-only file system; the earlier one is whole"):
+            save_checkpoint(disk / "last.pt", Config(), ["a", "b"], {"number": 2})
+        command = [*SMALL, "--epochs", "1", "--overwrite", "--out", disk]
+        assert f"--out: cannot write to {disk}" in refused(capsys, *command)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -1,5 +1,6 @@
 """Checkpoints: one dict, written whole or not at all, read without running any code in it."""
 
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -13,6 +14,7 @@ from wsdan.errors import UserError
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 2
+TEMPORARY = ".tmp"  # after the name of a file that is being written
 
 
 class NotSavedError(UserError):
@@ -34,7 +36,7 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
         "classes": classes,
         **state,
     }
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, "wb") as file:
             torch.save(content, file)
@@ -43,7 +45,8 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError, in its own words
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that has become read-only
+            temporary.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         kept = "the earlier one is whole" if path.exists() else "there is no earlier one"

@@ -1,6 +1,8 @@
 """What a run writes down: config.yaml, metrics.jsonl, TensorBoard, a line on the terminal."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -51,8 +53,18 @@ class Journal:
         self._board = SummaryWriter(str(self._folder))
 
     def _append(self, record: dict) -> None:
-        with open(self._folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line, on the disk before the checkpoint that counts on it, or nothing of it."""
+        path = self._folder / METRICS
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
 
     def _try(self, write, *arguments) -> None:
         try:
