@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from runs import SMALL, TESTS, assert_same_end, environment, metrics_of, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import refused
 
 from wsdan.checkpoint import NotSavedError, load_checkpoint, save_checkpoint
@@ -210,6 +212,19 @@ def test_broken_lines_do_not_keep_a_run_from_going_on(few_pictures, tmp_path):
         file.write(b'{"epoch": 0, "lo{"epoch": 0, "loss": 1.0}\n{"epo}\n7\n\0\0\xff')
     assert main([*command, "2", "--resume"]) == 0
     assert [line["epoch"] for line in metrics_of(tmp_path)] == [0, 1]
+
+
+def test_tensorboard_has_each_epoch_once(few_pictures, tmp_path):
+    """Though a run that lost its last checkpoint wrote some of them before."""
+    command = [*SMALL, "--out", str(tmp_path), "--pictures", "0", "--eval-every", "1", "--epochs"]
+    assert main([*command, "1"]) == 0
+    shutil.copy(tmp_path / "last.pt", tmp_path / "first.pt")
+    assert main([*command, "3", "--resume"]) == 0
+    (tmp_path / "first.pt").replace(tmp_path / "last.pt")
+    assert main([*command, "3", "--resume"]) == 0
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss")] == [0, 1, 2]
 
 
 def test_what_a_killed_run_left_half_written_is_removed(few_pictures, tmp_path):

@@ -76,7 +76,7 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
     shown = torch.empty(0)
     if config.pictures and is_main():
         shown = next(iter(val_batches)).images[: config.pictures].to(device)
-    with Journal(folder if is_main() else None, config) as journal:
+    with Journal(folder if is_main() else None, config, run.progress.epoch) as journal:
         while run.progress.epoch < config.epochs:
             epoch = run.progress.epoch
             train_one_epoch(step, batches, run, device, stop, folder, phases)
