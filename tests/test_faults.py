@@ -86,6 +86,19 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert done.returncode == -signal.SIGTERM
 
 
+def test_loading_processes_outlive_a_slow_step():
+    """One that dies before the run is saved takes it along."""
+    code = (
+        "import os, signal\n"
+        "from wsdan.stop import leave_signals_to_the_parent\n"
+        "leave_signals_to_the_parent(0)\n"
+        "for number in (signal.SIGTERM, signal.SIGINT):\n"
+        "    os.kill(os.getpid(), number)\n"
+        "assert signal.alarm(0) > 300\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50, check=True)
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     end = time.monotonic() + 60
     while not path.exists():
