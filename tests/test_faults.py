@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from runs import SMALL, TESTS, assert_same_end, environment, metrics_of, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import refused
@@ -18,6 +20,7 @@ from wsdan.checkpoint import NotSavedError, load_checkpoint, save_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
+from wsdan.errors import UserError
 from wsdan.journal import Journal
 
 KILLS = 20
@@ -168,6 +171,28 @@ def test_a_refusal_at_any_moment_keeps_the_old_file(moment, tmp_path, monkeypatc
         patch.setattr(f"wsdan.checkpoint.{moment}", refuse)
         with pytest.raises(NotSavedError, match="there is no earlier one"):
             save_checkpoint(tmp_path / "new.pt", Config(), ["a", "b"], {})
+
+
+@pytest.mark.parametrize("content", [b"a.", b"."])
+def test_a_file_that_only_looks_like_a_checkpoint_is_refused(content, tmp_path):
+    """Its checksums are right; torch's reader fails in a way of its own."""
+    path = tmp_path / "last.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}.items():
+            archive.writestr(f"last/{name}", data)
+    with pytest.raises(UserError, match="truncated or not ours"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("missing", ["version", "config", "classes"])
+def test_a_checkpoint_without_a_part_is_refused(missing, tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, Config(), ["a", "b"], {})
+    content = torch.load(path, weights_only=True)
+    del content[missing]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f"no {missing} in it"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pickle
 import zipfile
 from pathlib import Path
 
@@ -64,14 +63,20 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
             damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        content = None
+        if damaged is None:
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch's reader raises of every kind for what others have made
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason}") from None
+    if damaged is not None:
+        raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
+    kinds = {"version": int, "config": dict, "classes": list}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: was not written by wsdan train")
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"checkpoint {path}: was not written by wsdan train: no {name} in it")
     if content["version"] > VERSION:
         raise UserError(
             f"checkpoint {path}: written by a newer wsdan (version {content['version']})"
