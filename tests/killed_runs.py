@@ -18,7 +18,7 @@ from few_pictures import draw_few
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 
-LONGEST = 1.5  # seconds until a run is killed
+LONGEST = 1.5  # seconds until a run is killed; on a slow machine twice as long, until one saves
 
 
 def run_and_kill(command: list[str], last: Path, seconds: float) -> str:
@@ -42,7 +42,9 @@ def run_and_kill(command: list[str], last: Path, seconds: float) -> str:
 if __name__ == "__main__":
     draw_few()
     folder, times, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    moments = random.Random(0)
+    moments, longest = random.Random(0), LONGEST
     for _ in range(times):
-        held = run_and_kill(command, folder / "last.pt", moments.uniform(0.0, LONGEST))
+        held = run_and_kill(command, folder / "last.pt", moments.uniform(0.0, longest))
+        if held == "nothing":
+            longest *= 2
         print(held, flush=True)

@@ -1,11 +1,21 @@
 """Several processes are one run: with the losses of one process, and its centers in each."""
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 import torch
-from runs import SMALL, metrics_of, start, torchrun
+from runs import SMALL, acting_at, metrics_of, start, torchrun
 
+import wsdan.train
 from wsdan.checkpoint import load_checkpoint
+from wsdan.cli import main
+from wsdan.data import loaders
 from wsdan.data.sampling import EpochBatches, ShardBatches
+from wsdan.distributed import _name_of_start
 from wsdan.errors import UserError
 
 pytestmark = pytest.mark.skipif(
@@ -70,6 +80,22 @@ def test_two_ranks_with_batch_norm_stay_alike_and_resume(tmp_path):
     assert [record["epoch"] for record in metrics_of(out)] == [0, 1, 2, 3]
 
 
+def test_more_ranks_take_over_an_epoch_that_is_trained(tmp_path, monkeypatch):
+    """One process is stopped in the epoch's last step; of the two that go on, one has no sums."""
+    command = [*SMALL, "--pictures", "0", "--epochs", "1", "--out", str(tmp_path)]
+    stop = partial(os.kill, os.getpid(), signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
+        patch.setattr(loaders, "SYNTHETIC_VAL", 17)
+        patch.setattr(wsdan.train, "build_step", acting_at(6, stop))
+        assert main(command) == 143
+    first = load_checkpoint(tmp_path / "last.pt")["ranks"][0]["progress"]
+    succeeded(torchrun(*command, "--batch-size", "4", "--resume"))
+    (record,) = metrics_of(tmp_path)
+    assert record["loss"] == pytest.approx(float(first["totals"]["loss"]) / 6)
+    assert record["val_pictures"] == 17
+
+
 def test_a_killed_worker_restarts_the_group_from_last(tmp_path, monkeypatch):
     """It ends as a run of two processes that nothing befell, bit for bit."""
     command = [*SMALL, "--batch-size", "4", "--epochs", "2", "--save-every", "1", "--pictures", "0"]
@@ -86,6 +112,34 @@ def test_a_killed_worker_restarts_the_group_from_last(tmp_path, monkeypatch):
     states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("killed", "whole")]
     for name, value in states[1]["model"].items():
         assert torch.equal(states[0]["model"][name], value), name
+
+
+def test_only_the_first_process_needs_the_folder(tmp_path, monkeypatch):
+    """To resume, on machines that share no disk."""
+    monkeypatch.setenv("DISKS", str(tmp_path))
+    command = [*SMALL, "--batch-size", "4", "--out", "out", "--pictures", "0", "--epochs"]
+    succeeded(torchrun(*command, "1", script="own_disks.py"))
+    succeeded(torchrun(*command, "2", "--resume", script="own_disks.py"))
+    assert [record["epoch"] for record in metrics_of(tmp_path / "0/out")] == [0, 1]
+    assert not list((tmp_path / "1").iterdir())
+
+
+def test_a_restarted_group_meets_under_a_new_name():
+    """In a store that holds what the dead wrote, whoever comes first."""
+    server = torch.distributed.TCPStore("localhost", 0, is_master=True)
+
+    def come(rank: int, seconds: float) -> str:
+        store = torch.distributed.TCPStore("localhost", server.port, is_master=False)
+        time.sleep(seconds)
+        return _name_of_start(store, rank, 3)
+
+    names = []
+    with ThreadPoolExecutor(3) as threads:
+        for waits in ((0, 0, 0), (0.3, 0, 0), (0, 0, 0.3)):
+            found = set(threads.map(come, range(3), waits))
+            assert len(found) == 1
+            names += found
+    assert len(set(names)) == 3
 
 
 def test_mistakes_under_torchrun(tmp_path):

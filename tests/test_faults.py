@@ -2,20 +2,26 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from runs import SMALL, TESTS, assert_same_end, environment, metrics_of, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import refused
 
 from wsdan.checkpoint import NotSavedError, load_checkpoint, save_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
+from wsdan.errors import UserError
+from wsdan.journal import Journal
 
 KILLS = 20
 COMMAND = [*SMALL, "--epochs", "12", "--eval-every", "4", "--save-every", "1", "--pictures", "0"]
@@ -61,7 +67,7 @@ def test_a_signal_saves_and_says_so(number, to_all, workers, tmp_path):
     )
     wait_for(out / "metrics.jsonl", process)
     (os.killpg if to_all else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 128 + number, errors
     assert f"wsdan: stopped by {number.name} at epoch" in errors
     assert "Traceback" not in errors
@@ -83,11 +89,24 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert done.returncode == -signal.SIGTERM
 
 
+def test_loading_processes_outlive_a_slow_step():
+    """One that dies before the run is saved takes it along."""
+    code = (
+        "import os, signal\n"
+        "from wsdan.stop import leave_signals_to_the_parent\n"
+        "leave_signals_to_the_parent(0)\n"
+        "for number in (signal.SIGTERM, signal.SIGINT):\n"
+        "    os.kill(os.getpid(), number)\n"
+        "assert signal.alarm(0) > 300\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50, check=True)
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not path.exists():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "the run has not come that far in a minute"
+        assert time.monotonic() < end, "the run has not come that far in three minutes"
         time.sleep(0.05)
 
 
@@ -154,6 +173,28 @@ def test_a_refusal_at_any_moment_keeps_the_old_file(moment, tmp_path, monkeypatc
             save_checkpoint(tmp_path / "new.pt", Config(), ["a", "b"], {})
 
 
+@pytest.mark.parametrize("content", [b"a.", b"."])
+def test_a_file_that_only_looks_like_a_checkpoint_is_refused(content, tmp_path):
+    """Its checksums are right; torch's reader fails in a way of its own."""
+    path = tmp_path / "last.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}.items():
+            archive.writestr(f"last/{name}", data)
+    with pytest.raises(UserError, match="truncated or not ours"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("missing", ["version", "config", "classes"])
+def test_a_checkpoint_without_a_part_is_refused(missing, tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, Config(), ["a", "b"], {})
+    content = torch.load(path, weights_only=True)
+    del content[missing]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f"no {missing} in it"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
 def test_a_broken_last_goes_on_from_best(damage, few_pictures, tmp_path, capsys):
     """Not silently: which file is broken, and where the run goes on, is said."""
@@ -179,3 +220,75 @@ def test_a_broken_last_goes_on_from_best(damage, few_pictures, tmp_path, capsys)
     (out / "best.pt").write_bytes(b"")
     last.write_bytes(b"")
     assert "truncated or not ours" in refused(capsys, *command, out, "--resume")
+
+
+def test_a_line_that_the_disk_refuses_leaves_nothing_of_itself(tmp_path, monkeypatch, capsys):
+    """Those written later stand by themselves."""
+    path, record = tmp_path / "metrics.jsonl", {"epoch": 0, "loss": 1.0, "accuracy": 2.0}
+    record |= {"bad": 0, "skipped": 0, "seconds": 1.0}
+    with Journal(tmp_path, Config(epochs=3)) as journal:
+        journal.write(record)
+        before = path.read_bytes()
+
+        def refuse(_):
+            assert path.read_bytes() > before  # as much of the line as there was space for
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            journal.write({**record, "epoch": 1})
+        assert path.read_bytes() == before
+        assert "No space left on device" in capsys.readouterr().err
+        journal.write({**record, "epoch": 2})
+    assert [line["epoch"] for line in metrics_of(tmp_path)] == [0, 2]
+
+
+def test_broken_lines_do_not_keep_a_run_from_going_on(few_pictures, tmp_path):
+    command = [*SMALL, "--out", str(tmp_path), "--pictures", "0", "--epochs"]
+    assert main([*command, "1"]) == 0
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"epoch": 0, "lo{"epoch": 0, "loss": 1.0}\n{"epo}\n7\n\0\0\xff')
+    assert main([*command, "2", "--resume"]) == 0
+    assert [line["epoch"] for line in metrics_of(tmp_path)] == [0, 1]
+
+
+def test_tensorboard_has_each_epoch_once(few_pictures, tmp_path):
+    """Though a run that lost its last checkpoint wrote some of them before."""
+    command = [*SMALL, "--out", str(tmp_path), "--pictures", "0", "--eval-every", "1", "--epochs"]
+    assert main([*command, "1"]) == 0
+    shutil.copy(tmp_path / "last.pt", tmp_path / "first.pt")
+    assert main([*command, "3", "--resume"]) == 0
+    (tmp_path / "first.pt").replace(tmp_path / "last.pt")
+    assert main([*command, "3", "--resume"]) == 0
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss")] == [0, 1, 2]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(few_pictures, tmp_path):
+    out = tmp_path / "out"
+    command = [*SMALL, "--out", str(out), "--pictures", "0", "--epochs"]
+    assert main([*command, "1"]) == 0
+    for name in ("last.pt.tmp", "best.pt.tmp", "metrics.jsonl.tmp"):
+        (out / name).write_bytes(b"half")
+    assert main([*command, "1", "--resume"]) == 0  # which writes nothing
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a read-only folder")
+def test_a_folder_that_cannot_be_written(few_pictures, tmp_path, capsys):
+    """Is refused before the first step; one that becomes so in the midst is as a full disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        save_checkpoint(disk / "last.pt", Config(), ["a", "b"], {"number": 1})
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(NotSavedError, match="Read-only file system; the earlier one is whole"):
+            save_checkpoint(disk / "last.pt", Config(), ["a", "b"], {"number": 2})
+        command = [*SMALL, "--epochs", "1", "--overwrite", "--out", disk]
+        assert f"--out: cannot write to {disk}" in refused(capsys, *command)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -17,7 +17,9 @@ from wsdan.backbones import Tiny
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
+from wsdan.errors import UserError
 from wsdan.evaluate import evaluate
+from wsdan.stop import StopSignals
 
 STEPS = 6  # of an epoch
 COMMAND = [*SMALL, "--epochs", "3", "--eval-every", "2"]
@@ -104,6 +106,17 @@ def test_a_signal_during_the_evaluation(tmp_path, monkeypatch):
     again = [*COMMAND, "--out", str(tmp_path / "other"), "--resume", "--batch-size", "10"]
     assert main(again) == 0
     assert metrics_of(tmp_path / "other")[:2] == metrics_of(whole)[:2]
+
+
+def test_a_picture_that_one_process_cannot_read_asks_no_other(tmp_path, monkeypatch, capsys):
+    """In an evaluation: the others, who can, are waiting elsewhere."""
+
+    def failing(*_):
+        monkeypatch.setattr(StopSignals, "agreed", None)  # which asks the others
+        raise UserError("a.jpg: not a readable picture")
+
+    monkeypatch.setattr(wsdan.train, "evaluate", failing)
+    assert "a.jpg" in refused(capsys, *COMMAND, "--out", tmp_path / "out")
 
 
 def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):

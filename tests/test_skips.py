@@ -14,6 +14,7 @@ from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.ema import AveragedWeights
 from wsdan.errors import UserError
+from wsdan.objective import OBJECTIVES, wsdan_objective
 from wsdan.optim import build_optimizer
 from wsdan.skips import LOOK_EVERY, Skips
 from wsdan.step import build_step
@@ -95,6 +96,31 @@ def test_a_gradient_that_is_no_number_changes_nothing_either(value):
     assert_same(training.state(), before)
     hook.remove()
     assert training.step(OTHER)["finite"] == 1
+
+
+def test_an_infinite_loss_with_finite_gradients_changes_nothing_in_float16_either(monkeypatch):
+    training = Training(settings(precision="fp16"))
+    training.step(GOOD)
+    before = training.state()
+
+    def infinite(*arguments, **options):
+        result = wsdan_objective(*arguments, **options)
+        return {**result, "loss": result["loss"] + torch.inf}
+
+    with monkeypatch.context() as patch:
+        patch.setitem(OBJECTIVES, "wsdan", infinite)
+        failing = build_step(training.model, training.optimizer, settings(), training.scaler)
+    assert failing(*OTHER)["finite"] == 0
+    assert_same(training.state(), before)
+    assert training.step(OTHER)["finite"] == 1
+
+
+def test_gradients_that_no_scale_makes_numbers_are_skips():
+    """In float16: an overflow is the scaler's until its scale has fallen to 1."""
+    training = Training(settings(precision="fp16"))
+    training.model.classifier.weight.register_hook(lambda gradient: gradient * torch.nan)
+    flags = [int(training.step(GOOD)["finite"]) for _ in range(10)]
+    assert flags == [1] * 8 + [0] * 2  # the scale begins at 2 ** 8
 
 
 def flags(*numbers: int) -> list[torch.Tensor]:

@@ -1,8 +1,8 @@
 """Checkpoints: one dict, written whole or not at all, read without running any code in it."""
 
+import contextlib
 import dataclasses
 import os
-import pickle
 import zipfile
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from wsdan.weights import reason_of
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 2
+TEMPORARY = ".tmp"  # after the name of a file that is being written
 
 
 class NotSavedError(UserError):
@@ -35,7 +36,7 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
         "classes": classes,
         **state,
     }
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, "wb") as file:
             torch.save(content, file)
@@ -44,7 +45,8 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError, in its own words
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that has become read-only
+            temporary.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         kept = "the earlier one is whole" if path.exists() else "there is no earlier one"
@@ -64,13 +66,19 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
             damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        content = None
+        if damaged is None:
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch's reader raises of every kind for what others have made
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
+    if damaged is not None:
+        raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
+    kinds = {"version": int, "config": dict, "classes": list}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: was not written by wsdan train")
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"checkpoint {path}: was not written by wsdan train: no {name} in it")
     if content["version"] > VERSION:
         raise UserError(
             f"checkpoint {path}: written by a newer wsdan (version {content['version']})"

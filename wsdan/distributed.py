@@ -4,13 +4,17 @@ Without torchrun every function here is that of a single process.
 """
 
 import os
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from wsdan.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)  # a rank may evaluate, or fill a cache, while others wait
 
@@ -27,13 +31,35 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    # torchrun's store outlives a restart of the group, and holds the addresses of the dead.
-    store = dist.PrefixStore(f"restart {restarts()}", store)
+    store = dist.PrefixStore(_name_of_start(store, own, world), store)
     dist.init_process_group(backend, store=store, rank=own, world_size=world, timeout=TIMEOUT)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _name_of_start(store: dist.Store, own: int, world: int) -> str:
+    """A name that all processes share and that no earlier start of them had.
+
+    torchrun's store outlives a restart and holds the addresses of the dead, and its machines may
+    count the restarts differently. So the first process tells each that asks, under a name of its
+    own; what it tells the dead nobody reads.
+    """
+    name, end = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    if own > 0:
+        store.set(f"asks {own}", name)
+        start = store.get(f"told {name}").decode()  # waits
+        store.set(f"{start} {own}", "has it")
+        return start
+    for other in range(1, world):
+        while not store.check([f"{name} {other}"]):
+            if time.monotonic() > end:
+                raise TimeoutError(f"process {other} has not come in {TIMEOUT}")
+            if store.check([f"asks {other}"]):
+                store.set("told " + store.get(f"asks {other}").decode(), name)
+            time.sleep(0.02)
+    return name
 
 
 def launched() -> bool:
@@ -47,7 +73,8 @@ def local_rank() -> int:
 
 
 def restarts() -> int:
-    """How often torchrun has restarted this group of processes (--max-restarts)."""
+    """How often this machine's torchrun has restarted its processes (--max-restarts): less often
+    than another's where that one's failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
@@ -98,6 +125,21 @@ def gather_objects(value: object) -> list:
     return values
 
 
+def from_first(ask: Callable[[], object]) -> object:
+    """What the first process gets, in every process, and so with a UserError that it raises."""
+    found: list = [None, None]
+    if is_main():
+        try:
+            found[0] = ask()
+        except UserError as error:
+            found[1] = str(error)
+    if world_size() > 1:
+        dist.broadcast_object_list(found, 0)
+    if found[1] is not None:
+        raise UserError(found[1])
+    return found[0]
+
+
 def largest(number: int) -> int:
     """The largest of the numbers of all processes; through the hosts, without waiting for a GPU."""
     if world_size() == 1:
@@ -108,7 +150,7 @@ def largest(number: int) -> int:
 
 
 def all_agree(flag: Tensor) -> Tensor:
-    """A () bool tensor: whether the flag is true in every process; does not wait for a GPU."""
+    """A bool tensor: where the flag is true in every process; does not wait for a GPU."""
     if world_size() == 1:
         return flag
     count = flag.to(torch.int32)

@@ -30,6 +30,10 @@ VIEWS = {
 CLOSER = ((0.1, 0.05), (0.2, 0.05))
 
 
+class NoPictureError(UserError):
+    """There was no picture to evaluate on, in any process."""
+
+
 class Prediction(NamedTuple):
     """Class probabilities (B,N) of the views of a batch, and the object's boxes (B,4) int32.
 
@@ -107,7 +111,8 @@ def evaluate(
         model: with `classifier`, whose out_features are the N classes.
 
     Raises:
-        UserError: an unreadable picture without skip_bad_images, or no picture at all.
+        UserError: an unreadable picture without skip_bad_images.
+        NoPictureError: no picture at all.
     """
     was_training = model.training
     model.eval()
@@ -128,7 +133,7 @@ def evaluate(
     model.train(was_training)
     result = tally.over_ranks()
     if result.metrics["pictures"] == 0:
-        raise UserError("no readable picture to evaluate on")
+        raise NoPictureError("no readable picture to evaluate on")
     return result
 
 

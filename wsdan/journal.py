@@ -1,6 +1,8 @@
 """What a run writes down: config.yaml, metrics.jsonl, TensorBoard, a line on the terminal."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,14 +18,17 @@ class Journal:
     """Of the first rank: the others, without a folder, write nothing.
 
     A full disk does not end a run: that something could not be written is said, and it goes on.
+
+    Args:
+        epoch: the first that will be written. TensorBoard forgets what it was told of later ones.
     """
 
-    def __init__(self, folder: Path | None, config: Config):
+    def __init__(self, folder: Path | None, config: Config, epoch: int = 0):
         self._folder, self._epochs = folder, config.epochs
         self._board: SummaryWriter | None = None
         if folder is not None:
             self._try((folder / CONFIG).write_text, config.to_yaml())
-            self._try(self._open_board)
+            self._try(self._open_board, epoch)
 
     def __enter__(self) -> "Journal":
         return self
@@ -47,12 +52,22 @@ class Journal:
         if self._board is not None:
             self._try(self._board.add_image, "views", views, epoch)
 
-    def _open_board(self) -> None:
-        self._board = SummaryWriter(str(self._folder))
+    def _open_board(self, epoch: int) -> None:
+        self._board = SummaryWriter(str(self._folder), purge_step=epoch)
 
     def _append(self, record: dict) -> None:
-        with open(self._folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line, on the disk before the checkpoint that counts on it, or nothing of it."""
+        path = self._folder / METRICS
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
 
     def _try(self, write, *arguments) -> None:
         try:

@@ -2,32 +2,41 @@
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from wsdan.config import Config
-from wsdan.distributed import gather_objects, is_main, local_rank, may_restart, restarts, world_size
+from wsdan.distributed import (
+    from_first,
+    is_main,
+    largest,
+    local_rank,
+    may_restart,
+    restarts,
+    world_size,
+)
 from wsdan.errors import UserError
-from wsdan.run_folder import holds_checkpoint, open_run_folder
+from wsdan.run_folder import check_run_folder, holds_checkpoint
 
 
 def restarted(config: Config) -> Config:
     """The configuration, resolved, of a group of processes that torchrun may have restarted.
 
-    A restarted group goes on from last.pt, or begins anew where there is none yet. Raises UserError
-    where a restart could not find the run's folder.
+    A restarted group goes on from last.pt, or begins anew where there is none yet. It is the first
+    process that looks: another machine may have a disk of its own. Raises UserError where a restart
+    could not find the run's folder, and for what that folder holds.
     """
-    if not may_restart():
-        return config
-    if config.out is None:
+    if may_restart() and config.out is None:
         raise UserError(
             "torchrun --max-restarts needs --out, the folder in which a restart goes on"
         )
-    if restarts() == 0:
-        return config
-    resume = holds_checkpoint(Path(config.out))
-    return dataclasses.replace(config, resume=resume, overwrite=not resume)
+    if largest(restarts()) > 0:
+        resume = from_first(partial(holds_checkpoint, Path(config.out)))
+        config = dataclasses.replace(config, resume=resume, overwrite=not resume)
+    from_first(partial(check_run_folder, config))
+    return config
 
 
 def pick_device(name: str) -> torch.device:
@@ -62,20 +71,6 @@ def check_processes(config: Config) -> None:
     """Raises UserError for what several processes cannot do together."""
     if world_size() > 1 and config.cuda_graph:
         raise UserError("--cuda-graph is for a single process; this run has " + str(world_size()))
-
-
-def opened_folder(config: Config) -> Path:
-    """The run's folder, made by the first rank. Raises UserError on every rank."""
-    folder, mistake = None, None
-    if is_main():
-        try:
-            folder = open_run_folder(config)
-        except UserError as error:
-            mistake = str(error)
-    folder, mistake = gather_objects((folder, mistake))[0]
-    if mistake is not None:
-        raise UserError(mistake)
-    return folder
 
 
 def say(text: str, error: bool = False) -> None:

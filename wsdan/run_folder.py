@@ -1,10 +1,12 @@
 """The output folder of a run: its name, its files, and what is refused."""
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
-from wsdan.checkpoint import load_checkpoint
+from wsdan.checkpoint import TEMPORARY, load_checkpoint
 from wsdan.config import Config
 from wsdan.errors import UserError
 
@@ -34,7 +36,8 @@ def holds_checkpoint(folder: Path) -> bool:
 def open_run_folder(config: Config) -> Path:
     """Make the run's folder, or a new numbered one under runs/, and return it.
 
-    With overwrite the files of the run in it are removed. Raises UserError.
+    What a killed run left half written is removed, with overwrite all files of the run in it.
+    Raises UserError.
     """
     folder = RUNS if config.out is None else Path(config.out)
     try:
@@ -43,23 +46,39 @@ def open_run_folder(config: Config) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--out: cannot write to {folder}")
+    gone = [folder / (name + TEMPORARY) for name in _FILES]
     if config.overwrite:
-        for path in (*folder.glob("events.out.tfevents.*"), *(folder / n for n in _FILES)):
-            path.unlink(missing_ok=True)
+        gone += [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]
+    for path in gone:
+        path.unlink(missing_ok=True)
     return folder
 
 
 def keep_metrics_before(folder: Path, epoch: int) -> None:
-    """Drop the lines of `epoch` and later, which a resumed run writes again, and a broken one."""
+    """Drop the lines of `epoch` and later, which a resumed run writes again, and broken ones."""
     path = folder / METRICS
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
-    if len(kept) < len(lines):
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept = "".join(line + "\n" for line in text.splitlines() if _epoch_of(line) < epoch)
+    if kept == text:
+        return
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        temporary.write_text(kept, encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--resume: cannot write {path}: {error.strerror}") from None
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a line of metrics.jsonl; infinity where it is broken, as a kill may leave it."""
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def load_last(folder: Path) -> tuple[Path, dict]:

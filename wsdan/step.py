@@ -88,18 +88,27 @@ class TrainingStep:
             with self._phases("classifier and losses"):
                 self._model.centers.update_(gather_rows(torch.cat(pooled)), labels_of_all)
         with self._phases("optimizer"):
-            self._scaler.unscale_(self._optimizer)
-            finite = torch.isfinite(scalars["loss"])
-            if not self._scaler.is_enabled():  # which lets gradients overflow, and scales less
-                gradients = [item.grad for item in self._parameters if item.grad is not None]
-                finite = finite & torch.isfinite(get_total_norm(gradients))
-            finite = all_agree(finite)
-            self._optimizer.found_inf = (~finite).float()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+            finite = self._move_weights(scalars["loss"])
             self._rollback.restore_unless(finite)
         counted = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
         return {**counted, "finite": finite.long()}
+
+    def _move_weights(self, loss: Tensor) -> Tensor:
+        """The optimizer's step, left out where the loss or a gradient is not finite.
+
+        Returns a () bool tensor: whether neither is to blame. A gradient that overflows under a
+        scale above 1 is not: the scaler lets it, and scales less from then on.
+        """
+        self._scaler.unscale_(self._optimizer)
+        gradients = [item.grad for item in self._parameters if item.grad is not None]
+        finite, sound = all_agree(torch.isfinite(torch.stack((loss, get_total_norm(gradients)))))
+        # Not through the scaler's step, which goes by the gradients alone.
+        self._optimizer.found_inf = (~(finite & sound)).float()
+        self._optimizer.step()
+        if self._scaler.is_enabled():
+            sound = sound | (self._scaler.scale(torch.ones_like(loss)) > 1)
+            self._scaler.update()
+        return finite & sound
 
     def _accumulate(
         self, images: Tensor, labels: Tensor, uniforms: Tensor

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from wsdan.distributed import largest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE = 20  # seconds
+GRACE = 600  # seconds: longer than a step and its checkpoint take
 
 
 class StopSignals:

@@ -1,6 +1,7 @@
 """The training loop: straight-line code around one objective."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,24 +13,25 @@ from wsdan.checkpoint import NotSavedError, save_checkpoint
 from wsdan.config import Config
 from wsdan.data.loaders import Batch, train_loader, val_loader
 from wsdan.data.sampling import picture_seed
-from wsdan.distributed import broadcast_, gather_objects, is_main, process_group, rank, world_size
+from wsdan.distributed import (
+    broadcast_,
+    from_first,
+    gather_objects,
+    is_main,
+    process_group,
+    rank,
+    world_size,
+)
 from wsdan.ema import AveragedWeights
 from wsdan.errors import StoppedError, UserError
-from wsdan.evaluate import accuracy_table, count_bad, evaluate, final_accuracy
+from wsdan.evaluate import NoPictureError, accuracy_table, count_bad, evaluate, final_accuracy
 from wsdan.figures import view_grid
 from wsdan.journal import Journal
-from wsdan.launch import (
-    check_device,
-    check_processes,
-    opened_folder,
-    pick_device,
-    restarted,
-    say,
-)
+from wsdan.launch import check_device, check_processes, pick_device, restarted, say
 from wsdan.model import build_model
 from wsdan.optim import build_optimizer, build_schedule
 from wsdan.phases import UNTIMED, Phases, TimedPhases, device_clock
-from wsdan.run_folder import BEST, LAST, check_run_folder, keep_metrics_before, load_last
+from wsdan.run_folder import BEST, LAST, keep_metrics_before, load_last, open_run_folder
 from wsdan.run_state import Progress, RunState, seed_generators
 from wsdan.skips import Skips
 from wsdan.step import Step, build_scaler, build_step
@@ -49,13 +51,12 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         UserError: for what a user can put right.
         StoppedError: SIGTERM or Ctrl-C came, and last.pt holds all up to that step.
     """
-    config = restarted(config.resolved())
-    check_run_folder(config)
+    config = config.resolved()
     device = pick_device(config.device)
     check_device(config, device)
     with process_group(device), StopSignals() as stop:
         check_processes(config)
-        return _train(config, device, stop)
+        return _train(restarted(config), device, stop)
 
 
 def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Path, dict]:
@@ -65,18 +66,17 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
     run = new_run(config, classes, device, batches.batch_sampler)
     phases = TimedPhases(device_clock(device), run.model) if config.profile else UNTIMED
     step = build_step(run.model, run.optimizer, config, run.scaler, phases)
-    folder = opened_folder(config)
+    folder = from_first(partial(open_run_folder, config))
     if config.resume:
-        path, state = load_last(folder)
+        path, state = from_first(partial(load_last, folder))
         run.restore(state, path)
-    if is_main():
-        keep_metrics_before(folder, run.progress.epoch)
+    from_first(partial(keep_metrics_before, folder, run.progress.epoch))
     say(_opening(config, device, batches, val_batches, classes, folder))
     metrics: dict[str, float] = {}
     shown = torch.empty(0)
     if config.pictures and is_main():
         shown = next(iter(val_batches)).images[: config.pictures].to(device)
-    with Journal(folder if is_main() else None, config) as journal:
+    with Journal(folder if is_main() else None, config, run.progress.epoch) as journal:
         while run.progress.epoch < config.epochs:
             epoch = run.progress.epoch
             train_one_epoch(step, batches, run, device, stop, folder, phases)
@@ -167,8 +167,6 @@ def train_one_epoch(
         progress.seconds = time.perf_counter() - started
         _stop_or_save(run, stop, folder)
     run.skips.look()
-    if progress.steps == 0 and not progress.trained:
-        raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
     progress.trained = True
 
 
@@ -182,13 +180,17 @@ def epoch_record(run: RunState) -> dict[str, float]:
     """An epoch's figures, over all ranks.
 
     "epoch"; the means of the objective's scalars over the steps with a finite loss; "accuracy",
-    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps.
+    percent, of the raw view while training; "lr"; "bad" pictures and "skipped" steps. Raises
+    UserError where no step was taken.
     """
     progress = run.progress
     totals = {name: float(total) for name, total in progress.totals.items()}
     counts = {"bad": progress.bad, "steps": progress.steps}
     shares = gather_objects({**totals, **counts})
-    sums = {name: sum(share[name] for share in shares) for name in shares[0]}
+    # A rank that came after the last step has no totals.
+    sums = {name: sum(share.get(name, 0) for share in shares) for name in shares[0]}
+    if sums["steps"] == 0:
+        raise UserError("no batch of two readable pictures to train on; is --batch-size 1?")
     steps, finite = sums.pop("steps"), sums.pop("finite")
     pictures, correct, bad = sums.pop("pictures"), sums.pop("correct"), sums.pop("bad")
     return {
@@ -245,7 +247,7 @@ def _evaluate(
     broadcast_(list(model.buffers()))
     try:
         metrics = evaluate(model, stop.until_requested(val_batches), run.config, device).metrics
-    except UserError:
+    except NoPictureError:  # in all processes, unlike a picture that one of them cannot read
         if stop.agreed() is None:
             raise
         metrics = {}
