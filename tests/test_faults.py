@@ -93,13 +93,34 @@ def test_loading_processes_outlive_a_slow_step():
     """One that dies before the run is saved takes it along."""
     code = (
         "import os, signal\n"
-        "from wsdan.stop import leave_signals_to_the_parent\n"
-        "leave_signals_to_the_parent(0)\n"
+        "from wsdan.stop import ending, leave_signals_to_the_parent\n"
+        "leave_signals_to_the_parent(ending(), 0)\n"
         "for number in (signal.SIGTERM, signal.SIGINT):\n"
         "    os.kill(os.getpid(), number)\n"
         "assert signal.alarm(0) > 300\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50, check=True)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loading_processes_end_with_a_program_that_fails(start, tmp_path):
+    """What an error holds lives on to the program's end, which must not wait for them."""
+    script = tmp_path / "failing.py"
+    script.write_text(
+        "from functools import partial\n"
+        "from torch.utils.data import DataLoader\n"
+        "from wsdan.stop import ending, leave_signals_to_the_parent\n"
+        "if __name__ == '__main__':\n"
+        "    init = partial(leave_signals_to_the_parent, ending())\n"
+        f"    loader = DataLoader(range(99), num_workers=1, multiprocessing_context={start!r},\n"
+        "                        worker_init_fn=init, persistent_workers=True)\n"
+        "    assert len([batch for batch in loader]) == 99\n"
+        "    raise SystemError\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, env=environment(), timeout=100
+    )
+    assert done.stderr.strip().endswith(b"SystemError")
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:

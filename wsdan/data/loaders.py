@@ -1,6 +1,7 @@
 """The batches of a run: training and validation pictures, and the names of the classes."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from wsdan.data.transforms import (
 )
 from wsdan.distributed import rank, world_size
 from wsdan.errors import UserError
-from wsdan.stop import leave_signals_to_the_parent
+from wsdan.stop import ending, leave_signals_to_the_parent
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
@@ -126,7 +127,7 @@ def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader | 
         collate_fn=list if raw else _collate,
         persistent_workers=config.workers > 0,
         pin_memory=config.device != "cpu" and torch.cuda.is_available() and not raw,
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=partial(leave_signals_to_the_parent, ending()),
         generator=torch.Generator(),  # its draws must not move the run's random numbers
     )
     return DecodedBatches(loader, dataset.transform, DECODER, _collate) if raw else loader
