@@ -99,7 +99,10 @@ def test_loading_processes_outlive_a_slow_step():
         "    os.kill(os.getpid(), number)\n"
         "assert signal.alarm(0) > 300\n"
     )
-    subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment(), timeout=50
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -148,28 +151,33 @@ def test_no_space_keeps_the_old_checkpoint(tmp_path):
     assert len(metrics_of(out)) == 3
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small tmpfs")
-def test_a_full_tmpfs(few_pictures, tmp_path, capfd):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB, which only root mounts."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this machine mounts no tmpfs")
-    try:
-        command = [*SMALL, "--out", str(disk / "out"), "--pictures", "0", "--epochs", "1"]
-        assert main(command) == 0
-        with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
-        assert main([*command, "--epochs", "2", "--resume"]) == 2
-        errors = capfd.readouterr().err
-        assert "last.pt: No space left on device; the earlier one is whole" in errors
-        assert load_checkpoint(disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 1
-        (disk / "other").unlink()
-        assert main([*command, "--epochs", "2", "--resume"]) == 0
-        assert load_checkpoint(disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 2
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_tmpfs(few_pictures, small_disk, capfd):
+    command = [*SMALL, "--out", str(small_disk / "out"), "--pictures", "0", "--epochs", "1"]
+    assert main(command) == 0
+    with contextlib.suppress(OSError), open(small_disk / "other", "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    assert main([*command, "--epochs", "2", "--resume"]) == 2
+    errors = capfd.readouterr().err
+    assert "last.pt: No space left on device; the earlier one is whole" in errors
+    assert load_checkpoint(small_disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 1
+    (small_disk / "other").unlink()
+    assert main([*command, "--epochs", "2", "--resume"]) == 0
+    assert load_checkpoint(small_disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 2
 
 
 @pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "os.replace"])
@@ -296,20 +304,11 @@ def test_what_a_killed_run_left_half_written_is_removed(few_pictures, tmp_path):
     assert not list(out.glob("*.tmp"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a read-only folder")
-def test_a_folder_that_cannot_be_written(few_pictures, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written(few_pictures, small_disk, capsys):
     """Is refused before the first step; one that becomes so in the midst is as a full disk."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
-        save_checkpoint(disk / "last.pt", Config(), ["a", "b"], {"number": 1})
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(NotSavedError, match="Read-only file system; the earlier one is whole"):
-            save_checkpoint(disk / "last.pt", Config(), ["a", "b"], {"number": 2})
-        command = [*SMALL, "--epochs", "1", "--overwrite", "--out", disk]
-        assert f"--out: cannot write to {disk}" in refused(capsys, *command)
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    save_checkpoint(small_disk / "last.pt", Config(), ["a", "b"], {"number": 1})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(NotSavedError, match="Read-only file system; the earlier one is whole"):
+        save_checkpoint(small_disk / "last.pt", Config(), ["a", "b"], {"number": 2})
+    command = [*SMALL, "--epochs", "1", "--overwrite", "--out", small_disk]
+    assert f"--out: cannot write to {small_disk}" in refused(capsys, *command)
