@@ -66,17 +66,16 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
             damaged = archive.testzip()
-        content = None
-        if damaged is None:
-            content = torch.load(path, map_location=device, weights_only=True)
+        if damaged is not None:
+            raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch's reader raises of every kind for what others have made
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
-    if damaged is not None:
-        raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
-    kinds = {"version": int, "config": dict, "classes": list}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: was not written by wsdan train")
-    for name, kind in kinds.items():
+    for name, kind in {"version": int, "config": dict, "classes": list}.items():
         if not isinstance(content.get(name), kind):
             raise UserError(f"checkpoint {path}: was not written by wsdan train: no {name} in it")
     if content["version"] > VERSION:

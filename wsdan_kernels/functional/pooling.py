@@ -26,8 +26,7 @@ def bilinear_attention_pool(
     """Pool the features under each attention map (eq. 2-4, with signed root and normalisation).
 
     P[b,m,c] = reduce over k of A[b,m,k] F[b,c,k];  S = sign(P) sqrt(|P| + eps), 0 where P = 0;
-    Y = scale * S / max(||S||_2, 1e-12). Differentiable in both inputs, once; at P = 0 the gradient
-    through the root is 0.
+    Y = scale * S / max(||S||_2, 1e-12). Differentiable once; at P = 0 the root's gradient is 0.
 
     Args:
         features: (B,C,h,w) float32, float64, bfloat16 or float16; any strides; B may be 0.
