@@ -38,7 +38,7 @@ bench:
 	$(PYTHON) benchmarks/bap_bench.py
 
 fuzz:
-	$(PYTHON) tests/fuzz.py --cases 10000
+	$(PYTHON) tests/support/fuzz.py --cases 10000
 
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
@@ -51,6 +51,6 @@ sanitize:
 		build_py --build-lib build/sanitized \
 		build_ext --force --build-lib build/sanitized --build-temp build/sanitized-temp
 	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
-	$(SANITIZED) $(PYTHON) tests/fuzz.py --cases 300 --seed 20000
+	$(SANITIZED) $(PYTHON) tests/support/fuzz.py --cases 300 --seed 20000
 	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest --capture=sys \
-		tests/test_cuda.py
+		tests/gpu/test_cuda.py

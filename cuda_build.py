@@ -1,4 +1,6 @@
-"""Builds the CUDA operators with nvcc: wsdan_kernels/_cuda, for setup.py and tests/cuda_report.py.
+"""Builds the CUDA operators, wsdan_kernels/_cuda, with nvcc.
+
+For setup.py and tests/gpu/cuda_report.py.
 
 Objects stay in build/cuda/ARCHS, each beside what ptxas said of its kernels, and are compiled again
 when a source, a header or a flag changes. The library holds machine code for each architecture and

@@ -10,16 +10,14 @@ import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import gpu
 import numpy as np
-import others
-import published
 import torch
-from compiled_views import compiled_boxes, compiled_views
-from run import COMPILED, Work, compiled, parse, run
+from harness import gpu, others, published
+from harness.compiled_views import compiled_boxes, compiled_views
+from harness.run import COMPILED, Work, compiled, parse, run
+from harness.variants import steps, variants
+from harness.view_inputs import SEED, Inputs, drawn, in_turns, make_inputs
 from torch import Tensor
-from variants import steps, variants
-from view_inputs import SEED, Inputs, drawn, in_turns, make_inputs
 
 import wsdan_kernels as wk
 from wsdan_kernels.reference import attention_drop as reference_drop
@@ -193,14 +191,14 @@ def crop_works(inputs: Inputs) -> Iterator[Work]:
     boxes = torch.tensor(corners, dtype=torch.int32, device=images.device)[:, [1, 0, 3, 2]]
     grad = torch.ones_like(images)
 
-    def eager(pictures: Tensor) -> Tensor:
-        return published.crops(pictures, corners)
+    def eager(batch: Tensor) -> Tensor:
+        return published.crops(batch, corners)
 
-    def ours_on(pictures: Tensor, backend: str) -> Tensor:
-        return wk.crop_resize(pictures, boxes, backend=backend)
+    def ours_on(batch: Tensor, backend: str) -> Tensor:
+        return wk.crop_resize(batch, boxes, backend=backend)
 
-    def plain(pictures: Tensor) -> Tensor:
-        return reference_crop.by_batch(pictures, boxes, *inputs.size, True)
+    def plain(batch: Tensor) -> Tensor:
+        return reference_crop.by_batch(batch, boxes, *inputs.size, True)
 
     def forward(inputs: Inputs, crop: Callable, **options) -> Tensor:
         return crop(inputs.images, **options)

@@ -9,13 +9,11 @@ import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import gpu
-import published
-import sweep
 import torch
-from run import LIMIT, Work, compiled, in_turn, parse, run
+from harness import gpu, published, sweep
+from harness.run import LIMIT, Work, compiled, in_turn, parse, run
+from harness.variants import copies, steps, variants
 from torch import Tensor
-from variants import copies, steps, variants
 
 import wsdan_kernels as wk
 from wsdan_kernels.reference import attend_and_pool as reference_attend
@@ -25,7 +23,7 @@ from wsdan_kernels.reference import sample_attention as reference_sample
 from wsdan_kernels.testing import CASES, TOLERANCES, paper_shape
 
 CLASSES = 200
-DRAWS = 2  # maps for each picture: one to crop by, one to drop
+DRAWS = 2  # maps for each image: one to crop by, one to drop
 PUBLISHED = {"mean": published.pool_mean, "max": published.pool_max}
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -158,7 +156,7 @@ def attend_work(
 def sample_work(
     shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Work:
-    """The draw of two maps for each picture. shape (B,M,C,h,w)."""
+    """The draw of two maps for each image. shape (B,M,C,h,w)."""
     _, attentions = make_inputs((*shape[:2], 1, *shape[3:]), "mean", device, dtype)
     generator = torch.Generator().manual_seed(3)
     uniforms = torch.rand((shape[0], DRAWS), generator=generator).to(device)

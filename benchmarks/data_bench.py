@@ -1,10 +1,10 @@
-"""Loading training pictures, and nothing else: images a second, and where one picture's time goes.
+"""Loading training images, and nothing else: images a second, and where one image's time goes.
 
 python benchmarks/data_bench.py [--root DIR] [--image-size S] [--batch B] [--json FILE]
 The trainer's own loader over --data folder: a tree of photographs of yours, or one made here (500 x
 375 pixels, JPEG, 50 to 100 KB each). Every process has one thread. Figures are those of the second
 epoch, when files are in the system's memory and --cache is filled. "cpu ms" is the processor's time
-of one picture in all processes together, which other work on the machine hardly lengthens; the
+of one image in all processes together, which other work on the machine hardly lengthens; the
 cores that feed a GPU follow from it. Linux only.
 """
 
@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import report
 import torch
+from harness import report
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from wsdan.config import Config
+from wsdan.data.images import ImageDataset, load_image
 from wsdan.data.loaders import train_loader
-from wsdan.data.pictures import Pictures, load_picture
 from wsdan.errors import UserError
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
@@ -43,15 +43,15 @@ class Row:
     cache: str | None
     workers: int
     images_per_s: float
-    cpu_ms: float  # of one picture
+    cpu_ms: float  # of one image
     images_per_s_and_core: float
-    cores: float  # that load GPU_RATE pictures a second
+    cores: float  # that load GPU_RATE images a second
 
 
-def make_tree(root: Path, pictures: int, seed: int = 0) -> None:
+def make_tree(root: Path, images: int, seed: int = 0) -> None:
     """root/train/{a,b}/*.jpg: smooth shapes with texture on every scale, as photographs have it."""
     generator = np.random.default_rng(seed)
-    for index in range(pictures):
+    for index in range(images):
         pixels = np.full((HEIGHT, WIDTH, 3), 128.0, dtype=np.float32)
         for side, deviation in ((2, 50), (8, 30), (32, 16), (128, 9), (None, 6)):
             shape = (HEIGHT, WIDTH, 3) if side is None else (side, side, 3)
@@ -59,8 +59,8 @@ def make_tree(root: Path, pictures: int, seed: int = 0) -> None:
             pixels += noise if side is None else _enlarged(noise)
         folder = root / "train" / "ab"[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-        picture.save(folder / f"{index}.jpg", quality=QUALITY)
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(folder / f"{index}.jpg", quality=QUALITY)
 
 
 def _enlarged(noise: np.ndarray) -> np.ndarray:
@@ -73,10 +73,10 @@ def _enlarged(noise: np.ndarray) -> np.ndarray:
 def measure(config: Config) -> Row:
     """The second epoch of the trainer's loader."""
     batches, _ = train_loader(config)
-    pictures: Pictures = batches.dataset.dataset
-    if pictures.cache is not None:  # all of them: an epoch leaves its last, short batch out
-        for index in range(len(pictures)):
-            _ = pictures[index]
+    images: ImageDataset = batches.dataset.dataset
+    if images.cache is not None:  # all of them: an epoch leaves its last, short batch out
+        for index in range(len(images)):
+            _ = images[index]
     _epoch(batches, 0)
     wall, before = time.perf_counter(), cpu_seconds()
     count = _epoch(batches, 1)
@@ -86,7 +86,7 @@ def measure(config: Config) -> Row:
 
 
 def _epoch(batches: DataLoader, number: int) -> int:
-    """Load all pictures of an epoch; how many."""
+    """Load all images of an epoch; how many."""
     batches.batch_sampler.begin(number)
     count = 0
     for batch in batches:
@@ -106,9 +106,9 @@ def cpu_seconds() -> dict[int, float]:
     return seconds
 
 
-def picture_parts(batches: DataLoader) -> dict[str, float]:
-    """Milliseconds of the processor for each part of a picture's way into its batch."""
-    dataset: Pictures = batches.dataset.dataset
+def image_parts(batches: DataLoader) -> dict[str, float]:
+    """Milliseconds of the processor for each part of an image's way into its batch."""
+    dataset: ImageDataset = batches.dataset.dataset
     parts: dict[str, float] = defaultdict(float)
     count = 0
 
@@ -121,8 +121,8 @@ def picture_parts(batches: DataLoader) -> dict[str, float]:
     batches.batch_sampler.begin(0)
     for draws in batches.batch_sampler:
         for draw in draws:
-            picture = timed("read and decode", load_picture, dataset.samples[draw.index].source)
-            value = timed("resize", dataset.transform.resize, picture)
+            image = timed("read and decode", load_image, dataset.samples[draw.index].source)
+            value = timed("resize", dataset.transform.resize, image)
             for step in dataset.transform.finish.transforms:
                 name = getattr(step, "lambd", type(step)).__name__
                 value = timed(name, step, value)
@@ -151,7 +151,7 @@ def run(options: argparse.Namespace, root: Path) -> dict[str, object]:
     files = [sample.source for sample in alone.dataset.dataset.samples]
     kilobytes = sum(path.stat().st_size for path in files) / len(files) / 1e3
     print(
-        f"{len(files)} pictures of {kilobytes:.0f} KB, to {options.image_size} px, "
+        f"{len(files)} images of {kilobytes:.0f} KB, to {options.image_size} px, "
         f"batches of {options.batch}"
     )
     columns = ("cache", "workers", "images/s", "cpu ms", "images/s/core", f"cores for {GPU_RATE}")
@@ -162,15 +162,15 @@ def run(options: argparse.Namespace, root: Path) -> dict[str, object]:
         figures = (row.images_per_s, row.cpu_ms, row.images_per_s_and_core, row.cores)
         text = "".join(f"{figure:>14.2f}" for figure in figures)
         print(f"{row.cache or 'none':>14}{row.workers:>14}{text}", flush=True)
-    parts = picture_parts(alone)
+    parts = image_parts(alone)
     whole = sum(parts.values())
-    print("one picture, without a cache, milliseconds of the processor:")
+    print("one image, without a cache, milliseconds of the processor:")
     for name, ms in parts.items():
         print(f"  {name:<22} {ms:7.2f}  {ms / whole:6.1%}")
     facts = report.machine("cpu")
     print(f"torch {facts['torch']}, {facts['device']}")
     return {
-        **facts, "pictures": len(files), "kilobytes": kilobytes, "gpu_images_per_s": GPU_RATE,
+        **facts, "images": len(files), "kilobytes": kilobytes, "gpu_images_per_s": GPU_RATE,
         "image_size": options.image_size, "batch": options.batch, "parts_ms": parts,
         "rows": [dataclasses.asdict(row) for row in rows],
     }  # fmt: skip
@@ -180,14 +180,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--root", type=Path, metavar="DIR", help="DIR/train/CLASS/* (default: made for this run)")
-    add("--pictures", type=int, default=200, help="to make (default: %(default)s)")
+    add("--log-images", type=int, default=200, help="to make (default: %(default)s)")
     add("--image-size", type=int, default=448, help="pixels (default: %(default)s)")
-    add("--batch", type=int, default=12, help="pictures (default: %(default)s)")
+    add("--batch", type=int, default=12, help="images (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if options.root is None:
-            make_tree(Path(folder), options.pictures)
+            make_tree(Path(folder), options.images)
         try:
             content = run(options, options.root or Path(folder))
         except UserError as error:

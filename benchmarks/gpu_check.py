@@ -18,11 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gpu_rows
-import report
-import run
-import sanitized
 import torch
+from harness import gpu_rows, report, run, sanitized
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(1, str(ROOT))
@@ -36,8 +33,8 @@ LEAST_SECONDS = 20  # with less, no further process measures
 SLICES = 8  # of test_triton.py, which compiles hundreds of kernels
 MOST_LINES = 60  # of the report with what is printed before it
 LINES_BEFORE = 5
-SPLIT = "tests/test_triton.py"
-SLOW = ("tests/test_triton_compiled.py", "tests/test_cuda_compiled.py")
+SPLIT = "tests/gpu/test_triton.py"
+SLOW = ("tests/gpu/test_triton_compiled.py", "tests/gpu/test_cuda_compiled.py")
 # Files whose tests show what only a GPU can: those that are skipped are named in the report.
 ON_GPU = ("triton", "cuda", "cuda_graph", "golden")
 OUTCOME = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
@@ -139,7 +136,7 @@ def test_jobs(logs: Path) -> list[Job]:
             "-p",
             "no:cacheprovider",
             "-p",
-            "benchmarks.shard",
+            "benchmarks.harness.shard",
         ]
         title = name if part == "0/1" else f"{name} {part}"
         log = logs / f"{Path(name).stem}-{part[0]}.log"
@@ -155,7 +152,7 @@ def card_among(known: tuple[int, ...]) -> int:
 
 def report_job(logs: Path) -> Job:
     """Triton's compiler's report for this card, into the logs."""
-    command = [sys.executable, "tests/triton_report.py", "--capability"]
+    command = [sys.executable, "tests/gpu/triton_report.py", "--capability"]
     card = str(card_among((80, 90, 100)))
     return Job("the compiler's report", [*command, card], logs / "triton_report.log")
 
@@ -226,7 +223,7 @@ def measure(logs: Path, clock: Clock, outcome: Outcome) -> None:
         out.write_text("", encoding="utf-8")
         seconds = clock.left(END_SECONDS)
         options = ["--out", str(out), "--seconds", f"{seconds:.0f}", *pending]
-        command = [sys.executable, "-m", "benchmarks.gpu_measure", *options]
+        command = [sys.executable, "-m", "benchmarks.harness.gpu_measure", *options]
         job = Job("measure", command, logs / f"measure-{number}.log")
         run_jobs([job], 1, seconds)
         finished = read_measured(out.read_text(encoding="utf-8"), outcome)

@@ -16,21 +16,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import gpu
-import published
 import torch
-from run import COMPILED, PASSES, Work, parse, run
+from harness import gpu, published
+from harness.run import COMPILED, PASSES, Work, parse, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsdan import WSDAN
-from wsdan.backbones import build_backbone
 from wsdan.config import Config
-from wsdan.model import PlainClassifier
-from wsdan.optim import build_optimizer
-from wsdan.phases import WARM_UP, TimedPhases, device_clock
+from wsdan.networks.backbones import build_backbone
+from wsdan.networks.model import PlainClassifier
 from wsdan.precision import autocast
-from wsdan.step import build_step
+from wsdan.profiling import WARM_UP, StepProfiler, device_clock
+from wsdan.training.optim import build_optimizer
+from wsdan.training.step import build_step
 from wsdan_kernels.testing import TOLERANCES, paper_shape
 
 BACKBONE, CLASSES = "inception_v3", 200
@@ -69,7 +68,7 @@ def step_work(
     network = build_backbone(name)
     model = WSDAN(network, CLASSES, sizes["M"])
     batch = _batch(sizes, device)
-    # The published recipe; no picture is read.
+    # The published recipe; no image is read.
     config = Config("folder", ".", batch_size=sizes["B"], precision=PRECISIONS[dtype]).resolved()
 
     def trained(build: Callable, model: nn.Module, **settings: object) -> Trained:
@@ -97,8 +96,8 @@ def step_work(
         TOLERANCES[dtype],
         moved=float(batch[0].nbytes),
         device=device,
-        pictures=sizes["B"],
-        phases=partial(_phases, model, config, batch),
+        images=sizes["B"],
+        profiler=partial(_profiler, model, config, batch),
     )
 
 
@@ -139,14 +138,14 @@ def _passes(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tenso
     return {"loss": loss, "raw": loss, "center": torch.zeros_like(loss)}
 
 
-def _phases(
+def _profiler(
     model: nn.Module, config: Config, batch: tuple[Tensor, Tensor, Tensor]
 ) -> dict[str, float]:
     """Milliseconds of each phase of a step of ours on a copy of this model; they wait for a GPU."""
     device = batch[0].device
     model = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()
-    timed = TimedPhases(device_clock(device), model)
-    step = build_step(model, build_optimizer(model, config), config, phases=timed)
+    timed = StepProfiler(device_clock(device), model)
+    step = build_step(model, build_optimizer(model, config), config, profiler=timed)
     for inputs in timed.data([batch] * (WARM_UP + PROFILED)):
         step(*inputs)
         timed.end_step()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import interpreter
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # for cuda_build; last, so that wsdan_kernels is the installed one
 
 if interpreter.interpreting() and importlib.util.find_spec("triton") is not None:

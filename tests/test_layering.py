@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
+from paths import ROOT
 
 # What each part of wsdan_kernels may import of wsdan_kernels, by the first two names.
 ALLOWED = {

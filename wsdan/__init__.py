@@ -1,7 +1,36 @@
-"""WS-DAN (arXiv:1901.09891): attention-guided fine-grained classification."""
+"""WS-DAN (arXiv:1901.09891): attention-guided fine-grained classification.
 
-from wsdan.config import Config
-from wsdan.model import WSDAN
-from wsdan.objective import wsdan_objective
+The public names are imported at their first use, so that `wsdan --help` need not wait for torch.
+"""
 
-__all__ = ["WSDAN", "Config", "wsdan_objective"]
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsdan.config import Config
+    from wsdan.inference.evaluate import evaluate
+    from wsdan.inference.predict import Classifier
+    from wsdan.networks.model import WSDAN
+    from wsdan.training.loop import train
+    from wsdan.training.objective import wsdan_objective
+
+__all__ = ["WSDAN", "Classifier", "Config", "evaluate", "train", "wsdan_objective"]
+
+_MODULES = {
+    "WSDAN": "wsdan.networks.model",
+    "Classifier": "wsdan.inference.predict",
+    "Config": "wsdan.config",
+    "evaluate": "wsdan.inference.evaluate",
+    "train": "wsdan.training.loop",
+    "wsdan_objective": "wsdan.training.objective",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'wsdan' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

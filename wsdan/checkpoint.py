@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import torch
 
 from wsdan.config import Config
 from wsdan.errors import UserError
-from wsdan.weights import reason_of
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 2
@@ -87,6 +87,16 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         **{name: value for name, value in content["config"].items() if name in known}
     )
     return content
+
+
+def reason_of(error: Exception) -> str:
+    """Why torch.load refused a file. Its own words on a pickle advise to run the code in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "it was not written by torch.save, or holds more than tensors, numbers and text "
+            "(of a whole model, save the state_dict)"
+        )
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -25,8 +25,8 @@ from wsdan.config import (
 )
 from wsdan.distributed import is_main, process_group
 from wsdan.errors import StoppedError, UserError
-from wsdan.rules import option_name
-from wsdan.sources import ORIGINS
+from wsdan.networks.published import ORIGINS
+from wsdan.validation import option_name
 
 USER_MISTAKE = 2
 
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wsdan", description="Train and run WS-DAN fine-grained classifiers.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train = commands.add_parser(
-        "train", help="train, then evaluate; with no option on embedded pictures, in minutes"
+        "train", help="train, then evaluate; with no option on embedded images, in minutes"
     )
     _add_settings(train)
     train.add_argument("--config", metavar="FILE", help="YAML of settings; options override it")
@@ -86,12 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluation(evaluate)
     evaluate.set_defaults(run=_eval)
 
-    predict = commands.add_parser("predict", help="classify pictures: top 5 classes and the box")
+    predict = commands.add_parser("predict", help="classify images: top 5 classes and the box")
     _add_checkpoint(predict)
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument(
-        "--figure", metavar="DIR", help="save the views of each picture there, as NAME.png"
+        "--figure", metavar="DIR", help="save the views of each image there, as NAME.png"
     )
     predict.set_defaults(run=_predict)
 
@@ -123,8 +123,8 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     """What `wsdan eval` scores and how; settings not given are those of the checkpoint."""
     parser.add_argument("--data", choices=DATA, help="default: the data it was trained on")
     parser.add_argument("--root", metavar="DIR", help="the data set's folder")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that load pictures")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the network")
     parser.add_argument("--final", choices=FINAL, help="what the final score is the mean of")
     parser.add_argument(
@@ -162,14 +162,14 @@ def _help(item: dataclasses.Field) -> str:
     text = item.metadata["help"]
     if item.name in RECIPES["paper"]:
         ours, embedded = RECIPES["paper"][item.name], RECIPES["synthetic"][item.name]
-        return f"{text} (default: {ours}; embedded pictures: {embedded})"
+        return f"{text} (default: {ours}; embedded images: {embedded})"
     if item.default is None or value_type(item) is bool:
         return text
     return f"{text} (default: {item.default})"
 
 
 def _train(options: dict) -> None:
-    from wsdan.train import train  # slow to import, and only this command needs it
+    from wsdan.training.loop import train  # slow to import, and only this command needs it
 
     path = options.pop("config")
     values = load_yaml(path) if path is not None else {}
@@ -178,7 +178,7 @@ def _train(options: dict) -> None:
 
 def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
-    from wsdan.evaluate import evaluate
+    from wsdan.inference.evaluate import evaluate
 
     classifier = _classifier(options)
     shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
@@ -198,8 +198,8 @@ def _eval(options: dict) -> None:
 
 
 def _report(result, classes: list[str], shown: dict) -> None:
-    from wsdan.evaluate import accuracy_table
-    from wsdan.reports import evaluation_json, per_class_table, write_confusion
+    from wsdan.inference.evaluate import accuracy_table
+    from wsdan.inference.reports import evaluation_json, per_class_table, write_confusion
 
     print(evaluation_json(result, classes) if shown["json"] else accuracy_table(result.metrics))
     if shown["per_class"] and not shown["json"]:
@@ -209,7 +209,7 @@ def _report(result, classes: list[str], shown: dict) -> None:
 
 
 def _predict(options: dict) -> None:
-    from wsdan.predict import figure_paths, prediction_json, prediction_text
+    from wsdan.inference.predict import figure_paths, prediction_json, prediction_text
 
     classifier = _classifier(options)
     figures = [None] * len(options["images"])
@@ -223,7 +223,7 @@ def _predict(options: dict) -> None:
 
 
 def _convert(options: dict) -> None:
-    from wsdan.convert import convert
+    from wsdan.networks.convert import convert
 
     found = convert(**options)
     print(f"{options['source']}: {found}; written to {options['out']}")
@@ -231,8 +231,8 @@ def _convert(options: dict) -> None:
 
 def _classifier(options: dict):
     """The model that --checkpoint, --device and --raw-weights name, which are taken out."""
-    from wsdan.launch import pick_device
-    from wsdan.predict import Classifier
+    from wsdan.inference.predict import Classifier
+    from wsdan.training.launch import pick_device
 
     device = pick_device(options.pop("device"))
     return Classifier(options.pop("checkpoint"), device, raw_weights=options.pop("raw_weights"))

@@ -2,20 +2,23 @@
 
 A setting left None takes the value of the recipe of its data: `synthetic` is tuned so that a run
 ends in under three minutes on two CPU cores, `paper` is the published recipe (arXiv:1901.09891
-section 4.1 and the official code) on pictures of your own or of a published data set.
+section 4.1 and the official code) on images of your own or of a published data set.
 """
 
 import dataclasses
+import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from wsdan.errors import UserError
-from wsdan.rules import check_choices, check_ranges, check_together
+from wsdan.validation import check_choices, check_ranges, check_together
 
 METHODS = ("wsdan", "baseline")
-DATA = ("synthetic", "folder", "cub", "aircraft", "cars", "dogs", "csv", "webdataset")
+# One reader for each layout of a data set on disk: the modules of wsdan/data/readers.
+_READERS = pkgutil.iter_modules([str(Path(__file__).parent / "data" / "readers")])
+DATA = ("synthetic", *(module.name for module in _READERS if not module.name.startswith("_")))
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine")
 ATTENTIONS = ("conv", "slice")
@@ -67,7 +70,7 @@ RECIPES = {
 }
 # The settings' headings in the help, each from the setting named on.
 GROUPS = {
-    "data": "pictures",
+    "data": "images",
     "method": "network",
     "epochs": "training",
     "eval_every": "evaluation",
@@ -90,7 +93,7 @@ class Config:
     """Settings of one run. None stands for the recipe's value; `resolved` fills it in."""
 
     data: str = _setting(
-        "synthetic", "embedded pictures, an image folder, a published data set, or lists", DATA
+        "synthetic", "embedded images, an image folder, a published data set, or lists", DATA
     )
     root: str | None = _setting(
         None,
@@ -98,12 +101,12 @@ class Config:
         metavar="DIR",
     )
     image_size: int | None = _setting(None, "side of the square input, pixels")
-    workers: int | None = _setting(None, "processes that load pictures")
+    workers: int | None = _setting(None, "processes that load images")
     cache: str | None = _setting(
-        None, "keep decoded pictures at the input's scale, in memory or in a file", CACHES
+        None, "keep decoded images at the input's scale, in memory or in a file", CACHES
     )
     decode: str = _setting("cpu", "where JPEG files are decoded", DECODERS)
-    skip_bad_images: bool = _setting(False, "count unreadable pictures and go on")
+    skip_bad_images: bool = _setting(False, "count unreadable images and go on")
     method: str = _setting(
         "wsdan", "wsdan, or the plain backbone with the same budget of passes", METHODS
     )
@@ -125,10 +128,10 @@ class Config:
         None, "initial bias of the attention's batch norm; below 0 the maps start sparse"
     )
     pool_eps: float = _setting(1e-12, "inside the pooling's signed root (CAL: 1e-6)")
-    epochs: int | None = _setting(None, "passes over the training pictures")
-    batch_size: int | None = _setting(None, "pictures a step and process")
+    epochs: int | None = _setting(None, "passes over the training images")
+    batch_size: int | None = _setting(None, "images a step and process")
     accumulate: int = _setting(1, "batches whose gradients make one step")
-    seed: int = _setting(0, "of the weights, the order of the pictures and the views")
+    seed: int = _setting(0, "of the weights, the order of the images and the views")
     optimizer: str | None = _setting(None, "sgd (momentum 0.9) or adamw", OPTIMIZERS)
     lr: float | None = _setting(None, "learning rate")
     classifier_lr_scale: float | None = _setting(
@@ -151,7 +154,7 @@ class Config:
     refine_padding: float | None = _setting(None, "padding of the object's box, share of the side")
     final: str = _setting("probabilities", "what the final score is the mean of", FINAL)
     tta: bool = _setting(False, "also evaluate several refined views and their mirror images")
-    pictures: int = _setting(4, "pictures whose views are shown in TensorBoard; 0: none")
+    log_images: int = _setting(4, "images whose views are shown in TensorBoard; 0: none")
     device: str = _setting("auto", "where to run", DEVICES)
     precision: str = _setting(
         "fp32", "of the network; bf16 and fp16 (with a scaled loss) by autocast", PRECISIONS
@@ -161,7 +164,7 @@ class Config:
         False,
         "on a GPU, launch a whole batch's step as one CUDA graph; losses equal but for rounding",
     )
-    sync_batchnorm: bool = _setting(False, "batch norm over the pictures of all processes")
+    sync_batchnorm: bool = _setting(False, "batch norm over the images of all processes")
     profile: bool = _setting(False, "print where a step's time goes; on a GPU this slows the run")
     out: str | None = _setting(
         None, "output folder (default: a new numbered folder under runs/)", metavar="DIR"

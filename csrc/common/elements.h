@@ -1,5 +1,5 @@
 // How an element is stored and what it is computed in, without a header of CUDA or torch: the
-// kernels of csrc/cuda are compiled by a plain C++ compiler too (tests/cuda_emulator).
+// kernels of csrc/cuda are compiled by a plain C++ compiler too (tests/gpu/emulator).
 #pragma once
 
 #include <cstdint>

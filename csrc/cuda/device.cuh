@@ -1,7 +1,7 @@
 // What the kernels share: shared memory, chunks of elements, combining the values of a block.
 //
 // A .cuh includes no header of CUDA or torch: nvcc brings what it needs by itself, and
-// tests/cuda_emulator compiles the same source for the CPU.
+// tests/gpu/emulator compiles the same source for the CPU.
 #pragma once
 
 #include <cstdint>

@@ -1,1 +1,1 @@
-"""Pictures: where they come from, how they are read, and how they are batched."""
+"""Images: where they come from, how they are read, and how they are batched."""

@@ -1,10 +1,10 @@
-"""Decoded pictures, kept where every process of a machine can read them.
+"""Decoded images, kept where every process of a machine can read them.
 
-A cache is a file with one record of fixed size for each picture: its checksum, the picture's size,
-and its pixels after the resize. `disk` is a file that the next run on the same pictures finds
+A cache is a file with one record of fixed size for each image: its checksum, the image's size,
+and its pixels after the resize. `disk` is a file that the next run on the same images finds
 again; `ram` is one without a name, in memory alone, that is gone with the last process that holds
 it. A record is believed if its checksum is right, so neither a killed run nor two writers at once
-can leave half a picture. Reads and writes name their position: processes that share the open file
+can leave half an image. Reads and writes name their position: processes that share the open file
 cannot disturb each other.
 """
 
@@ -26,15 +26,15 @@ from wsdan.data.samples import Member, Sample
 from wsdan.distributed import gather_objects, local_rank
 from wsdan.errors import UserError
 
-HEADER = struct.Struct("<III")  # checksum of what follows; width, height of the picture
-VERSION = 2  # of the records and of what `load_picture` makes of a file
+HEADER = struct.Struct("<III")  # checksum of what follows; width, height of the image
+VERSION = 2  # of the records and of what `load_image` makes of a file
 
 
-class PictureCache:
-    """Pictures of side x side by their index in the data set.
+class ImageCache:
+    """Images of side x side by their index in the data set.
 
     Args:
-        path: the cache's file, which holds `record_bytes` for every picture.
+        path: the cache's file, which holds `record_bytes` for every image.
         file: the same, where it is open already: unbuffered, to read and write.
     """
 
@@ -43,10 +43,10 @@ class PictureCache:
         self.file = FileIO(path, "r+") if file is None else file
 
     def __reduce__(self):
-        return PictureCache, (self.path, self.side)  # a worker that is not forked opens it anew
+        return ImageCache, (self.path, self.side)  # a worker that is not forked opens it anew
 
     def get(self, index: int) -> tuple[Image.Image, tuple[int, int]] | None:
-        """The resized picture and its size before that, or None where it is not kept yet."""
+        """The resized image and its size before that, or None where it is not kept yet."""
         size = record_bytes(self.side)
         record = os.pread(self.file.fileno(), size, index * size)
         if len(record) < size:
@@ -57,25 +57,25 @@ class PictureCache:
         pixels = memoryview(record)[HEADER.size :]
         return Image.frombytes("RGB", (self.side, self.side), pixels), (width, height)
 
-    def put(self, index: int, resized: Image.Image, picture_size: tuple[int, int]) -> None:
-        """Keep an RGB picture of side x side; picture_size: (width, height) before the resize.
+    def put(self, index: int, resized: Image.Image, original_size: tuple[int, int]) -> None:
+        """Keep an RGB image of side x side; original_size: (width, height) before the resize.
 
         A disk that takes no more, as it may although the space was asked for, is a warning.
         """
-        record = bytearray(HEADER.pack(0, *picture_size) + resized.tobytes())
+        record = bytearray(HEADER.pack(0, *original_size) + resized.tobytes())
         struct.pack_into("<I", record, 0, zlib.crc32(memoryview(record)[4:]))
         try:
             os.pwrite(self.file.fileno(), record, index * len(record))
         except OSError as error:
-            warnings.warn(f"--cache: {self.path} takes no picture: {error.strerror}", stacklevel=2)
+            warnings.warn(f"--cache: {self.path} takes no image: {error.strerror}", stacklevel=2)
 
 
 def record_bytes(side: int) -> int:
-    """What one picture takes."""
+    """What one image takes."""
     return HEADER.size + 3 * side * side
 
 
-def open_cache(config: Config, samples: list[Sample], side: int) -> PictureCache | None:
+def open_cache(config: Config, samples: list[Sample], side: int) -> ImageCache | None:
     """The cache that --cache asks for, or None. All processes of a run call it together.
 
     The space is taken at once: a run that starts does not run out of it.
@@ -98,7 +98,7 @@ def open_cache(config: Config, samples: list[Sample], side: int) -> PictureCache
         if mistake is not None:
             raise UserError(mistake)
     theirs = next(path for where, path, _ in found if where == node and path is not None)
-    return PictureCache(theirs, side) if cache is None else cache
+    return ImageCache(theirs, side) if cache is None else cache
 
 
 def cache_folder() -> Path:
@@ -106,9 +106,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
 
 
-def _make_on_disk(needed: int, samples: list[Sample], side: int) -> PictureCache:
+def _make_on_disk(needed: int, samples: list[Sample], side: int) -> ImageCache:
     folder = cache_folder()
-    path = folder / f"{_key(samples, side)}.pictures"
+    path = folder / f"{_key(samples, side)}.images"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -122,14 +122,14 @@ def _make_on_disk(needed: int, samples: list[Sample], side: int) -> PictureCache
             f"--cache disk: cannot keep {_gigabytes(needed)} in {folder}: {error.strerror} "
             "(WSDAN_CACHE_DIR names another folder)"
         ) from None
-    return PictureCache(str(path), side)
+    return ImageCache(str(path), side)
 
 
-def _make_in_memory(needed: int, samples: list[Sample], side: int) -> PictureCache:
+def _make_in_memory(needed: int, samples: list[Sample], side: int) -> ImageCache:
     if not hasattr(os, "memfd_create"):
         raise UserError("--cache ram needs Linux; --cache disk works here")
     _check_space(needed, needed, free_memory(), "ram: memory")
-    file = FileIO(os.memfd_create("wsdan-pictures"), "r+")
+    file = FileIO(os.memfd_create("wsdan-images"), "r+")
     try:
         _reserve(file.fileno(), needed)
     except OSError as error:
@@ -137,13 +137,13 @@ def _make_in_memory(needed: int, samples: list[Sample], side: int) -> PictureCac
             f"--cache ram: no {_gigabytes(needed)} to be had: {error.strerror}"
         ) from None
     # Other processes open the nameless file by this one's number for it.
-    return PictureCache(f"/proc/{os.getpid()}/fd/{file.fileno()}", side, file)
+    return ImageCache(f"/proc/{os.getpid()}/fd/{file.fileno()}", side, file)
 
 
 def _check_space(needed: int, lacking: int, free: int, where: str) -> None:
     if lacking > free:
         raise UserError(
-            f"--cache {where} has {_gigabytes(free)} free; the pictures need {_gigabytes(needed)}"
+            f"--cache {where} has {_gigabytes(free)} free; the images need {_gigabytes(needed)}"
         )
 
 
@@ -159,7 +159,7 @@ def _gigabytes(count: int) -> str:
 
 
 def _key(samples: list[Sample], side: int) -> str:
-    """A name that other pictures, another side or other libraries do not share."""
+    """A name that other images, another side or other libraries do not share."""
     digest = hashlib.sha256(
         repr((VERSION, side, torchvision.__version__, PIL.__version__)).encode()
     )
@@ -169,7 +169,7 @@ def _key(samples: list[Sample], side: int) -> str:
             state = file.stat()
             stamp = (state.st_size, state.st_mtime_ns)
         except OSError:
-            stamp = None  # the loader reports the picture as bad
+            stamp = None  # the loader reports the image as bad
         offset = source.offset if isinstance(source, Member) else 0
         digest.update(repr((os.path.abspath(file), offset, stamp)).encode())
     return digest.hexdigest()[:32]

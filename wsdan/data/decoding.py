@@ -1,7 +1,7 @@
-"""Pictures decoded where the network runs (--decode gpu).
+"""Images decoded where the network runs (--decode gpu).
 
 The loading processes only read the files. The main process then decodes a batch's JPEG files at
-once and transforms each picture on the device, with the random numbers that its loading process
+once and transforms each image on the device, with the random numbers that its loading process
 had for it: the views are those of --decode cpu, but for the rounding of another decoder and resize.
 """
 
@@ -15,22 +15,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from wsdan.data.pictures import ORIENTATION, BadPictureError, Item, load_picture, read_bytes
+from wsdan.data.images import ORIENTATION, BadImageError, Item, load_image, read_bytes
 from wsdan.data.samples import Sample
 from wsdan.data.transforms import Transform
 
 
 class RawItem(NamedTuple):
-    """A picture's file, or what became of a file that the device cannot decode."""
+    """An image's file, or what became of a file that the device cannot decode."""
 
-    data: bytes | Image.Image  # a JPEG file; or a decoded picture, resized
-    size: tuple[int, int]  # width and height of the picture
+    data: bytes | Image.Image  # a JPEG file; or a decoded image, resized
+    size: tuple[int, int]  # width and height of the image
     sample: Sample
     random: bytes  # the state of torch's generator for the random part of the transform
 
 
-class RawPictures(Dataset):
-    """As `Pictures`, but items are a RawItem, or a BadPictureError.
+class RawImageDataset(Dataset):
+    """As `ImageDataset`, but items are a RawItem, or a BadImageError.
 
     JPEG files that are grey or RGB and upright stay as they are; all others are decoded here.
     """
@@ -42,7 +42,7 @@ class RawPictures(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> RawItem | BadPictureError:
+    def __getitem__(self, index: int) -> RawItem | BadImageError:
         sample = self.samples[index]
         random = torch.get_rng_state().numpy().tobytes()
         try:
@@ -52,20 +52,20 @@ class RawPictures(Dataset):
                 if jpeg and image.getexif().get(ORIENTATION, 1) == 1:
                     return RawItem(data, image.size, sample, random)
         except Exception:
-            pass  # load_picture below finds the same, and words it
+            pass  # load_image below finds the same, and words it
         try:
-            picture = load_picture(sample.source)
-        except BadPictureError as error:
+            decoded = load_image(sample.source)
+        except BadImageError as error:
             return error
-        return RawItem(self.transform.resize(picture), picture.size, sample, random)
+        return RawItem(self.transform.resize(decoded), decoded.size, sample, random)
 
 
 class DecodedBatches:
     """A loader's batches, decoded on the device as they are asked for.
 
     Args:
-        loader: of lists of (RawItem | BadPictureError, uniforms).
-        collate: makes a batch of a list of (Item | BadPictureError, uniforms).
+        loader: of lists of (RawItem | BadImageError, uniforms).
+        collate: makes a batch of a list of (Item | BadImageError, uniforms).
     """
 
     def __init__(
@@ -85,41 +85,41 @@ class DecodedBatches:
 
 
 def decode_batch(
-    items: list[RawItem | BadPictureError], transform: Transform, device: torch.device
-) -> list[Item | BadPictureError]:
+    items: list[RawItem | BadImageError], transform: Transform, device: torch.device
+) -> list[Item | BadImageError]:
     """The items with their images on the device, (3,image_size,image_size) float32."""
-    pictures = _decode(items, transform, device)
-    done: list[Item | BadPictureError] = []
+    images = _decode(items, transform, device)
+    done: list[Item | BadImageError] = []
     with torch.random.fork_rng(devices=[]):
-        for item, picture in zip(items, pictures, strict=True):
-            if isinstance(picture, BadPictureError):
-                done.append(picture)
+        for item, image in zip(items, images, strict=True):
+            if isinstance(image, BadImageError):
+                done.append(image)
                 continue
             torch.set_rng_state(torch.frombuffer(bytearray(item.random), dtype=torch.uint8))
             source, label, box = item.sample
             box = transform.box(box, item.size)
-            done.append(Item(transform.finish(picture), label, str(source), box))
+            done.append(Item(transform.finish(image), label, str(source), box))
     return done
 
 
 def _decode(items: list, transform: Transform, device: torch.device) -> list:
-    """For each item its picture (3,side,side) uint8 on the device, or a BadPictureError."""
+    """For each item its image (3,side,side) uint8 on the device, or a BadImageError."""
     files = [item for item in items if isinstance(item, RawItem) and isinstance(item.data, bytes)]
     decoded = iter(_decode_jpegs(files, transform, device))
-    pictures = []
+    images = []
     for item in items:
-        if isinstance(item, BadPictureError):
-            pictures.append(item)
+        if isinstance(item, BadImageError):
+            images.append(item)
         elif isinstance(item.data, bytes):
-            pictures.append(next(decoded))
+            images.append(next(decoded))
         else:
-            pictures.append(v2.functional.pil_to_tensor(item.data).to(device))
-    return pictures
+            images.append(v2.functional.pil_to_tensor(item.data).to(device))
+    return images
 
 
 def _decode_jpegs(
     files: list[RawItem], transform: Transform, device: torch.device
-) -> list[Tensor | BadPictureError]:
+) -> list[Tensor | BadImageError]:
     # Imported at need: torchvision 0.29 announces that its decoders will go, for TorchCodec's.
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -127,13 +127,13 @@ def _decode_jpegs(
         return []
     data = [torch.frombuffer(bytearray(item.data), dtype=torch.uint8) for item in files]
     try:
-        pictures = decode_jpeg(data, ImageReadMode.RGB, device)
+        images = decode_jpeg(data, ImageReadMode.RGB, device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         if len(files) == 1:
             line = str(error).splitlines()[0]
-            return [BadPictureError(f"{files[0].sample.source}: not a readable picture: {line}")]
+            return [BadImageError(f"{files[0].sample.source}: not a readable image: {line}")]
         # One damaged file fails them all, unnamed: take each by itself.
         return [_decode_jpegs([item], transform, device)[0] for item in files]
-    return [transform.resize(picture) for picture in pictures]
+    return [transform.resize(image) for image in images]

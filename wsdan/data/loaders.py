@@ -1,4 +1,4 @@
-"""The batches of a run: training and validation pictures, and the names of the classes."""
+"""The batches of a run: training and validation images, and the names of the classes."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from wsdan.config import Config
 from wsdan.data.cache import open_cache
-from wsdan.data.decoding import DecodedBatches, RawPictures
-from wsdan.data.pictures import BadPictureError, Item, Pictures
+from wsdan.data.decoding import DecodedBatches, RawImageDataset
+from wsdan.data.images import BadImageError, ImageDataset, Item
+from wsdan.data.samplers import EpochBatches, Seeded, ShardBatches
 from wsdan.data.samples import Sample
-from wsdan.data.sampling import EpochBatches, Seeded, ShardBatches
 from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset, draw
 from wsdan.data.transforms import (
@@ -22,9 +22,9 @@ from wsdan.data.transforms import (
     synthetic_transform,
     train_transform,
 )
+from wsdan.data.workers import ending, leave_signals_to_the_parent
 from wsdan.distributed import rank, world_size
 from wsdan.errors import UserError
-from wsdan.stop import ending, leave_signals_to_the_parent
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
@@ -34,7 +34,7 @@ TENSORS = ("images", "labels", "uniforms", "boxes")
 
 @dataclass
 class Batch:
-    """The readable pictures of a batch, and a line for each that is not.
+    """The readable images of a batch, and a line for each that is not.
 
     images (B,3,H,W) float32; labels (B,) int64; uniforms (B,4) float32 in [0,1), the random numbers
     of their views; boxes (B,4) float32, of the objects in the pixels of the images, NaN where they
@@ -55,23 +55,23 @@ class Batch:
 
 
 class InMemory(Dataset):
-    """The embedded pictures, drawn once and then transformed at every access."""
+    """The embedded images, drawn once and then transformed at every access."""
 
     def __init__(self, source: SyntheticDataset, transform):
         self.transform = transform
-        indices = tqdm(range(len(source)), desc="drawing pictures", leave=False, disable=None)
+        indices = tqdm(range(len(source)), desc="drawing images", leave=False, disable=None)
         drawn = [draw(source.seed, index, source.image_size) for index in indices]
-        images = [torch.from_numpy(picture.image).permute(2, 0, 1) for picture in drawn]
+        images = [torch.from_numpy(image.image).permute(2, 0, 1) for image in drawn]
         self.images = torch.stack(images)
-        self.labels = [picture.label for picture in drawn]
-        self.boxes = [tuple(map(float, picture.box)) for picture in drawn]
+        self.labels = [image.label for image in drawn]
+        self.boxes = [tuple(map(float, image.box)) for image in drawn]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Item:
         image = self.transform(self.images[index])
-        return Item(image, self.labels[index], f"picture {index}", self.boxes[index])
+        return Item(image, self.labels[index], f"image {index}", self.boxes[index])
 
 
 def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]]:
@@ -87,7 +87,7 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]
         dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
     else:
         samples, classes = open_split(config, "train")
-        dataset = _pictures(config, samples, train_transform(config.image_size))
+        dataset = _images(config, samples, train_transform(config.image_size))
     size = config.batch_size * config.accumulate
     batches = EpochBatches(len(dataset), size, seed=config.seed, rank=rank(), world=world_size())
     return _loader(dataset, batches, config), classes
@@ -96,7 +96,7 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]
 def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatches:
     """This rank's validation batches in order; `classes` are the names the model was trained on.
 
-    Raises UserError where the pictures are of others.
+    Raises UserError where the images are of others.
     """
     if config.data == "synthetic":
         source = SyntheticDataset(
@@ -107,19 +107,19 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatche
         dataset = InMemory(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
-        dataset = _pictures(config, samples, eval_transform(config.image_size))
+        dataset = _images(config, samples, eval_transform(config.image_size))
     batches = ShardBatches(len(dataset), config.batch_size, rank=rank(), world=world_size())
     return _loader(dataset, batches, config)
 
 
-def _pictures(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
+def _images(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
     if config.decode == "gpu":
-        return RawPictures(samples, transform)
-    return Pictures(samples, transform, open_cache(config, samples, transform.side))
+        return RawImageDataset(samples, transform)
+    return ImageDataset(samples, transform, open_cache(config, samples, transform.side))
 
 
 def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader | DecodedBatches:
-    raw = isinstance(dataset, RawPictures)
+    raw = isinstance(dataset, RawImageDataset)
     loader = DataLoader(
         Seeded(dataset),
         batch_sampler=batches,
@@ -133,9 +133,9 @@ def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader | 
     return DecodedBatches(loader, dataset.transform, DECODER, _collate) if raw else loader
 
 
-def _collate(items: list[tuple[Item | BadPictureError, Tensor]]) -> Batch:
-    bad = [str(item) for item, _ in items if isinstance(item, BadPictureError)]
-    good = [pair for pair in items if not isinstance(pair[0], BadPictureError)]
+def _collate(items: list[tuple[Item | BadImageError, Tensor]]) -> Batch:
+    bad = [str(item) for item, _ in items if isinstance(item, BadImageError)]
+    good = [pair for pair in items if not isinstance(pair[0], BadImageError)]
     return Batch(
         images=default_collate([item.image for item, _ in good]) if good else torch.empty(0),
         labels=torch.tensor([item.label for item, _ in good], dtype=torch.int64),

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from wsdan.errors import UserError
 
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in the picture's pixels, half-open
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in the image's pixels, half-open
 
 
 class Member(NamedTuple):
-    """A picture inside an uncompressed tar file: `size` bytes from `offset` on."""
+    """An image inside an uncompressed tar file: `size` bytes from `offset` on."""
 
     shard: Path
     name: str
@@ -24,7 +24,7 @@ Source = Path | Member
 
 
 class Sample(NamedTuple):
-    """A picture, the index of its class and, where it is known, the object's box."""
+    """An image, the index of its class and, where it is known, the object's box."""
 
     source: Source
     label: int
@@ -32,14 +32,14 @@ class Sample(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The pictures to train on, or those to validate on."""
+    """The images to train on, or those to validate on."""
 
     samples: list[Sample]
     classes: list[str]
 
 
 class Entry(NamedTuple):
-    """A picture as a reader finds it: with the name of its class."""
+    """An image as a reader finds it: with the name of its class."""
 
     source: Source
     name: str
@@ -66,7 +66,7 @@ def make_split(listing: Listing, classes: list[str] | None) -> Split:
     """Labelled samples; `classes` are those a model was trained on, None takes the listing's own.
 
     Raises UserError for fewer than two classes or two of one name, a class not in `classes`, or no
-    picture.
+    image.
     """
     where, names, entries = listing
     if classes is None and len(names) < 2:
@@ -79,6 +79,6 @@ def make_split(listing: Listing, classes: list[str] | None) -> Split:
         if entry.name not in labels:
             raise UserError(f"{where}: class {entry.name!r} is not among the training classes")
     if not entries:
-        raise UserError(f"{where}: holds no picture")
+        raise UserError(f"{where}: holds no image")
     samples = [Sample(entry.source, labels[entry.name], entry.box) for entry in entries]
     return Split(samples, classes)

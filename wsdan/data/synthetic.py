@@ -1,6 +1,6 @@
 """A procedural fine-grained data set: moths that differ only in small marks.
 
-Every picture is a pure function of (seed, index, image_size): a moth at random place, scale and
+Every image is a pure function of (seed, index, image_size): a moth at random place, scale and
 pose on a busy meadow. All classes share one body. A class is a pair: the colour of the fore wings
 (told at a glance) and the two eyespots on the hind wings, a few pixels wide. Eyespots come in two
 pairs, blue about gold and gold about blue, white about red and red about white, ring and pupil
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wsdan.constants import SYNTHETIC_MIN_SIZE
+
 _GOLD, _BLUE, _RED = (1.0, 0.74, 0.08), (0.16, 0.52, 1.0), (0.90, 0.10, 0.14)
 _WHITE, _DARK = (1.0, 1.0, 1.0), (0.07, 0.06, 0.08)
 _WINGS = {"goldwing": _GOLD, "bluewing": _BLUE, "redwing": _RED, "whitewing": _WHITE}
@@ -34,10 +36,9 @@ _EYES = {  # (ring, pupil)
 _WING_COLOURS, _EYE_COLOURS = tuple(_WINGS.values()), tuple(_EYES.values())
 _TINTS = ((0.50, 0.33, 0.20), (0.40, 0.42, 0.22), (0.30, 0.36, 0.44), (0.45, 0.31, 0.42))
 CLASSES = tuple(f"{eye} {wing}" for wing in _WINGS for eye in _EYES)
-MIN_IMAGE_SIZE = 32
 
 
-class Picture(NamedTuple):
+class Drawing(NamedTuple):
     """One drawn sample."""
 
     image: np.ndarray  # (H, W, 3) uint8
@@ -46,7 +47,7 @@ class Picture(NamedTuple):
 
 
 class SyntheticDataset(Dataset):
-    """`length` pictures of moths; picture i has label i modulo the number of classes.
+    """`length` images of moths; image i has label i modulo the number of classes.
 
     Items are (image (3, H, W) uint8, label int), the same at every access; `classes` names the
     labels. Use different seeds for training and validation.
@@ -56,7 +57,7 @@ class SyntheticDataset(Dataset):
         self.classes = list(CLASSES)
         self.length = _whole("length", length, 1)
         self.seed = _whole("seed", seed, 0)
-        self.image_size = _whole("image_size", image_size, MIN_IMAGE_SIZE)
+        self.image_size = _whole("image_size", image_size, SYNTHETIC_MIN_SIZE)
 
     def __len__(self) -> int:
         return self.length
@@ -69,14 +70,14 @@ class SyntheticDataset(Dataset):
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), label
 
 
-def draw(seed: int, index: int, image_size: int = 128, label: int | None = None) -> Picture:
-    """Draw picture `index` of the data set `seed`.
+def draw(seed: int, index: int, image_size: int = 128, label: int | None = None) -> Drawing:
+    """Draw image `index` of the data set `seed`.
 
     `label` (default: index modulo the number of classes) sets the moth's colours and nothing
     else: two labels of one (seed, index) differ only inside the box.
     """
     seed, index = _whole("seed", seed, 0), _whole("index", index, 0)
-    image_size = _whole("image_size", image_size, MIN_IMAGE_SIZE)
+    image_size = _whole("image_size", image_size, SYNTHETIC_MIN_SIZE)
     label = index % len(CLASSES) if label is None else _whole("label", label, 0)
     if label >= len(CLASSES):
         raise ValueError(f"label must be < {len(CLASSES)}, the number of classes; got {label}")
@@ -85,7 +86,7 @@ def draw(seed: int, index: int, image_size: int = 128, label: int | None = None)
     box = _draw_moth(stream, canvas, *divmod(label, len(_EYES)))
     _expose(stream, canvas)
     image = np.ascontiguousarray((canvas * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
-    return Picture(image, label, box)
+    return Drawing(image, label, box)
 
 
 def _whole(name: str, value: int, least: int) -> int:
@@ -98,7 +99,7 @@ def _whole(name: str, value: int, least: int) -> int:
 
 
 class _Stream:
-    """Uniform random numbers of one picture, from the raw words of Philox keyed (seed, index)."""
+    """Uniform random numbers of one image, from the raw words of Philox keyed (seed, index)."""
 
     def __init__(self, seed: int, index: int):
         self._bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64))
@@ -289,7 +290,7 @@ def _tight_box(cover: np.ndarray, left: int, top: int) -> tuple[int, int, int, i
 
 
 def _expose(stream: _Stream, canvas: np.ndarray) -> None:
-    """Light that falls off across the picture, a colour cast and noise; clips to [0, 1]."""
+    """Light that falls off across the image, a colour cast and noise; clips to [0, 1]."""
     size = canvas.shape[-1]
     steps = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
     slope_x, slope_y = stream.uniform(-0.3, 0.3), stream.uniform(-0.3, 0.3)

@@ -1,4 +1,4 @@
-"""From a picture to a network's input, and from a box in the one to a box in the other."""
+"""From an image to a network's input, and from a box in the one to a box in the other."""
 
 import math
 from dataclasses import dataclass
@@ -8,19 +8,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.data.samples import Box
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the published recipes normalise
-STD = (0.229, 0.224, 0.225)
-RESIZE = 0.875  # pictures are resized by 1 / RESIZE and a square is cut out of the result
+RESIZE = 0.875  # images are resized by 1 / RESIZE and a square is cut out of the result
 NO_BOX = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
 class Transform:
-    """PIL picture -> (3,image_size,image_size) float32, in two parts.
+    """PIL image -> (3,image_size,image_size) float32, in two parts.
 
-    `resize` gives a PIL picture of side x side that depends on nothing else: the part worth
+    `resize` gives a PIL image of side x side that depends on nothing else: the part worth
     keeping. `finish` cuts the input out of it; where `random`, by draws from torch's generator.
     """
 
@@ -29,17 +28,17 @@ class Transform:
     random: bool
     finish: v2.Transform
 
-    def resize(self, picture: Image.Image) -> Image.Image:
-        return v2.functional.resize(picture, [self.side, self.side], antialias=True)
+    def resize(self, image: Image.Image) -> Image.Image:
+        return v2.functional.resize(image, [self.side, self.side], antialias=True)
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        return self.finish(self.resize(picture))
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.finish(self.resize(image))
 
-    def box(self, box: Box | None, picture_size: tuple[int, int]) -> Box:
+    def box(self, box: Box | None, original_size: tuple[int, int]) -> Box:
         """The object's box in the input's pixels, NaN where it or the cut is not known."""
         if box is None or self.random:
             return NO_BOX
-        return box_in_input(box, picture_size, self.image_size, self.side == self.image_size)
+        return box_in_input(box, original_size, self.image_size, self.side == self.image_size)
 
 
 def train_transform(image_size: int) -> Transform:
@@ -54,48 +53,48 @@ def train_transform(image_size: int) -> Transform:
 
 
 def eval_transform(image_size: int, whole: bool = False) -> Transform:
-    """The picture's centre, or all of it with `whole`."""
+    """The image's centre, or all of it with `whole`."""
     finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor()])
     return Transform(image_size, input_side(image_size, whole), random=False, finish=finish)
 
 
 def synthetic_transform(train: bool) -> v2.Transform:
-    """(3,H,W) uint8 -> float32; a picture seen from above may be flipped both ways."""
+    """(3,H,W) uint8 -> float32; an image seen from above may be flipped both ways."""
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
     return v2.Compose([*flips, *_to_tensor()])
 
 
 def input_side(image_size: int, whole: bool = False) -> int:
-    """The side to which pictures are resized before image_size x image_size is cut out."""
+    """The side to which images are resized before image_size x image_size is cut out."""
     return image_size if whole else round(image_size / RESIZE)
 
 
-def box_in_picture(
-    box: list[int], picture_size: tuple[int, int], image_size: int, whole: bool = False
+def box_in_original(
+    box: list[int], original_size: tuple[int, int], image_size: int, whole: bool = False
 ) -> list[int]:
-    """A box x1 y1 x2 y2 of the network's input as a box of the picture, in its pixels.
+    """A box x1 y1 x2 y2 of the network's input as a box of the image, in its pixels.
 
-    picture_size: (width, height) of the picture; image_size, whole: as in `eval_transform`.
+    original_size: (width, height) of the image; image_size, whole: as in `eval_transform`.
     """
     side = input_side(image_size, whole)
     margin = _margin(side, image_size)
-    scales = [size / side for size in picture_size] * 2
+    scales = [size / side for size in original_size] * 2
     edges = [round((edge + margin) * scale) for edge, scale in zip(box, scales, strict=True)]
-    limits = [*picture_size, *picture_size]
+    limits = [*original_size, *original_size]
     return [min(max(edge, 0), limit) for edge, limit in zip(edges, limits, strict=True)]
 
 
 def box_in_input(
-    box: Box, picture_size: tuple[int, int], image_size: int, whole: bool = False
+    box: Box, original_size: tuple[int, int], image_size: int, whole: bool = False
 ) -> Box:
-    """A box x1 y1 x2 y2 of the picture as a box of the network's input, clipped to it.
+    """A box x1 y1 x2 y2 of the image as a box of the network's input, clipped to it.
 
-    The inverse of `box_in_picture`, without rounding. A box of which the input shows nothing comes
+    The inverse of `box_in_original`, without rounding. A box of which the input shows nothing comes
     out with no area.
     """
     side = input_side(image_size, whole)
     margin = _margin(side, image_size)
-    scales = [side / size for size in picture_size] * 2
+    scales = [side / size for size in original_size] * 2
     edges = [edge * scale - margin for edge, scale in zip(box, scales, strict=True)]
     x1, y1, x2, y2 = (min(max(edge, 0.0), float(image_size)) for edge in edges)
     return x1, y1, x2, y2
@@ -111,4 +110,4 @@ def _to_tensor() -> list[v2.Transform]:
     the collation, take half the time."""
     planes = v2.Lambda(Tensor.contiguous)
     to_float = v2.ToDtype(torch.float32, scale=True)
-    return [v2.ToImage(), planes, to_float, v2.Normalize(MEAN, STD, inplace=True)]
+    return [v2.ToImage(), planes, to_float, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)]

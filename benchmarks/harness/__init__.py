@@ -1,0 +1,1 @@
+"""What the benchmarks share: timing, checks, reports, the published code, work on a GPU."""

@@ -1,0 +1,162 @@
+"""On an NVIDIA GPU: the training step waits for nothing, and its CUDA graph trains as it does."""
+
+import json
+
+import pytest
+import torch
+from training import SIZES, WHOLE, assert_same_run, batches, float32_rates, new_model, run, settings
+
+from wsdan.cli import main
+from wsdan.config import Config
+from wsdan.data import loaders
+from wsdan.data.loaders import train_loader
+from wsdan.data.samplers import EpochBatches
+from wsdan.training.graphs import WARM_UP, GraphedStep
+from wsdan.training.loop import epoch_record, new_run, train_one_epoch
+from wsdan.training.optim import build_optimizer
+from wsdan.training.signals import StopSignals
+from wsdan.training.skips import LOOK_EVERY
+from wsdan.training.step import build_step
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+METHODS, OPTIMIZERS = ["wsdan", "baseline"], ["sgd", "adamw"]
+
+
+@pytest.fixture
+def refusing():
+    """A function after which every wait for the device is an error."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """cuDNN's convolutions give the same bits each time."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+
+def on_gpu(side: int = 48) -> list[list[torch.Tensor]]:
+    return [[tensor.cuda() for tensor in batch] for batch in batches(side)]
+
+
+def test_a_wait_is_an_error(refusing):
+    value = torch.ones(3, device="cuda")
+    refusing()
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        value.sum().item()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method", "backbone"),
+    [
+        *[(optimizer, method, "tiny") for optimizer in OPTIMIZERS for method in METHODS],
+        ("sgd", "wsdan", "resnet18"),
+        ("sgd", "wsdan", "inception_v3"),
+    ],
+)
+def test_the_step_waits_for_nothing(optimizer, method, backbone, refusing):
+    model = new_model(method, backbone).cuda().train()
+    config = settings(optimizer, method)
+    step = build_step(model, build_optimizer(model, config), config)
+    data = on_gpu(96)[:2]
+    for batch in data:  # libraries are set up, kernels compiled
+        step(*batch)
+    refusing()
+    losses = [step(*batch)["loss"] for batch in data]
+    torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_the_loop_waits_at_its_end_only(cuda_graph, refusing, tmp_path):
+    """Copies from pinned memory, steps and the schedule; flags and means are read when all is
+    done, or every LOOK_EVERY steps."""
+    config = settings(cuda_graph=cuda_graph, backbone="tiny", image_size=48, num_attentions=4)
+    count = LOOK_EVERY - 1
+    order = EpochBatches(count * WHOLE, WHOLE, seed=0)
+    device = torch.device("cuda", 0)
+    run = new_run(config, ["a", "b", "c"], device, order)
+    step = build_step(run.model, run.optimizer, config)
+    for batch in on_gpu():  # the capture waits for the device
+        step(*batch)
+    batch = loaders.Batch(*batches()[0], torch.zeros(WHOLE, 4), ["a.png"] * WHOLE, [])
+    ends = []
+
+    def until_the_last():
+        yield from [batch.pin_memory()] * count
+        torch.cuda.set_sync_debug_mode("default")
+        ends.append(True)
+
+    refusing()
+    train_one_epoch(step, until_the_last(), run, device, StopSignals(), tmp_path)
+    assert ends
+    assert epoch_record(run)["loss"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_graph_trains_as_the_eager_step_bit_for_bit(optimizer, method, deterministic):
+    """Losses, weights, centers, statistics, optimizer and the generator, after every kind of step.
+
+    With rates of float32, as the graph reads them, and a network whose kernels are deterministic.
+    """
+    eager = run(settings(optimizer, method), before=float32_rates, device="cuda")
+    found = run(settings(optimizer, method, cuda_graph=True), device="cuda")
+    assert len({float(result["loss"]) for result in found[0]}) == len(SIZES)
+    assert_same_run(found, eager)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "inception_v3"])
+def test_the_first_replay_has_the_loss_of_the_eager_step(backbone, deterministic):
+    whole = [batch for batch in on_gpu(96) if len(batch[1]) == WHOLE][: WARM_UP + 1]
+    losses = []
+    for cuda_graph in (False, True):
+        model = new_model("wsdan", backbone).cuda().train()
+        config = settings(cuda_graph=cuda_graph)
+        step = build_step(model, build_optimizer(model, config), config)
+        torch.cuda.manual_seed(5)
+        losses.append([float(step(*batch)["loss"]) for batch in whole])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_replays_draw_new_views():
+    """The random numbers come with the batch: the same images have other losses."""
+    model = new_model().cuda().train()
+    config = Config(batch_size=WHOLE, lr=0.0, weight_decay=0.0, cuda_graph=True).resolved()
+    step = build_step(model, build_optimizer(model, config), config)
+    assert isinstance(step, GraphedStep)
+    images, labels, _ = on_gpu()[0]
+    losses = [
+        {name: float(value) for name, value in step(images, labels, uniforms).items()}
+        for uniforms in torch.rand(WARM_UP + 5, len(labels), 4, device="cuda")
+    ]
+    assert len({result["crop"] for result in losses[WARM_UP:]}) > 1
+    assert len({result["raw"] for result in losses}) == 1
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_train_with_a_graph(workers, tmp_path, monkeypatch, deterministic):
+    """The command, with and without; workers: images are pinned by a thread while it captures."""
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 64)
+    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 16)
+    command = ["train", "--batch-size", "8", "--image-size", "48", "--workers", workers]
+    losses = {}
+    for name, options in {"eager": [], "graph": ["--cuda-graph"]}.items():
+        out = tmp_path / name
+        assert main([*command, "--epochs", "2", "--out", str(out), *options]) == 0
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["loss"] for line in lines]
+    assert losses["graph"] == pytest.approx(losses["eager"], rel=1e-2)
+    resume = [*command, "--out", str(tmp_path / "graph"), "--resume"]
+    assert main([*resume, "--epochs", "3", "--no-cuda-graph"]) == 0
+    assert main([*resume, "--epochs", "4", "--device", "cpu"]) == 0
+    assert main([*resume, "--epochs", "5", "--cuda-graph"]) == 0
+
+
+def test_training_batches_are_pinned(monkeypatch):
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 8)
+    for device, pinned in (("auto", True), ("cpu", False)):
+        config = Config(batch_size=4, image_size=48, device=device).resolved()
+        batch = next(iter(train_loader(config)[0]))
+        assert batch.images.is_pinned() == batch.labels.is_pinned() == pinned

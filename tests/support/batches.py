@@ -1,0 +1,23 @@
+"""Batches of images for the tests, as the loaders give them."""
+
+import torch
+
+from wsdan.data.loaders import Batch
+
+
+def make_batch(images, labels, boxes=None, bad=()) -> Batch:
+    """images (B,3,H,W), labels (B,), boxes (B,4) or None where none is known."""
+    count = len(labels)
+    return Batch(
+        images=images,
+        labels=labels,
+        uniforms=torch.zeros(count, 4),
+        boxes=torch.full((count, 4), torch.nan) if boxes is None else boxes,
+        names=[f"{index}.png" for index in range(count)],
+        bad=list(bad),
+    )
+
+
+def unreadable(text: str) -> Batch:
+    """A batch of one image that cannot be read."""
+    return make_batch(torch.empty(0), torch.empty(0, dtype=torch.int64), bad=[text])

@@ -1,0 +1,108 @@
+"""The networks of three published implementations, restated: their names, shapes and forward."""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.inception import BasicConv2d
+
+SIDE = 112
+
+
+class Sequential(nn.Module):
+    """WS-DAN.PyTorch and CAL: features.N, attentions.conv and .bn (epsilon 1e-3), fc.
+
+    eps: inside the signed root. bias: of fc. slices: maps are the first channels.
+    """
+
+    def __init__(self, layers, channels: int, eps: float, bias: bool, slices: bool = False):
+        super().__init__()
+        self.features = nn.Sequential(*layers)
+        self.attentions = BasicConv2d(channels, 4, kernel_size=1)
+        self.fc = nn.Linear(4 * channels, 5, bias=bias)
+        self.eps, self.slices = eps, slices
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        maps = features[:, :4] if self.slices else self.attentions(features)
+        return self.fc(100 * pooled(features, maps, self.eps)), maps
+
+
+class Wvinzh(nn.Module):
+    """WS_DAN_PyTorch: torchvision's names up to Mixed_7a, of which the first branch gives the maps;
+    images scaled to mean and deviation 0.5."""
+
+    def __init__(self):
+        super().__init__()
+        inception = torchvision.models.inception_v3(weights=None, init_weights=False)
+        for name, child in inception.named_children():
+            if name.startswith(("Conv2d", "Mixed", "maxpool")) and name not in (
+                "Mixed_7b", "Mixed_7c"
+            ):  # fmt: skip
+                self.add_module(name, child)
+        self.fc_new = nn.Linear(4 * 768, 5)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        deviations, means = (0.229, 0.224, 0.225), (0.485, 0.456, 0.406)
+        features = torch.cat(
+            [
+                images[:, i : i + 1] * (deviations[i] / 0.5) + (means[i] - 0.5) / 0.5
+                for i in range(3)
+            ],
+            dim=1,
+        )
+        for name, child in self.named_children():
+            if name not in ("Mixed_7a", "fc_new"):
+                features = child(features)
+        maps = self.Mixed_7a.branch3x3_1(features)[:, :4]
+        self.Mixed_7a(features)  # runs and is thrown away
+        return self.fc_new(100 * pooled(features, maps, 1e-12)), maps
+
+
+def pooled(features: Tensor, maps: Tensor, eps: float) -> Tensor:
+    """Mean of map times feature, signed root, unit norm. -> (B,M*C), map by map."""
+    product = (maps[:, :, None] * features[:, None]).mean((3, 4)).flatten(1)
+    root = product.sign() * (product.abs() + eps).sqrt()
+    return root / root.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def inception(last: str) -> list[nn.Module]:
+    network = torchvision.models.inception_v3(weights=None, init_weights=False)
+    children = dict(network.named_children())
+    del children["AuxLogits"]
+    names = list(children)
+    return [children[name] for name in names[: names.index(last) + 1]]
+
+
+def resnet(name: str, stride: int, bias: bool) -> list[nn.Module]:
+    """stride: of the last stage. bias: of the two convolutions of each small block."""
+    network = torchvision.models.get_model(name, weights=None)
+    for block_name, block in network.named_modules():
+        if bias and hasattr(block, "conv2"):
+            for conv in ("conv1", "conv2"):
+                old = getattr(block, conv)
+                new = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 1)
+                setattr(block, conv, new)
+        if stride == 1 and block_name == "layer4.0":
+            strided = block.conv2 if hasattr(block, "conv3") else block.conv1
+            strided.stride = block.downsample[0].stride = (1, 1)
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    return [getattr(network, name) for name in names]
+
+
+def vgg(name: str) -> list[nn.Module]:
+    return list(torchvision.models.get_model(name, weights=None, init_weights=False).features)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, seed: int) -> nn.Module:
+    """Norms with random weights and the statistics of a batch: every layer counts."""
+    torch.manual_seed(seed)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.weight.uniform_(0.8, 1.2)
+        norm.bias.uniform_(-0.2, 0.2)
+    network.train()(torch.randn(4, 3, SIDE, SIDE))
+    for norm in norms:
+        norm.running_mean += 0.1 * torch.randn_like(norm.running_mean)
+    return network.eval()

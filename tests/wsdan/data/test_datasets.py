@@ -1,0 +1,303 @@
+"""Every kind of data set: its images, classes and boxes, and a line for what is wrong with it."""
+
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import trees
+from trees import BOX, COLOURS, colour_of, config_of, error_of, write
+
+from wsdan.cli import main
+from wsdan.data.images import ImageDataset, load_image
+from wsdan.data.loaders import train_loader, val_loader
+from wsdan.data.splits import open_split
+from wsdan.data.transforms import eval_transform
+
+KINDS = {  # data -> (maker, class names, images of a split)
+    "cub": (trees.make_cub, ["001.blue", "002.green", "003.red"], 3),
+    "aircraft": (trees.make_aircraft, ["blue 7/0", "green 7/0", "red 7/0"], 3),
+    "cars": (trees.make_cars_devkit, list(COLOURS), 3),
+    "dogs": (trees.make_dogs, ["n00-blue", "n01-green", "n02-red"], 3),
+    "csv": (trees.make_table, list(COLOURS), 12),
+    "webdataset": (trees.make_shards, list(COLOURS), 6),
+}
+
+
+def check_images(config, classes, count):
+    """Each image of both splits shows the colour that its class is named after."""
+    for split in ("train", "val"):
+        samples, found = open_split(config, split, None if split == "train" else classes)
+        assert found == classes
+        assert len(samples) == count if split == "train" or config.data != "webdataset" else 3
+        assert {sample.label for sample in samples} == {0, 1, 2}
+        for sample in samples:
+            assert colour_of(sample) in classes[sample.label]
+
+
+@pytest.mark.parametrize("data", KINDS)
+def test_images_and_classes(data, tmp_path):
+    make, classes, count = KINDS[data]
+    check_images(config_of(data, make(tmp_path)), classes, count)
+
+
+def test_the_other_layout_of_stanford_cars(tmp_path):
+    config = config_of("cars", trees.make_cars_annos(tmp_path))
+    check_images(config, list(COLOURS), 3)
+    assert {sample.box for sample in open_split(config, "val", list(COLOURS)).samples} == {BOX}
+
+
+@pytest.mark.parametrize(
+    ("data", "folder"),
+    [("cub", "CUB_200_2011"), ("aircraft", "fgvc-aircraft-2013b"), ("cars", "stanford_cars")],
+)
+def test_root_may_be_the_data_set_itself(data, folder, tmp_path):
+    make, classes, count = KINDS[data]
+    check_images(config_of(data, make(tmp_path) / folder), classes, count)
+    (tmp_path / "link").symlink_to(tmp_path / folder)
+    check_images(config_of(data, tmp_path / "link"), classes, count)
+    (tmp_path / folder).rename(tmp_path / "elsewhere")
+    (tmp_path / folder).symlink_to(tmp_path / "elsewhere")
+    check_images(config_of(data, tmp_path / folder), classes, count)
+
+
+@pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
+def test_validation_has_boxes(data, tmp_path):
+    make, classes, _ = KINDS[data]
+    samples, _ = open_split(config_of(data, make(tmp_path)), "val", classes)
+    boxes = {sample.box for sample in samples}
+    assert boxes == ({BOX, None} if data == "csv" else {BOX})
+    sample = next(sample for sample in samples if sample.box is not None)
+    item = ImageDataset([sample], eval_transform(28, whole=True))[0]
+    width, height = load_image(sample.source).size
+    scales = (28 / width, 28 / height) * 2
+    assert item.box == pytest.approx([x * s for x, s in zip(BOX, scales, strict=True)])
+    assert item.name == str(sample.source)
+
+
+@pytest.mark.parametrize("data", ["cub", "aircraft", "dogs"])
+def test_boxes_may_be_missing(data, tmp_path):
+    make, classes, _ = KINDS[data]
+    make(tmp_path)
+    for path in [*tmp_path.rglob("*box*.txt"), *tmp_path.glob("Annotation")]:
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    samples, _ = open_split(config_of(data, tmp_path), "val", classes)
+    assert {sample.box for sample in samples} == {None}
+    assert all(math.isnan(edge) for edge in ImageDataset(samples, eval_transform(28))[0].box)
+
+
+@pytest.mark.parametrize("data", ["cub", "csv", "webdataset"])
+def test_workers_read_the_same_images(data, tmp_path):
+    make, classes, _ = KINDS[data]
+    make(tmp_path)
+    alone, two = (list(val_loader(config_of(data, tmp_path, workers=n), classes)) for n in (0, 2))
+    for one, other in zip(alone, two, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    loader, found = train_loader(config_of(data, tmp_path, workers=2))
+    assert found == classes
+    assert sum(len(batch.labels) for batch in loader) >= 3
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "text"),
+    [
+        ("cub", "CUB_200_2011/classes.txt", "vision.caltech.edu"),
+        ("cub", "CUB_200_2011/images", "vision.caltech.edu"),
+        ("aircraft", "fgvc-aircraft-2013b/data/variants.txt", "robots.ox.ac.uk"),
+        ("aircraft", "fgvc-aircraft-2013b/data/images_variant_trainval.txt", "robots.ox.ac.uk"),
+        ("cars", "stanford_cars/devkit/cars_train_annos.mat", "github.com/pytorch/vision"),
+        ("cars", "stanford_cars/devkit/cars_meta.mat", "github.com/pytorch/vision"),
+        ("cars", "stanford_cars/cars_train", "github.com/pytorch/vision"),
+        ("dogs", "train_list.mat", "ImageNetDogs"),
+        ("dogs", "Images", "ImageNetDogs"),
+    ],
+)
+def test_a_missing_file_is_named_with_its_source(data, path, text, tmp_path):
+    KINDS[data][0](tmp_path)
+    (tmp_path / path).rename(tmp_path / "elsewhere")
+    error = error_of(config_of(data, tmp_path))
+    assert f"--data {data}: {tmp_path / path} is missing" in error
+    assert text in error
+
+
+@pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
+def test_a_missing_image_is_named(data, tmp_path):
+    KINDS[data][0](tmp_path)
+    config = config_of(data, tmp_path)
+    lost = open_split(config, "train").samples[1].source
+    lost.unlink()
+    assert f"{lost}" in error_of(config)
+    assert f"--data {data}: 1 of {KINDS[data][2]} images that " in error_of(config)
+
+
+def test_many_missing_images_are_listed_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    names = [f"{index}.png" for index in range(14)]
+    write(tmp_path / "train.csv", ["path,label", *(f"{name},a" for name in names)])
+    error = error_of(config_of("csv", tmp_path))
+    assert "14 of 14 images" in error
+    assert f"{tmp_path}/9.png, ...;" in error
+    assert "/10.png" not in error
+    listed = error.split("...; ")[1].removesuffix(" lists all")
+    assert Path(listed).read_text().split() == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "text"),
+    [
+        ("image_class_labels.txt", ["1 1", "2 1", "3 9", "4 2", "5 3", "6 3"], "class 9 of pictu"),
+        ("image_class_labels.txt", ["1 1"], "has no line for image 2"),
+        ("train_test_split.txt", ["1 1"], "train_test_split.txt has no line for image 2"),
+        ("images.txt", ["1"], "images.txt:1: expected `key value`; got '1'"),
+        ("bounding_boxes.txt", ["1 2 3 4"], "expected x y width height; got '2 3 4'"),
+        ("train_test_split.txt", [f"{i} 0" for i in range(1, 7)], "holds no image"),
+        (
+            "train_test_split.txt",
+            [f"{i} {i % 2}.0" for i in range(1, 7)],
+            "image 1 must have 1 (train) or 0; got '1.0'",
+        ),
+        ("classes.txt", ["1 a", "2 a", "3 b"], "two classes have the same name"),
+    ],
+)
+def test_wrong_cub_files(name, lines, text, tmp_path):
+    write(trees.make_cub(tmp_path) / "CUB_200_2011" / name, lines)
+    assert text in error_of(config_of("cub", tmp_path))
+
+
+def test_spaces_between_the_fields_of_cub_files(tmp_path):
+    folder = trees.make_cub(tmp_path) / "CUB_200_2011"
+    write(folder / "train_test_split.txt", [f"{i}   {i % 2} " for i in range(1, 7)])
+    check_images(config_of("cub", tmp_path), KINDS["cub"][1], 3)
+
+
+def test_wrong_aircraft_files(tmp_path):
+    data = trees.make_aircraft(tmp_path) / "fgvc-aircraft-2013b" / "data"
+    config = config_of("aircraft", tmp_path)
+    write(data / "images_box.txt", ["0000001 1 2"])
+    assert "expected xmin ymin xmax ymax; got '1 2'" in error_of(config)
+    write(data / "images_variant_trainval.txt", ["0000001"])
+    assert "expected lines `number variant`" in error_of(config)
+    write(data / "images_variant_trainval.txt", ["0000001 zeppelin"])
+    assert "class 'zeppelin' is not in variants.txt" in error_of(config)
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_label_of_stanford_cars_out_of_range(number, tmp_path):
+    names = ["a.jpg", "b.jpg"]
+    fields = {"class": [1, number], "fname": names, "relative_im_path": names, "test": [0, 0]}
+    table = {"annotations": trees.annotations(names, **fields)}
+    devkit = trees.make_cars_devkit(tmp_path / "one") / "stanford_cars" / "devkit"
+    scipy.io.savemat(devkit / "cars_train_annos.mat", table)
+    assert f"class {number} is not in 1..3" in error_of(config_of("cars", tmp_path / "one"))
+    trees.make_cars_annos(tmp_path / "two")
+    table["class_names"] = np.array(list(COLOURS), dtype=object)
+    scipy.io.savemat(tmp_path / "two" / "cars_annos.mat", table)
+    assert f"class {number} is not in 1..3" in error_of(config_of("cars", tmp_path / "two"))
+
+
+def test_annotations_of_stanford_cars_without_a_field(tmp_path):
+    names = ["00001.jpg", "00002.jpg"]
+    unlabelled = {"annotations": trees.annotations(names, fname=names)}
+    folder = trees.make_cars_devkit(tmp_path / "one") / "stanford_cars"
+    config = config_of("cars", tmp_path / "one")
+    scipy.io.savemat(folder / "cars_test_annos_withlabels.mat", unlabelled)
+    error = error_of(config, "val", list(COLOURS))
+    assert error.endswith("cars_test_annos_withlabels.mat: its annotations have no class")
+    scipy.io.savemat(folder / "devkit" / "cars_meta.mat", {"names": [1]})
+    assert "cars_meta.mat holds no variable 'class_names'" in error_of(config)
+    scipy.io.savemat(folder / "devkit" / "cars_train_annos.mat", {"annotations": [1, 2]})
+    assert "have no class, fname, bbox_x1, bbox_y1, bbox_x2, bbox_y2" in error_of(config)
+    trees.make_cars_annos(tmp_path / "two")
+    unlabelled["class_names"] = np.array(list(COLOURS), dtype=object)
+    scipy.io.savemat(tmp_path / "two" / "cars_annos.mat", unlabelled)
+    assert "have no class, relative_im_path, test" in error_of(config_of("cars", tmp_path / "two"))
+
+
+def test_wrong_matlab_files(tmp_path, monkeypatch):
+    config = config_of("dogs", trees.make_dogs(tmp_path))
+    scipy.io.savemat(tmp_path / "train_list.mat", {"files": [1]})
+    assert "train_list.mat holds no variable 'file_list'" in error_of(config)
+    for content in (b"", b"no MATLAB file", b"x" * 300):
+        (tmp_path / "train_list.mat").write_bytes(content)
+        assert "train_list.mat is no MATLAB file" in error_of(config)
+    write(tmp_path / "Annotation" / "n00-blue" / "test", ["<annotation></annotation>"])
+    assert "n00-blue/test: no bndbox" in error_of(config, "val", KINDS["dogs"][1])
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    assert "--data dogs needs scipy: pip install 'wsdan[data]'" in error_of(config)
+
+
+@pytest.mark.parametrize("data", KINDS)
+def test_a_class_that_training_lacks(data, tmp_path):
+    make, classes, _ = KINDS[data]
+    error = error_of(config_of(data, make(tmp_path)), "val", classes[:2])
+    assert f"class {classes[2]!r} is not among the training classes" in error
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (["file,label", "a.png,b"], "header must be path,label or path,label,x1,y1,x2,y2; got fil"),
+        (["path,label,x1", "a.png,b,1"], "got path,label,x1"),
+        (["path,label,label", "a.png,b,c"], "got path,label,label"),
+        ([], "got nothing"),
+        (["path,label", "train/red/0.png,"], "row 1: the label is empty"),
+        (["path,label", "train/red/0.png,a", ",b"], "row 2: the path is empty"),
+        (["path,label", "train/red/0.png"], "row 1: more or fewer fields than the header has"),
+        (["path,label", "train/red/0.png,a,b"], "row 1: more or fewer fields"),
+        (["path,label,x1,y1,x2,y2", "train/red/0.png,a,1,2,3,x"], "must be four numbers; got 1,2"),
+        (["path,label,x1,y1,x2,y2", "train/red/0.png,a,1,2,,"], "must be four numbers; got 1,2,,"),
+        (["path,label,x1,y1,x2,y2", "train/red/0.png,a,3,2,1,4"], "must have x1 < x2 and y1 < y2"),
+        (
+            ["path,label", 'train/red/0.png,"a', "train/red/1.png,b", "train/red/2.png,c"],
+            "row 1: a field goes on in the next line; a quotation mark is not closed",
+        ),
+        (["path,label", f'"{"x" * 200_000}'], "train.csv: field larger than field limit"),
+        ([f'"path,label{"x" * 200_000}'], "train.csv: field larger than field limit"),
+        (["path,label", f"{'x' * 300}.png,a"], "1 of 1 images that"),
+        (["path,label"], "at least two classes are needed; found 0"),
+        (["path,label", "train/red/0.png,a"], "at least two classes are needed; found 1"),
+    ],
+)
+def test_wrong_tables(lines, text, tmp_path):
+    trees.make_table(tmp_path)
+    write(tmp_path / "train.csv", lines)
+    assert text in error_of(config_of("csv", tmp_path))
+
+
+def test_tables_of_every_spelling(tmp_path):
+    trees.make_table(tmp_path, val="test")
+    absolute = tmp_path / "train" / "red" / "0.png"
+    rows = [f' "{absolute}" , 10', "train/red/1.png,9", "", "train/red/2.png,9"]
+    (tmp_path / "train.csv").write_bytes(
+        b"\xef\xbb\xbfpath, label\r\n" + "\r\n".join(rows).encode()
+    )
+    config = config_of("csv", tmp_path)
+    samples, classes = open_split(config, "train")
+    assert classes == ["9", "10"]  # as numbers, not as text
+    assert [sample.label for sample in samples] == [1, 0, 0]
+    assert samples[0].source == absolute
+    assert len(open_split(config, "val", list(COLOURS)).samples) == 12  # of test.csv
+    (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00")
+    assert "cannot read" in error_of(config)
+    (tmp_path / "train.csv").unlink()
+    assert f"{tmp_path} has no train.csv with the header path,label" in error_of(config)
+
+
+def test_a_run_on_a_published_data_set(tmp_path, capsys):
+    trees.make_cub(tmp_path)
+    command = ["train", "--data", "cub", "--root", str(tmp_path), "--cache", "ram"]
+    command += ["--backbone", "tiny", "--image-size", "32", "--num-attentions", "4"]
+    command += ["--batch-size", "3", "--epochs", "2", "--workers", "1", "--out"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    assert "3 images of 3 classes to train on, 3 to validate" in capsys.readouterr().out
+    (tmp_path / "CUB_200_2011").rename(tmp_path / "moved")
+    checkpoint = str(tmp_path / "out" / "last.pt")
+    assert main(["eval", "--checkpoint", checkpoint, "--root", str(tmp_path / "moved")]) == 0
+    printed = capsys.readouterr().out
+    assert "on 3 images" in printed
+    assert "IoU" in printed  # the boxes are known

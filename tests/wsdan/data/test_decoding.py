@@ -1,0 +1,134 @@
+"""--decode gpu, its whole path on the CPU: the same views as where loading processes decode."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsdan.config import Config
+from wsdan.constants import IMAGENET_STD
+from wsdan.data import loaders
+from wsdan.data.images import BadImageError
+from wsdan.data.loaders import train_loader, val_loader
+from wsdan.errors import UserError
+
+CLASSES = ["a", "b"]
+
+
+def make_images(root):
+    """Two classes of slanted gradients: RGB, grey and turned JPEG files, and a PNG file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"rgb.jpg": {}, "grey.jpg": {}, "turned.jpg": {"exif": exif}, "plain.png": {}}
+    for split in ("train", "val"):
+        for label, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for file, saved in options.items():
+                x, y = np.meshgrid(np.linspace(0, 1, 90), np.linspace(0, 1, 70))
+                pixels = np.stack([x, y, (x + label * y) / 2], -1) * 200 + 20
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image = image.convert("L") if file == "grey.jpg" else image
+                image.save(folder / file, quality=95, **saved)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "DECODER", torch.device("cpu"))
+    return make_images(tmp_path)
+
+
+def config_of(tree, decode="gpu", workers=0) -> Config:
+    return Config(
+        data="folder", root=str(tree), image_size=28, batch_size=8, decode=decode, workers=workers
+    ).resolved()
+
+
+def bytes_apart(one, other) -> float:
+    """The mean difference of two batches' images in steps of 1/255."""
+    scale = 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return float(((one.images - other.images) * scale).abs().mean())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_views_are_those_of_the_other_path(workers, tree):
+    for split in ("train", "val"):
+        batches = []
+        for decode in ("cpu", "gpu"):
+            config = config_of(tree, decode, workers)
+            loader = train_loader(config)[0] if split == "train" else val_loader(config, CLASSES)
+            batches.append(list(loader))
+        for one, other in zip(*batches, strict=True):
+            assert type(other.images) is torch.Tensor
+            assert one.names == other.names
+            assert torch.equal(one.labels, other.labels)
+            assert torch.equal(one.uniforms, other.uniforms)
+            assert torch.equal(one.boxes.isnan(), other.boxes.isnan())
+            assert bytes_apart(one, other) < 1
+            # What another crop by one pixel would make of it.
+            shifted = other.images.roll(1, -1)
+            other.images[..., 1:] = shifted[..., 1:]
+            assert bytes_apart(one, other) > 2
+
+
+def test_an_epoch_draws_other_views(tree):
+    loader, _ = train_loader(config_of(tree))
+    assert len(loader) == 1
+    (first,), (again,) = list(loader), list(loader)
+    assert torch.equal(first.images, again.images)
+    loader.batch_sampler.begin(1)
+    (other,) = list(loader)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_the_runs_random_numbers_stay(tree):
+    before = torch.get_rng_state()
+    list(train_loader(config_of(tree))[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_damaged_files_are_named(tree):
+    folder = tree / "train" / "a"
+    whole = (folder / "rgb.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no image")
+    (folder / "cut.png").write_bytes((folder / "plain.png").read_bytes()[:200])
+    config = Config(**{**vars(config_of(tree)), "batch_size": 11})
+    (batch,) = list(train_loader(config)[0])
+    assert len(batch.labels) == 8
+    names = sorted(line.split(": not a readable image: ")[0] for line in batch.bad)
+    assert names == [str(folder / name) for name in ("cut.jpg", "cut.png", "text.jpg")]
+    assert all("\n" not in line for line in batch.bad)
+
+
+def test_a_batch_of_damaged_files_is_empty(tree):
+    config = config_of(tree)
+    for path in tree.rglob("val/*/*"):
+        path.write_bytes(b"")
+    (batch,) = list(val_loader(config, CLASSES))
+    assert len(batch.labels) == 0
+    assert len(batch.bad) == 8
+
+
+def test_a_missing_file_is_a_bad_image(tree):
+    loader = val_loader(config_of(tree), CLASSES)
+    (tree / "val" / "a" / "rgb.jpg").unlink()
+    (batch,) = list(loader)
+    assert batch.bad == [
+        str(BadImageError(f"{tree}/val/a/rgb.jpg: not a readable image: no such file"))
+    ]
+
+
+def test_too_little_memory_is_no_damaged_file(tree, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(val_loader(config_of(tree), CLASSES))
+
+
+def test_cache_and_decode_exclude_each_other(tree):
+    with pytest.raises(UserError, match="--cache and --decode gpu exclude each other"):
+        Config(data="folder", root=str(tree), decode="gpu", cache="ram").resolved()

@@ -1,0 +1,189 @@
+"""A run that is stopped and goes on is the run that was not: bit for bit, from any step."""
+
+import os
+import shutil
+import signal
+from functools import partial
+
+import pytest
+import torch
+from runs import SMALL, acting_at, assert_same_end, metrics_of, refused
+from torch import nn
+
+import wsdan.training.loop
+from wsdan.checkpoint import load_checkpoint
+from wsdan.cli import main
+from wsdan.data import loaders
+from wsdan.errors import UserError
+from wsdan.inference.evaluate import evaluate
+from wsdan.networks import backbones
+from wsdan.networks.backbones import Tiny
+from wsdan.training.signals import StopSignals
+
+STEPS = 6  # of an epoch
+COMMAND = [*SMALL, "--epochs", "3", "--eval-every", "2"]
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 8 * STEPS + 3)
+    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 17)
+
+
+def stopping_at(step_number: int, number: signal.Signals):
+    """A build_step whose step sends this process a signal, as from outside, before its end."""
+    return acting_at(step_number, partial(os.kill, os.getpid(), number))
+
+
+@pytest.mark.parametrize(
+    ("options", "at", "number"),
+    [
+        ([], 8, signal.SIGTERM),  # in the second epoch
+        ([], STEPS, signal.SIGINT),  # an epoch's last step: its evaluation is left to do
+        (["--optimizer", "sgd", "--lr", "1e-2", "--ema", "0.9"], 14, signal.SIGTERM),
+        (["--workers", "2", "--accumulate", "2"], 4, signal.SIGTERM),
+        (["--precision", "bf16", "--joint-views", "--label-smoothing", "0.1"], 7, signal.SIGTERM),
+        (["--counterfactual", "1"], 7, signal.SIGTERM),
+        (["--method", "baseline"], 8, signal.SIGTERM),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(options, at, number, tmp_path, monkeypatch, capsys):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*COMMAND, *options, "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(wsdan.training.loop, "build_step", stopping_at(at, number))
+        assert main([*COMMAND, *options, "--out", str(broken)]) == 128 + number
+    captured = capsys.readouterr()
+    assert f"wsdan: stopped by {number.name} at epoch" in captured.err
+    assert "--resume goes on from there" in captured.err
+    state = load_checkpoint(broken / "last.pt")
+    size = 16 if "--accumulate" in options else 8
+    steps = (8 * STEPS + 3) // size
+    progress = state["ranks"][0]["progress"]
+    assert (progress["epoch"], progress["seen"]) == (
+        (at - 1) // steps,
+        ((at - 1) % steps + 1) * size,
+    )
+    assert main([*COMMAND, *options, "--out", str(broken), "--resume"]) == 0
+    assert_same_end(broken, whole)
+
+
+def test_dropout_goes_on_too(tmp_path, monkeypatch):
+    """The random numbers of the network itself."""
+
+    class Dropping(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.append(nn.Dropout2d(0.5))
+
+    monkeypatch.setattr(backbones, "Tiny", Dropping)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*COMMAND, "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(wsdan.training.loop, "build_step", stopping_at(8, signal.SIGTERM))
+        assert main([*COMMAND, "--out", str(broken)]) == 143
+    assert main([*COMMAND, "--out", str(broken), "--resume"]) == 0
+    assert_same_end(broken, whole)
+
+
+def test_a_signal_during_the_evaluation(tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*COMMAND, "--out", str(whole)]) == 0
+
+    def disturbed(model, batches, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(model, batches, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wsdan.training.loop, "evaluate", disturbed)
+        assert main([*COMMAND, "--out", str(broken)]) == 143
+    assert len(metrics_of(broken)) == 1
+    shutil.copytree(broken, tmp_path / "other")
+    assert main([*COMMAND, "--out", str(broken), "--resume"]) == 0
+    assert_same_end(broken, whole)
+    # Steps of another size take up a trained epoch's figures as they are.
+    again = [*COMMAND, "--out", str(tmp_path / "other"), "--resume", "--batch-size", "10"]
+    assert main(again) == 0
+    assert metrics_of(tmp_path / "other")[:2] == metrics_of(whole)[:2]
+
+
+def test_a_image_that_one_process_cannot_read_asks_no_other(tmp_path, monkeypatch, capsys):
+    """In an evaluation: the others, who can, are waiting elsewhere."""
+
+    def failing(*_):
+        monkeypatch.setattr(StopSignals, "agreed", None)  # which asks the others
+        raise UserError("a.jpg: not a readable image")
+
+    monkeypatch.setattr(wsdan.training.loop, "evaluate", failing)
+    assert "a.jpg" in refused(capsys, *COMMAND, "--out", tmp_path / "out")
+
+
+def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):
+    """--save-every: a run that is killed loses the steps since then, and learns them again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*COMMAND, "--out", str(whole)]) == 0
+
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wsdan.training.loop, "build_step", acting_at(STEPS + 4, kill))
+        with pytest.raises(Killed):
+            main([*COMMAND, "--save-every", "2", "--out", str(killed)])
+    progress = load_checkpoint(killed / "last.pt")["ranks"][0]["progress"]
+    assert (progress["epoch"], progress["seen"]) == (1, 16)
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 1, "lo')  # as a killed run may leave it
+    assert main([*COMMAND, "--save-every", "2", "--out", str(killed), "--resume"]) == 0
+    assert_same_end(killed, whole)
+
+
+def test_a_run_that_is_over_and_a_longer_one(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main([*COMMAND, "--out", out]) == 0
+    assert main([*COMMAND, "--out", out, "--resume"]) == 0  # nothing is left to do
+    assert "mean of both" in capsys.readouterr().out
+    assert len(metrics_of(tmp_path / "out")) == 3
+    assert main([*COMMAND, "--epochs", "4", "--out", out, "--resume"]) == 0
+    assert [record["epoch"] for record in metrics_of(tmp_path / "out")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--num-attentions", "5"], "is of another run: --num-attentions was 4 there and is 5 now"),
+        (["--lr", "0.5"], "is of another run: --lr was 0.008 there and is 0.5 now"),
+        (["--ema", "0.9"], "is of another run: --ema was 0.0 there and is 0.9 now"),
+    ],
+)
+def test_another_run_is_refused(options, text, tmp_path, capsys):
+    assert main([*SMALL, "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    assert text in refused(
+        capsys, *SMALL, "--epochs", "2", "--out", tmp_path / "out", "--resume", *options
+    )
+
+
+def test_other_steps_must_divide_what_the_epoch_has_seen(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(wsdan.training.loop, "build_step", stopping_at(3, signal.SIGTERM))
+        assert main([*SMALL, "--epochs", "2", "--out", str(out)]) == 143
+    again = [*SMALL, "--epochs", "2", "--out", str(out), "--resume", "--batch-size"]
+    assert "has seen 24 images of epoch 1, which steps of 16" in refused(capsys, *again, "16")
+    assert main([*again, "12"]) == 0
+    assert [record["epoch"] for record in metrics_of(out)] == [0, 1]
+    assert all(record["loss"] > 0 for record in metrics_of(out))
+
+
+def test_a_converted_model_is_no_run(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*SMALL, "--epochs", "1", "--out", str(out)]) == 0
+    state = torch.load(out / "last.pt", weights_only=True)
+    del state["ranks"]
+    torch.save(state, out / "last.pt")
+    assert "holds a model and no run to go on with" in refused(
+        capsys, *SMALL, "--epochs", "2", "--out", out, "--resume"
+    )

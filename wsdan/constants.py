@@ -1,0 +1,13 @@
+"""Numbers that several parts of the package share, with their sources. Imports nothing."""
+
+# Per-channel statistics of ImageNet, by which images are normalized (RGB, of values in [0, 1]).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The training views, arXiv:1901.09891 section 3.2 and 4.1: ranges of the thresholds, as shares of
+# the attention map's peak, and the padding of the crop's box, as a share of the image's side.
+CROP_THRESHOLD = (0.4, 0.6)
+DROP_THRESHOLD = (0.2, 0.5)
+CROP_PADDING = 0.1
+
+SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data synthetic` draws

@@ -1,0 +1,74 @@
+"""Lists of images: train.csv and val.csv (or test.csv), `path,label` with optional boxes."""
+
+import csv
+from pathlib import Path
+
+from wsdan.data.readers._layout import expect_images, read_lines
+from wsdan.data.samples import Box, Entry, Listing, sorted_names
+from wsdan.errors import UserError
+
+EDGES = ("x1", "y1", "x2", "y2")
+HEADERS = ({"path", "label"}, {"path", "label", *EDGES})
+
+
+def read(root: Path, split: str) -> Listing:
+    """The images of one split. Labels are names; paths start from the list's folder.
+
+    A row may leave its box empty. Raises UserError for a wrong header or row, or missing images.
+    """
+    path = _find(root, ("train",) if split == "train" else ("val", "test"))
+    header, rows = _read(path)
+    if set(header) not in HEADERS or len(set(header)) < len(header):
+        raise UserError(
+            f"--data csv: {path}: the header must be path,label or path,label,{','.join(EDGES)}; "
+            f"got {','.join(header) or 'nothing'}"
+        )
+    entries = [_entry(row, f"--data csv: {path}, row {i}", root) for i, row in enumerate(rows, 1)]
+    expect_images(entries, "csv", path)
+    return Listing(f"--data csv: {path}", sorted_names({entry.name for entry in entries}), entries)
+
+
+def _find(root: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (root / f"{name}.csv").is_file():
+            return root / f"{name}.csv"
+    wanted = " or ".join(f"{name}.csv" for name in names)
+    raise UserError(f"--data csv: {root} has no {wanted} with the header path,label")
+
+
+def _read(path: Path) -> tuple[list[str], list[dict]]:
+    """The header's names, and the fields of each row by them."""
+    lines = [f"{line}\n" for line in read_lines(path, "csv")]  # a break shows within a field
+    rows = csv.DictReader(lines, skipinitialspace=True)
+    try:
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        return rows.fieldnames, list(rows)
+    except csv.Error as error:
+        raise UserError(f"--data csv: {path}: {error}; is a quotation mark not closed?") from None
+
+
+def _entry(row: dict, where: str, root: Path) -> Entry:
+    if None in row or None in row.values():
+        raise UserError(f"{where}: more or fewer fields than the header has")
+    values = {name: value.strip() for name, value in row.items()}
+    if any("\n" in value for value in values.values()):
+        raise UserError(
+            f"{where}: a field goes on in the next line; a quotation mark is not closed"
+        )
+    for name in ("path", "label"):
+        if not values[name]:
+            raise UserError(f"{where}: the {name} is empty")
+    return Entry(root / values["path"], values["label"], _box(values, where))
+
+
+def _box(values: dict[str, str], where: str) -> Box | None:
+    edges = [values.get(edge, "") for edge in EDGES]
+    if not any(edges):
+        return None
+    try:
+        x1, y1, x2, y2 = map(float, edges)
+    except ValueError:
+        raise UserError(f"{where}: the box must be four numbers; got {','.join(edges)}") from None
+    if not (x1 < x2 and y1 < y2):
+        raise UserError(f"{where}: the box must have x1 < x2 and y1 < y2; got {','.join(edges)}")
+    return x1, y1, x2, y2

@@ -1,0 +1,133 @@
+"""Images of what a model looks at: the views of training and of test time, side by side."""
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsdan.config import Config
+from wsdan.constants import (
+    CROP_PADDING,
+    CROP_THRESHOLD,
+    DROP_THRESHOLD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+)
+from wsdan.precision import autocast
+from wsdan_kernels import attention_crop_drop, attention_refine
+
+CELL = 224  # views of a larger side are shrunk to it
+GAP = 4  # white pixels between views
+BOX_COLOUR = (1.0, 0.2, 0.1)
+# Colours of the heat at 0, 1/4, ... 1: dark blue, blue, teal, yellow, red.
+HEAT = (
+    (0.05, 0.03, 0.30),
+    (0.12, 0.30, 0.85),
+    (0.10, 0.75, 0.65),
+    (1.00, 0.85, 0.15),
+    (0.85, 0.05, 0.05),
+)
+
+
+@torch.no_grad()
+def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
+    """One row for each image: with its box, the mean map as heat, crop, drop, refined view.
+
+    Nothing is drawn at random: the crop and the drop view are made by the map of the largest mass,
+    at the middle of the thresholds of training. A plain classifier has the image alone.
+
+    Args:
+        model: is left in the mode it is in. images: (B,3,H,W), normalised, on its device; B >= 1.
+
+    Returns:
+        (3,h,w) uint8 on the CPU.
+    """
+    was_training = model.training
+    model.eval()
+    with autocast(config, images.device):
+        attentions = model(images).attentions
+    model.train(was_training)
+    image = _cell(images)
+    if attentions is None:
+        return _grid([image])
+    attentions = attentions.float()
+    largest = attentions.mean(dim=(2, 3)).argmax(dim=1)
+    strongest = attentions[torch.arange(len(images), device=images.device), largest]
+    crops, drops = attention_crop_drop(
+        images,
+        strongest,
+        strongest,
+        crop_threshold=sum(CROP_THRESHOLD) / 2,
+        drop_threshold=sum(DROP_THRESHOLD) / 2,
+        padding=CROP_PADDING,
+    )
+    refined, boxes = attention_refine(
+        images, attentions, threshold=config.refine_threshold, padding=config.refine_padding
+    )
+    framed = _framed(image, boxes, images.shape[2:])
+    heated = _heated(image, attentions.mean(dim=1))
+    return _grid([framed, heated, _cell(crops), _cell(drops), _cell(refined)])
+
+
+def captioned(grid: Tensor, text: str) -> Image.Image:
+    """A grid (3,H,W) uint8 as an image with a line of text under it, widened where need be."""
+    font = ImageFont.load_default()
+    _, _, width, height = font.getbbox(text)
+    size = (max(grid.shape[2], int(width) + 2 * GAP), grid.shape[1] + int(height) + 2 * GAP)
+    image = Image.new("RGB", size, "white")
+    image.paste(Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy()), (0, 0))
+    ImageDraw.Draw(image).text((GAP, grid.shape[1] + GAP), text, fill="black", font=font)
+    return image
+
+
+def _cell(images: Tensor) -> Tensor:
+    """Network inputs (B,3,H,W) as images in [0, 1], float32, shrunk where larger than a cell."""
+    mean, std = (images.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    cells = (images * std + mean).float()
+    height, width = images.shape[2:]
+    shrink = max(height, width) / CELL
+    if shrink > 1:
+        size = (max(round(height / shrink), 1), max(round(width / shrink), 1))
+        cells = F.interpolate(cells, size, mode="bilinear", antialias=True)
+    return cells.clamp(0, 1)
+
+
+def _heated(cells: Tensor, maps: Tensor) -> Tensor:
+    """Cells (B,3,h,w) under the colours of maps (B,h',w'), each map between 0 and its peak.
+
+    The hotter, the less is seen of the image.
+    """
+    maps = F.interpolate(maps[:, None], cells.shape[2:], mode="bilinear", align_corners=True)
+    heat = (maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12)).nan_to_num().clamp(0, 1)
+    colours = heat.new_tensor(HEAT)
+    position = heat[:, 0] * (len(HEAT) - 1)
+    low = position.long().clamp(max=len(HEAT) - 2)
+    part = (position - low)[..., None]
+    painted = torch.lerp(colours[low], colours[low + 1], part).permute(0, 3, 1, 2)
+    return torch.lerp(cells, painted, 0.3 + 0.5 * heat)
+
+
+def _framed(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cells (B,3,h,w) with the outline of boxes (B,4), x1 y1 x2 y2 in images of `size` (H,W)."""
+    height, width = cells.shape[2:]
+    scale = boxes.new_tensor([width / size[1], height / size[0]] * 2, dtype=torch.float32)
+    edges = (boxes * scale).round()[:, :, None, None]
+    line = max(1, width // 100)
+    y = torch.arange(height, device=cells.device)[:, None]
+    x = torch.arange(width, device=cells.device)[None, :]
+
+    def inside(margin: int) -> Tensor:
+        x1, y1, x2, y2 = edges.unbind(dim=1)
+        return (x >= x1 + margin) & (x < x2 - margin) & (y >= y1 + margin) & (y < y2 - margin)
+
+    outline = (inside(0) & ~inside(line))[:, None]
+    colour = cells.new_tensor(BOX_COLOUR)[:, None, None]
+    return torch.where(outline, colour, cells)
+
+
+def _grid(columns: list[Tensor]) -> Tensor:
+    """Columns of cells (B,3,h,w) as one image (3,H,W) uint8 on the CPU, white between them."""
+    padded = [F.pad(cells, (0, GAP, 0, GAP), value=1.0) for cells in columns]
+    rows = torch.cat(padded, dim=3)  # (B,3,h,W)
+    grid = rows.permute(1, 0, 2, 3).flatten(1, 2)[:, :-GAP, :-GAP]
+    return (grid * 255).round().to(torch.uint8).cpu()

@@ -1,0 +1,162 @@
+"""Classifying images with a checkpoint."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsdan.checkpoint import load_checkpoint
+from wsdan.config import Config
+from wsdan.data.images import BadImageError, load_image
+from wsdan.data.transforms import box_in_original, eval_transform
+from wsdan.errors import UserError
+from wsdan.inference.evaluate import VIEWS, Prediction, predict_views
+from wsdan.inference.figures import captioned, view_grid
+from wsdan.networks.model import build_model, without_weights
+
+
+class Classifier:
+    """A trained model with its classes and its preprocessing.
+
+    Args:
+        checkpoint: last.pt or best.pt of a run. device: a torch device.
+        raw_weights: take the trained weights where the run also kept their average.
+
+    Raises:
+        UserError: a checkpoint that is missing, truncated or not ours.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: torch.device | str = "cpu",
+        *,
+        raw_weights: bool = False,
+    ):
+        state = load_checkpoint(checkpoint)
+        self.device = torch.device(device)
+        self.config: Config = state["config"]
+        self.classes: list[str] = state["classes"]
+        # The weights come from the checkpoint, none are fetched.
+        self.model = build_model(without_weights(self.config), len(self.classes))
+        averaged = state.get("ema")
+        try:
+            self.model.load_state_dict(state["model"] if raw_weights or not averaged else averaged)
+        except RuntimeError:
+            raise UserError(f"checkpoint {checkpoint}: its weights do not fit its model") from None
+        self.model.to(self.device, memory_format=torch.channels_last).eval()
+
+    @property
+    def sees_whole(self) -> bool:
+        """Whether images are shown whole, as the embedded ones, or by their centre."""
+        return self.config.data == "synthetic"
+
+    def predict(self, path: str | Path, top: int = 5) -> dict:
+        """Classify one image.
+
+        Returns a dict: "image"; "size" [width, height]; "top", a list of up to `top` dicts "class",
+        "raw", "refined", "mean" and, in a run with --tta, "tta" (probabilities), best mean first;
+        "box", where the model looked again, x1 y1 x2 y2 in the image's pixels, or None for a
+        plain classifier.
+
+        Raises UserError for an unreadable image.
+        """
+        original, image = self._read(path)
+        prediction = predict_views(self.model, image, self.config)
+        box, size = None, self.config.image_size
+        if prediction.boxes is not None:
+            box = box_in_original(
+                prediction.boxes[0].tolist(), original.size, size, self.sees_whole
+            )
+        return {
+            "image": str(path),
+            "size": list(original.size),
+            "top": self._best(prediction, top),
+            "box": box,
+        }
+
+    def save_figure(self, path: str | Path, figure: Path, result: dict) -> None:
+        """Save the views of an image, captioned by its prediction, and note it in the result.
+
+        Raises UserError for an unreadable image, or where the figure cannot be written.
+        """
+        _, image = self._read(path)
+        best = result["top"][:3]
+        score = "mean" if "mean" in best[0] else "raw"
+        text = ", ".join(f"{entry['class']} {100 * entry[score]:.1f} %" for entry in best)
+        try:
+            captioned(view_grid(self.model, image, self.config), text).save(figure)
+        except OSError as error:
+            raise UserError(f"--figure: cannot write {figure}: {error.strerror}") from None
+        result["figure"] = str(figure)
+
+    def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
+        """An image file, and the network's input (1,3,H,W) of it. Raises UserError."""
+        try:
+            original = load_image(path)
+        except BadImageError as error:
+            raise UserError(str(error)) from None
+        image = eval_transform(self.config.image_size, self.sees_whole)(original)
+        return original, image[None].to(self.device)
+
+    def _best(self, prediction: Prediction, top: int) -> list[dict]:
+        scores: dict[str, Tensor] = {
+            view: values[0] for view in VIEWS if (values := getattr(prediction, view)) is not None
+        }
+        order = prediction.final[0].topk(min(top, len(self.classes))).indices.tolist()
+        return [
+            {"class": self.classes[label], **{view: float(s[label]) for view, s in scores.items()}}
+            for label in order
+        ]
+
+
+def figure_paths(images: list[str], folder: str) -> list[Path]:
+    """folder/NAME.png for each image file NAME.*; makes the folder.
+
+    Raises UserError for two images of one name, a figure that would replace one of the images,
+    or a folder that cannot be made.
+    """
+    names = [Path(image).stem for image in images]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--figure: the images must have different names; got {twice!r} twice")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--figure: cannot make the folder {folder}: {error.strerror}") from None
+    figures = [Path(folder) / f"{name}.png" for name in names]
+    sources = {Path(image).resolve() for image in images}
+    replaced = next((figure for figure in figures if figure.resolve() in sources), None)
+    if replaced is not None:
+        raise UserError(f"--figure: its {replaced} would replace an image; name another folder")
+    return figures
+
+
+def prediction_json(result: dict) -> str:
+    """A prediction as one JSON object; null for a score that is not finite."""
+    scores = [
+        {key: None if key != "class" and not math.isfinite(value) else value
+         for key, value in entry.items()}
+        for entry in result["top"]
+    ]  # fmt: skip
+    return json.dumps({**result, "top": scores})
+
+
+def prediction_text(result: dict) -> str:
+    """A prediction for the terminal."""
+    lines = [f"{result['image']} ({result['size'][0]} x {result['size'][1]})"]
+    views = [view for view in VIEWS if view in result["top"][0]]
+    width = max(len(entry["class"]) for entry in result["top"])
+    lines.append("  " + " " * width + "".join(f"{view:>10}" for view in views))
+    for entry in result["top"]:
+        row = "".join(f"{100 * entry[view]:8.1f} %" for view in views)
+        lines.append(f"  {entry['class']:<{width}}{row}")
+    if result["box"] is not None:
+        x1, y1, x2, y2 = result["box"]
+        lines.append(f"  object: x {x1} to {x2}, y {y1} to {y2}")
+    if "figure" in result:
+        lines.append(f"  figure: {result['figure']}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Feature networks, the WS-DAN classifier, weights and published checkpoints."""

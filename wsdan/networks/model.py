@@ -1,0 +1,253 @@
+"""The WS-DAN classifier (arXiv:1901.09891 section 3.1) and the plain one it is compared with."""
+
+import dataclasses
+import io
+from contextlib import redirect_stderr
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wsdan.checkpoint import FORMAT, load_checkpoint
+from wsdan.config import ATTENTIONS, Config
+from wsdan.errors import UserError
+from wsdan.networks.backbones import Backbone, build_backbone, full_name
+from wsdan.networks.weights import check_fit, read_file, state_of
+from wsdan.validation import option_name
+from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
+
+
+class Output(NamedTuple):
+    """What a forward pass gives.
+
+    logits (B,N); pooled (B,M*C), of unit norm; attentions (B,M,h,w), None for a plain classifier;
+    effect (B,N), the logits less those under maps that mean nothing, None where not asked for.
+    """
+
+    logits: Tensor
+    pooled: Tensor
+    attentions: Tensor | None
+    effect: Tensor | None = None
+
+
+class AttentionHead(nn.Sequential):
+    """Attention maps (eq. 1): 1x1 convolution, batch norm, ReLU. (B,C,h,w) -> (B,M,h,w)."""
+
+    def __init__(self, channels: int, num_attentions: int, bias: float = 0.0):
+        super().__init__(
+            nn.Conv2d(channels, num_attentions, 1, bias=False),
+            nn.BatchNorm2d(num_attentions),
+            nn.ReLU(),
+        )
+        nn.init.constant_(self[1].bias, bias)
+
+
+class WSDAN(nn.Module):
+    """Backbone, attention maps, bilinear attention pooling, linear classifier.
+
+    forward: images (B,3,H,W) -> Output. With counterfactual=True also the effect of the maps (CAL,
+    arXiv:2108.08728): the logits less those of the same features pooled under maps uniform in
+    [0,2), drawn from `generator`, or, in evaluation mode, under ones.
+
+    Args:
+        backbone: a Backbone, or a name for `build_backbone`.
+        num_classes: N. num_attentions: M.
+        attention: "conv", a 1x1 convolution with batch norm and ReLU; "slice", the first M
+            channels of the features (the official Inception model); or a module of your own,
+            features (B,C,h,w) -> maps (B,M,h',w').
+        attention_bias: initial bias of that batch norm.
+        beta: step of the feature centers.
+        scale: factor on the pooled features before the classifier; without it learning stalls.
+        pool_eps: inside the pooling's signed root.
+
+    Raises:
+        ValueError: a number out of its range; in forward, another number of maps than M.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | str,
+        num_classes: int,
+        num_attentions: int = 32,
+        *,
+        attention: str | nn.Module = "conv",
+        attention_bias: float = 0.0,
+        beta: float = 0.05,
+        scale: float = 100.0,
+        pool_eps: float = 1e-12,
+    ):
+        super().__init__()
+        if isinstance(backbone, str):
+            backbone = build_backbone(backbone)
+        if not (isinstance(attention, nn.Module) or attention in ATTENTIONS):
+            raise ValueError(f"WSDAN: attention must be one of {ATTENTIONS}, but got {attention!r}")
+        if num_attentions < 1:
+            raise ValueError(f"WSDAN: num_attentions must be at least 1, but got {num_attentions}")
+        if num_classes < 2:
+            raise ValueError(f"WSDAN: num_classes must be at least 2, but got {num_classes}")
+        if attention == "slice" and num_attentions > backbone.channels:
+            rule = f"at most the backbone's {backbone.channels} channels"
+            raise ValueError(f"WSDAN: num_attentions must be {rule}, but got {num_attentions}")
+        self.num_attentions = num_attentions
+        self.scale = scale
+        self.backbone = backbone.network
+        self.attention = attention if isinstance(attention, nn.Module) else None
+        if attention == "conv":
+            self.attention = AttentionHead(backbone.channels, num_attentions, attention_bias)
+        self.pool = BilinearAttentionPool(eps=pool_eps)
+        dim = num_attentions * backbone.channels
+        self.classifier = nn.Linear(dim, num_classes)
+        self.centers = FeatureCenters(num_classes, dim, beta)
+
+    def forward(
+        self,
+        images: Tensor,
+        counterfactual: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        features = self.backbone(images)
+        if self._in_one_pass() and not counterfactual:
+            head, options = self.attention, self.pool.options
+            pooled, attentions = attend_and_pool(features, head[0].weight, head[1], **options)
+        else:
+            if self.attention is None:
+                attentions = features[:, : self.num_attentions]
+            else:
+                attentions = self.attention(features)
+                if attentions.shape[1] != self.num_attentions:
+                    raise ValueError(
+                        f"WSDAN: attention must give {self.num_attentions} maps, "
+                        f"but got {attentions.shape[1]}"
+                    )
+            if counterfactual:
+                return self._with_effect(features, attentions, generator)
+            pooled = self.pool(features, attentions)
+        pooled = pooled.flatten(1)
+        return Output(self.classifier(self.scale * pooled), pooled, attentions)
+
+    def _with_effect(
+        self, features: Tensor, attentions: Tensor, generator: torch.Generator | None
+    ) -> Output:
+        """The output with the effect of the maps; the features are read once for both poolings."""
+        if self.training:
+            fakes = torch.empty_like(attentions).uniform_(0, 2, generator=generator)
+        else:
+            fakes = torch.ones_like(attentions)
+        groups = 2 if self.pool.options["normalize"] == "all" else 1
+        both = self.pool(features, torch.cat((attentions, fakes), dim=1), groups)
+        pooled, fake_pooled = (half.flatten(1) for half in both.chunk(2, dim=1))
+        logits = self.classifier(self.scale * pooled)
+        effect = logits - self.classifier(self.scale * fake_pooled)
+        return Output(logits, pooled, attentions, effect)
+
+    def _in_one_pass(self) -> bool:
+        """Whether the maps and the pooling under them can be computed together: in inference."""
+        return (
+            not (self.training or torch.is_grad_enabled())
+            and isinstance(self.attention, AttentionHead)
+            and isinstance(self.pool, BilinearAttentionPool)
+            and self.pool.options["reduce"] != "max"
+        )
+
+
+class PlainClassifier(nn.Module):
+    """The backbone with global average pooling and a linear classifier, for comparison.
+
+    forward: images (B,3,H,W) -> Output with pooled (B,C) and no attentions.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int):
+        super().__init__()
+        self.backbone = backbone.network
+        self.classifier = nn.Linear(backbone.channels, num_classes)
+
+    def forward(self, images: Tensor) -> Output:
+        pooled = self.backbone(images).mean((2, 3))
+        return Output(self.classifier(pooled), pooled, None)
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """The model of a resolved configuration, on the CPU, with the weights it starts from: a run
+    that is resumed has its own. Raises UserError."""
+    if config.resume:
+        config = without_weights(config)
+    weights = checkpoint = None
+    if config.weights is not None:
+        content = read_file(config.weights, "--weights")
+        if content.get("format") == FORMAT:
+            checkpoint = load_checkpoint(config.weights)
+        else:
+            weights = state_of(content, f"--weights: {config.weights}")
+    backbone = build_backbone(config.backbone, config.pretrained, weights)
+    if config.image_size < backbone.stride:
+        raise UserError(
+            f"--image-size must be at least the stride of {config.backbone} "
+            f"({backbone.stride} pixels); got {config.image_size}"
+        )
+    try:
+        if config.method == "baseline":
+            model = PlainClassifier(backbone, num_classes)
+        else:
+            model = WSDAN(
+                backbone,
+                num_classes,
+                config.num_attentions,
+                attention=config.attention,
+                attention_bias=config.attention_bias,
+                beta=config.beta,
+                pool_eps=config.pool_eps,
+            )
+        _probe(model, config.image_size)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    if checkpoint is not None:
+        _start_from(checkpoint, model, config, num_classes)
+    return model
+
+
+def without_weights(config: Config) -> Config:
+    """The same model, to be filled from a checkpoint: nothing is fetched or read for it."""
+    return dataclasses.replace(config, pretrained=False, weights=None, ignore_classifier=False)
+
+
+def _start_from(checkpoint: dict, model: nn.Module, config: Config, num_classes: int) -> None:
+    """Load a checkpoint of ours, of its averaged weights where it has them, into another run's
+    model. Raises UserError where they differ."""
+    made, source = checkpoint["config"], f"--weights: {config.weights}"
+    differing = []
+    for name in ("method", "backbone", "attention", "num_attentions", "pool_eps"):
+        theirs, ours = getattr(made, name), getattr(config, name)
+        if name == "backbone":
+            theirs, ours = full_name(theirs), full_name(ours)
+        if theirs != ours:
+            differing.append(f"{option_name(name)} {theirs} (here {ours})")
+    if differing:
+        raise UserError(f"{source} was made with {', '.join(differing)}")
+    count = len(checkpoint["classes"])
+    if count != num_classes and not config.ignore_classifier:
+        raise UserError(
+            f"{source} has {count} classes, the data {num_classes}; "
+            "--ignore-classifier leaves out its classifier and centers"
+        )
+    state, wanted = checkpoint.get("ema") or checkpoint["model"], model.state_dict()
+    if config.ignore_classifier:
+        state, wanted = _without_classifier(state), _without_classifier(wanted)
+    check_fit(state, wanted, source)
+    model.load_state_dict(state, strict=not config.ignore_classifier)
+
+
+def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = ("classifier.", "centers.")
+    return {key: value for key, value in state.items() if not key.startswith(names)}
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, image_size: int) -> None:
+    """One image through the model, so that a size it cannot take is known at the start."""
+    try:
+        with redirect_stderr(io.StringIO()):  # where traced networks print their code
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError) as error:  # timm asserts
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--image-size {image_size} does not suit the model: {reason}") from None
+    model.train()

@@ -1,0 +1,1 @@
+"""The training loop, its step and objective, and what a run keeps on disk."""

@@ -1,0 +1,79 @@
+"""What happens before the first step: the device, the folder, and who may print."""
+
+import dataclasses
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from wsdan.config import Config
+from wsdan.distributed import (
+    from_first,
+    is_main,
+    largest,
+    local_rank,
+    may_restart,
+    restarts,
+    world_size,
+)
+from wsdan.errors import UserError
+from wsdan.training.folder import check_run_folder, holds_checkpoint
+
+
+def restarted(config: Config) -> Config:
+    """The configuration, resolved, of a group of processes that torchrun may have restarted.
+
+    A restarted group goes on from last.pt, or begins anew where there is none yet. It is the first
+    process that looks: another machine may have a disk of its own. Raises UserError where a restart
+    could not find the run's folder, and for what that folder holds.
+    """
+    if may_restart() and config.out is None:
+        raise UserError(
+            "torchrun --max-restarts needs --out, the folder in which a restart goes on"
+        )
+    if largest(restarts()) > 0:
+        resume = from_first(partial(holds_checkpoint, Path(config.out)))
+        config = dataclasses.replace(config, resume=resume, overwrite=not resume)
+    from_first(partial(check_run_folder, config))
+    return config
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the GPU where one can be used; under torchrun each process of a machine has its
+    own. Raises UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: this torch sees no CUDA device (see `wsdan info`)")
+    if local_rank() >= torch.cuda.device_count():
+        raise UserError(
+            f"--nproc-per-node: process {local_rank()} has no GPU of its own; this machine has "
+            f"{torch.cuda.device_count()}"
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
+
+
+def check_device(config: Config, device: torch.device) -> None:
+    """Raises UserError for what the device, or several processes, cannot do."""
+    if config.cuda_graph and device.type != "cuda":
+        raise UserError(f"--cuda-graph needs --device cuda and a GPU; this run is on {device}")
+    if config.sync_batchnorm and device.type != "cuda":
+        raise UserError(f"--sync-batchnorm needs --device cuda and GPUs; this run is on {device}")
+    if config.decode == "gpu" and device.type != "cuda":
+        raise UserError(f"--decode gpu needs --device cuda and a GPU; this run is on {device}")
+
+
+def check_processes(config: Config) -> None:
+    """Raises UserError for what several processes cannot do together."""
+    if world_size() > 1 and config.cuda_graph:
+        raise UserError("--cuda-graph is for a single process; this run has " + str(world_size()))
+
+
+def print_main(text: str, error: bool = False) -> None:
+    """Print, in the first process only."""
+    if is_main():
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)

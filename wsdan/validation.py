@@ -1,0 +1,87 @@
+"""What the values of a configuration must be, and which exclude each other: one line each."""
+
+import dataclasses
+
+from wsdan.constants import SYNTHETIC_MIN_SIZE
+from wsdan.errors import UserError
+
+AT_LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "num_attentions": 1,
+    "eval_every": 1,
+    "save_every": 0,
+    "max_skipped": 1,
+    "log_images": 0,
+    "workers": 0,
+    "seed": 0,
+    "lr": 0.0,
+    "weight_decay": 0.0,
+    "classifier_lr_scale": 0.0,
+    "center_weight": 0.0,
+    "counterfactual": 0.0,
+    "refine_padding": 0.0,
+    "pool_eps": 0.0,
+}
+SHARES = ("beta", "refine_threshold", "warmup")
+SHARES_BELOW_1 = ("ema", "label_smoothing")
+
+
+def option_name(name: str) -> str:
+    """The command-line option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def check_choices(config) -> None:
+    """Raise UserError for a value that is none of its setting's choices."""
+    for item in dataclasses.fields(config):
+        value, choices = getattr(config, item.name), item.metadata["choices"]
+        if choices is not None and value is not None and value not in choices:
+            raise UserError(
+                f"{option_name(item.name)} must be one of {', '.join(choices)}; got {value}"
+            )
+
+
+def check_together(config) -> None:
+    """Raise UserError for settings that need or exclude each other."""
+    if config.data == "folder" and config.root is None:
+        raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
+    if config.data == "synthetic" and config.root is not None:
+        raise UserError("--root is for images of your own; --data synthetic needs no folder")
+    if config.data != "synthetic" and config.root is None:
+        raise UserError(f"--data {config.data} needs --root, the folder of the data set")
+    if config.data == "synthetic" and (config.cache is not None or config.decode != "cpu"):
+        raise UserError("--cache and --decode are for image files; --data synthetic has none")
+    if config.cache is not None and config.decode == "gpu":
+        raise UserError("--cache and --decode gpu exclude each other: kept images are decoded")
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if config.pretrained and config.weights is not None:
+        raise UserError("--pretrained and --weights exclude each other")
+    if config.ignore_classifier and config.weights is None:
+        raise UserError("--ignore-classifier needs --weights, a checkpoint to start from")
+    if config.cuda_graph and config.profile:
+        raise UserError("--cuda-graph and --profile exclude each other: a graph has no phases")
+    if config.compile and config.profile:
+        raise UserError("--compile and --profile exclude each other: compiled code has no phases")
+    if (config.resume or config.overwrite) and config.out is None:
+        raise UserError("--resume and --overwrite need --out, the folder of the run")
+    if config.method == "baseline" and (config.counterfactual or config.joint_views):
+        raise UserError("--counterfactual and --joint-views are for --method wsdan")
+
+
+def check_ranges(config) -> None:
+    """Raise UserError for a number out of its range; no setting with a recipe may be None."""
+    at_least = {**AT_LEAST, "image_size": SYNTHETIC_MIN_SIZE if config.data == "synthetic" else 1}
+    for name, low in at_least.items():
+        if not getattr(config, name) >= low:
+            raise UserError(
+                f"{option_name(name)} must be at least {low}; got {getattr(config, name)}"
+            )
+    for name in SHARES:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{option_name(name)} must be in [0, 1]; got {getattr(config, name)}")
+    for name in SHARES_BELOW_1:
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
