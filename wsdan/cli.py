@@ -1,21 +1,23 @@
-"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`."""
+"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`.
+
+torch is imported by the commands, after their arguments were checked: help and mistakes are told at
+once. So nothing here, nor in the modules imported on top, may import it.
+"""
 
 import argparse
 import dataclasses
+import importlib.metadata
 import os
 import platform
 import signal
 import sys
 
-import torch
-import torchvision
-
-import wsdan_kernels
 from wsdan.config import (
     DATA,
     DEVICES,
     FINAL,
     GROUPS,
+    ORIGINS,
     PRECISIONS,
     RECIPES,
     Config,
@@ -23,10 +25,16 @@ from wsdan.config import (
     load_yaml,
     value_type,
 )
-from wsdan.distributed import is_main, process_group
 from wsdan.errors import StoppedError, UserError
-from wsdan.networks.published import ORIGINS
-from wsdan.validation import option_name
+from wsdan.networks.names import check_name
+from wsdan.validation import (
+    check_checkpoint_file,
+    check_file,
+    check_folder,
+    check_images,
+    check_paths,
+    option_name,
+)
 
 USER_MISTAKE = 2
 
@@ -36,6 +44,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; argparse's own action wants it before it is asked for."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{parser.prog} {importlib.metadata.version('wsdan')}")
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except StoppedError as stop:
+        from wsdan.distributed import is_main
+
         if is_main():
             print(f"wsdan: {stop}", file=sys.stderr)
         return stop.status
@@ -73,6 +94,7 @@ def _reader_left() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wsdan", description="Train and run WS-DAN fine-grained classifiers.")
+    parser.add_argument("--version", action=_Version, help="print the version and end")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train = commands.add_parser(
         "train", help="train, then evaluate; with no option on embedded images, in minutes"
@@ -169,15 +191,30 @@ def _help(item: dataclasses.Field) -> str:
 
 
 def _train(options: dict) -> None:
-    from wsdan.training.loop import train  # slow to import, and only this command needs it
-
     path = options.pop("config")
     values = load_yaml(path) if path is not None else {}
-    train(from_dict({**values, **options}, str(path)))  # the options' types are checked already
+    config = from_dict({**values, **options}, str(path))  # the options' types are checked already
+    check_settings(config.resolved())
+
+    from wsdan.training.loop import train
+
+    train(config)
+
+
+def check_settings(config: Config) -> None:
+    """Raise UserError for what can be told of a resolved configuration without importing torch."""
+    check_paths(config)
+    if not config.resume:
+        check_name(config.backbone)
 
 
 def _eval(options: dict) -> None:
+    check_checkpoint_file(options["checkpoint"])
+    if options["root"] is not None:
+        check_folder("--root", options["root"])
+
     from wsdan.data.loaders import val_loader
+    from wsdan.distributed import is_main, process_group
     from wsdan.inference.evaluate import evaluate
 
     classifier = _classifier(options)
@@ -209,6 +246,9 @@ def _report(result, classes: list[str], shown: dict) -> None:
 
 
 def _predict(options: dict) -> None:
+    check_checkpoint_file(options["checkpoint"])
+    check_images(options["images"])
+
     from wsdan.inference.predict import figure_paths, prediction_json, prediction_text
 
     classifier = _classifier(options)
@@ -223,6 +263,10 @@ def _predict(options: dict) -> None:
 
 
 def _convert(options: dict) -> None:
+    check_file("convert", options["source"])
+    if options["classes"] is not None:
+        check_file("--classes", options["classes"])
+
     from wsdan.networks.convert import convert
 
     found = convert(**options)
@@ -239,6 +283,11 @@ def _classifier(options: dict):
 
 
 def _info(options: dict) -> None:
+    import torch
+    import torchvision
+
+    import wsdan_kernels
+
     print(f"wsdan {wsdan_kernels.__version__}")
     print(f"python {platform.python_version()}, torch {torch.__version__}, ", end="")
     print(f"torchvision {torchvision.__version__}")

@@ -27,6 +27,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
+ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
 
 RECIPES = {
     "synthetic": {

@@ -20,7 +20,6 @@ from wsdan.errors import UserError
 from wsdan.networks.backbones import InputScaling
 from wsdan.networks.weights import named
 
-ORIGINS = ("guyuc", "cal")
 _EPS_DIFFERENCE = 1e-3 - 1e-5  # theirs and ours, of the attention's batch norm
 _POOL_EPS = {"guyuc": 1e-12, "cal": 1e-6}
 _INCEPTION = (
