@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--root", type=Path, metavar="DIR", help="DIR/train/CLASS/* (default: made for this run)")
-    add("--log-images", type=int, default=200, help="to make (default: %(default)s)")
+    add("--images", type=int, default=200, help="to make (default: %(default)s)")
     add("--image-size", type=int, default=448, help="pixels (default: %(default)s)")
     add("--batch", type=int, default=12, help="images (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file too")

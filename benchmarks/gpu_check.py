@@ -121,7 +121,7 @@ def build(logs: Path, seconds: float, outcome: Outcome) -> None:
 
 def test_jobs(logs: Path) -> list[Job]:
     """Every test file in a process of its own, the longest first, SPLIT in slices."""
-    files = sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py"))
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
     slow = [name for name in SLOW if name in files]
     plain = [name for name in files if name not in (SPLIT, *SLOW)]
     slices = [f"{i}/{SLICES}" for i in range(SLICES)]
