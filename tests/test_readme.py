@@ -1,5 +1,8 @@
 """README, CONTRIBUTING and docs: their code runs, and what they name exists."""
 
+import contextlib
+import functools
+import io
 import re
 
 import pytest
@@ -38,16 +41,29 @@ def code(text: str) -> list[str]:
     return [line for block in blocks(text) for line in block.splitlines()] + in_backticks(text)
 
 
+@functools.cache
 def wsdan_options() -> dict[str, set[str]]:
-    """The options of each command of `wsdan`, as its parser has them."""
+    """The options of each command of `wsdan`, read from its help."""
+    commands = re.findall(r"^ {4}([a-z]+) ", help_of(), re.MULTILINE)
+    assert "train" in commands
+    return {
+        name: {
+            option
+            for line in re.findall(r"^ {2}(-.*)$", help_of(name), re.MULTILINE)
+            for option in re.findall(r"--[a-z][\w-]*", line.split("  ")[0])
+        }
+        for name in commands
+    }
+
+
+def help_of(*command: str) -> str:
+    """What `wsdan COMMAND --help` prints."""
     from wsdan import cli
 
-    parser = cli._parser()
-    (commands,) = (action for action in parser._actions if isinstance(action.choices, dict))
-    return {
-        name: {option for action in command._actions for option in action.option_strings}
-        for name, command in commands.choices.items()
-    }
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        cli.main([*command, "--help"])
+    return output.getvalue()
 
 
 def anchors(text: str) -> set[str]:
