@@ -1,9 +1,9 @@
 """Every launch configuration of the Triton kernels: one table by kernel, dtype, maps and card.
 
 The figures follow from the bytes that must be in flight and from the compiler's report for each
-card (docs/kernels.md); tests/gpu/triton_report.py compiles every one of them. A first call compiles
-one configuration; nothing is searched at run time. `python -m benchmarks.harness.tune` measures
-others.
+card (docs/development/kernels.md); tests/gpu/triton_report.py compiles every one of them. A first
+call compiles one configuration; nothing is searched at run time. `python -m
+benchmarks.harness.tune` measures others.
 """
 
 from typing import NamedTuple

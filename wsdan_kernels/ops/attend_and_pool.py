@@ -48,7 +48,7 @@ _TWO_STEPS = _two_steps("triton")
 
 
 def _triton(features, weight, *arguments):
-    """One pass where a program's registers hold what it needs, see docs/kernels.md."""
+    """One pass where a program's registers hold what it needs, see docs/development/kernels.md."""
     one_pass = features.element_size() == 2 and weight.shape[0] <= 32
     return (_ONE_PASS.run if one_pass else _TWO_STEPS)(features, weight, *arguments)
 
