@@ -83,7 +83,7 @@ def test_the_program_uses_public_names_only(path):
 
 def test_device_code_stands_without_torch():
     """The maths of csrc/common, and the kernels, which a plain C++ compiler takes as well."""
-    paths = [*(ROOT / "csrc" / "common").glob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
+    paths = [*(ROOT / "csrc" / "common").rglob("*.h"), *(ROOT / "csrc" / "cuda").rglob("*.cuh")]
     assert len(paths) > 8
     for path in paths:
         included = [

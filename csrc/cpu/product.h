@@ -1,8 +1,9 @@
 // Small matrix products, register-blocked: a few rows by one panel are accumulated in registers,
 // each element of the left matrix broadcast against a row of the panel.
 //
-// Include it in a file that allows contraction (see bilinear_attention_pool.cpp). An output is one
-// chain of sums for each call, in the order of the depth, so its bits do not depend on the threads.
+// Include it in a file that allows contraction (see pooling/bilinear_attention_pool.cpp). An output
+// is one chain of sums for each call, in the order of the depth, so its bits do not depend on the
+// threads.
 #pragma once
 
 #include <algorithm>

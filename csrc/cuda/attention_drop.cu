@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "attention_drop.cuh"
-#include "cut_maps.h"
-#include "views.h"
+#include "launch/cut_maps.h"
+#include "launch/views.h"
 
 namespace wsdan {
 

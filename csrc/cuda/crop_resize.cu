@@ -4,9 +4,9 @@
 
 #include "crop_resize.cuh"
 #include "crop_resize_backward.cuh"
-#include "launch.h"
-#include "types.h"
-#include "views.h"
+#include "launch/launch.h"
+#include "launch/types.h"
+#include "launch/views.h"
 
 namespace wsdan {
 

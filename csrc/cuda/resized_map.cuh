@@ -2,7 +2,7 @@
 // its peak (arXiv:1901.09891 section 3.2: T = threshold * peak), cell by cell, and skips the cells
 // that cannot reach what is looked for.
 //
-// Rounding is that of csrc/cpu/resized_map.h: horizontal first.
+// Rounding is that of csrc/cpu/views/resized_map.h: horizontal first.
 #pragma once
 
 #include "../common/bilinear.h"

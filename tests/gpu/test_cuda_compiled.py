@@ -57,7 +57,7 @@ def compiled(request, report):
 
 def test_every_kernel_is_compiled(compiled, root):
     named = set()
-    for path in (root / "csrc" / "cuda").glob("*.cu*"):
+    for path in (root / "csrc" / "cuda").rglob("*.cu*"):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"__global__ void (?:__launch_bounds__\(.*\) )?(\w+)\(", text)
         assert len(found) == text.count("__global__"), path

@@ -10,13 +10,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "convert.h"
+#include "../convert.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../scratch.h"
+#include "../taps.h"
+#include "../tensors.h"
 #include "images.h"
-#include "levels.h"
-#include "parallel.h"
-#include "scratch.h"
-#include "taps.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {

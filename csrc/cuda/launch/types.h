@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <limits>
 
-#include "../common/elements.h"
-#include "../common/words.h"
-#include "../torch/tensors.h"
-#include "images.cuh"
-#include "resized_map.cuh"
+#include "../../common/elements.h"
+#include "../../common/words.h"
+#include "../../torch/tensors.h"
+#include "../images.cuh"
+#include "../resized_map.cuh"
 
 namespace wsdan {
 

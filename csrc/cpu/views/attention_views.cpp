@@ -10,13 +10,13 @@
 
 #include <string>
 
+#include "../levels.h"
+#include "../parallel.h"
+#include "../tensors.h"
 #include "crop_rows.h"
 #include "drop_rows.h"
 #include "images.h"
-#include "levels.h"
-#include "parallel.h"
 #include "resized_map.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "../common/words.h"
-#include "convert.h"
+#include "../../common/words.h"
+#include "../convert.h"
+#include "../scratch.h"
 #include "images.h"
 #include "resized_map.h"
-#include "scratch.h"
 
 namespace wsdan {
 

@@ -7,11 +7,11 @@
 #include <type_traits>
 #include <vector>
 
-#include "convert.h"
+#include "../convert.h"
+#include "../product.h"
+#include "../scratch.h"
+#include "../taps.h"
 #include "images.h"
-#include "product.h"
-#include "scratch.h"
-#include "taps.h"
 
 namespace wsdan {
 

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "convert.h"
-#include "product.h"
-#include "scratch.h"
+#include "../convert.h"
+#include "../product.h"
+#include "../scratch.h"
 
 namespace wsdan {
 

@@ -7,13 +7,13 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "levels.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../scratch.h"
 #include "mkl.h"
-#include "parallel.h"
 #include "pool_epilogue.h"
 #include "pool_maps.h"
 #include "pool_shape.h"
-#include "scratch.h"
 
 namespace wsdan {
 

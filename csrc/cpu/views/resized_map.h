@@ -10,9 +10,9 @@
 #include <limits>
 #include <vector>
 
-#include "../common/boxes.h"
-#include "levels.h"
-#include "taps.h"
+#include "../../common/boxes.h"
+#include "../levels.h"
+#include "../taps.h"
 
 namespace wsdan {
 

@@ -11,10 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "levels.h"
-#include "parallel.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../taps.h"
 #include "pool_shape.h"
-#include "taps.h"
 
 namespace wsdan {
 

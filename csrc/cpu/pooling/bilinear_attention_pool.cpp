@@ -18,16 +18,16 @@
 #include <string>
 #include <utility>
 
-#include "levels.h"
-#include "parallel.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../scratch.h"
+#include "../tensors.h"
 #include "pool_epilogue.h"
 #include "pool_layout.h"
 #include "pool_maps.h"
 #include "pool_max.h"
 #include "pool_mkl.h"
 #include "pool_shape.h"
-#include "scratch.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {

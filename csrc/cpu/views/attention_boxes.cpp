@@ -12,11 +12,11 @@
 #include <cstdint>
 #include <string>
 
-#include "../common/boxes.h"
-#include "levels.h"
-#include "parallel.h"
+#include "../../common/boxes.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../tensors.h"
 #include "resized_map.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {
