@@ -35,8 +35,9 @@ SIZES = """
 #include <cstdio>
 template <typename T>
 int map_bytes() {
-    const wsdan::MapGeometry<T> paper{{26, 448, true}, {26, 448, true}, wsdan::BoxRule::paper};
-    return static_cast<int>(wsdan::map_shared_bytes<T>(paper, true));
+    const wsdan::Axis<T, int> axis(26, 448, /*align_corners=*/true);
+    const wsdan::MapGeometry<T> paper{axis, axis, wsdan::BoxRule::paper};
+    return static_cast<int>(wsdan::map_shared_bytes<T>(paper, /*values_in_shared=*/true));
 }
 int main() {
     std::printf("{\\"float\\": %d, \\"double\\": %d, \\"sums\\": %d}", map_bytes<float>(),
