@@ -91,7 +91,7 @@ inline int blocks_for(const Shares& shares, int threads) {
 }
 
 // How `planes` planes like those of `result` are shared out, `count` elements of a row a thread. A
-// thread goes down so many rows that the card is full first and strips have few starts then.
+// thread goes down so many rows that the GPU is full first and strips have few starts then.
 template <typename S>
 Shares shares_of(const Images<S>& result, int64_t planes, int count, int multiprocessors) {
     constexpr int64_t least = 4, most = 16, resident = 2048;
