@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels for every card that they are built for; none needs to be here.
+"""What nvcc made of the CUDA kernels for each GPU they are built for; none needs to be present.
 
 python tests/gpu/cuda_report.py [--capability 90 ...] [--only TEXT] [--json FILE] prints a table:
 registers, spills, shared memory, occupancy, widest loads and stores. It reads the objects that
