@@ -87,7 +87,7 @@ def measure(config: Config) -> Row:
 
 def _epoch(batches: DataLoader, number: int) -> int:
     """Load all images of an epoch; how many."""
-    batches.batch_sampler.begin(number)
+    batches.batch_sampler.set_epoch(number)
     count = 0
     for batch in batches:
         if batch.bad:
@@ -118,7 +118,7 @@ def image_parts(batches: DataLoader) -> dict[str, float]:
         parts[name] += time.process_time() - started
         return result
 
-    batches.batch_sampler.begin(0)
+    batches.batch_sampler.set_epoch(0)
     for draws in batches.batch_sampler:
         for draw in draws:
             image = timed("read and decode", load_image, dataset.samples[draw.index].source)
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--root", type=Path, metavar="DIR", help="DIR/train/CLASS/* (default: made for this run)")
-    add("--log-images", type=int, default=200, help="to make (default: %(default)s)")
+    add("--images", type=int, default=200, help="to make (default: %(default)s)")
     add("--image-size", type=int, default=448, help="pixels (default: %(default)s)")
     add("--batch", type=int, default=12, help="images (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file too")

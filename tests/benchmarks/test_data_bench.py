@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from wsdan.config import Config
-from wsdan.data import images as images
+from wsdan.data import images
 
 PARTS = {
     "read and decode", "resize", "RandomCrop", "RandomHorizontalFlip", "ColorJitter", "ToImage",
@@ -36,7 +36,7 @@ def test_the_images_are_like_photographs(tmp_path):
 
 
 def test_all_ways_to_load_are_measured(tmp_path, capsys):
-    options = ["--log-images", "8", "--batch", "4", "--image-size", "64"]
+    options = ["--images", "8", "--batch", "4", "--image-size", "64"]
     assert data_bench.main([*options, "--json", str(tmp_path / "it.json")]) == 0
     content = json.loads((tmp_path / "it.json").read_text())
     ways = [(row["cache"], row["workers"]) for row in content["rows"]]
