@@ -87,7 +87,7 @@ def measure(config: Config) -> Row:
 
 def _epoch(batches: DataLoader, number: int) -> int:
     """Load all images of an epoch; how many."""
-    batches.batch_sampler.begin(number)
+    batches.batch_sampler.set_epoch(number)
     count = 0
     for batch in batches:
         if batch.bad:
@@ -118,7 +118,7 @@ def image_parts(batches: DataLoader) -> dict[str, float]:
         parts[name] += time.process_time() - started
         return result
 
-    batches.batch_sampler.begin(0)
+    batches.batch_sampler.set_epoch(0)
     for draws in batches.batch_sampler:
         for draw in draws:
             image = timed("read and decode", load_image, dataset.samples[draw.index].source)

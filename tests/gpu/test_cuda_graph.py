@@ -10,7 +10,7 @@ from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.data.loaders import train_loader
-from wsdan.data.samplers import EpochBatches
+from wsdan.data.samplers import EpochBatchSampler
 from wsdan.training.graphs import WARM_UP, GraphedStep
 from wsdan.training.loop import epoch_record, new_run, train_one_epoch
 from wsdan.training.optim import build_optimizer
@@ -74,7 +74,7 @@ def test_the_loop_waits_at_its_end_only(cuda_graph, refusing, tmp_path):
     done, or every LOOK_EVERY steps."""
     config = settings(cuda_graph=cuda_graph, backbone="tiny", image_size=48, num_attentions=4)
     count = LOOK_EVERY - 1
-    order = EpochBatches(count * WHOLE, WHOLE, seed=0)
+    order = EpochBatchSampler(count * WHOLE, WHOLE, seed=0)
     device = torch.device("cuda", 0)
     run = new_run(config, ["a", "b", "c"], device, order)
     step = build_step(run.model, run.optimizer, config)

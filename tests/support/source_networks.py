@@ -1,9 +1,14 @@
-"""The networks of three published implementations, restated: their names, shapes and forward."""
+"""The networks of three published implementations, reimplemented: keys, shapes and forward."""
+
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.inception import BasicConv2d
+from torchvision.models.vgg import cfgs, make_layers
 
 SIDE = 112
 
@@ -28,8 +33,8 @@ class Sequential(nn.Module):
 
 
 class Wvinzh(nn.Module):
-    """WS_DAN_PyTorch: torchvision's names up to Mixed_7a, of which the first branch gives the maps;
-    images scaled to mean and deviation 0.5."""
+    """WS_DAN_PyTorch: torchvision's names up to Mixed_7a, whose first branch gives the maps;
+    images scaled to mean and standard deviation 0.5."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +59,7 @@ class Wvinzh(nn.Module):
             if name not in ("Mixed_7a", "fc_new"):
                 features = child(features)
         maps = self.Mixed_7a.branch3x3_1(features)[:, :4]
-        self.Mixed_7a(features)  # runs and is thrown away
+        self.Mixed_7a(features)  # computed and not used
         return self.fc_new(100 * pooled(features, maps, 1e-12)), maps
 
 
@@ -90,12 +95,14 @@ def resnet(name: str, stride: int, bias: bool) -> list[nn.Module]:
 
 
 def vgg(name: str) -> list[nn.Module]:
-    return list(torchvision.models.get_model(name, weights=None, init_weights=False).features)
+    """Only the features: the classifier has most of the weights."""
+    configuration = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}[name.split("_")[0]]
+    return list(make_layers(cfgs[configuration], batch_norm=name.endswith("_bn")))
 
 
 @torch.no_grad()
 def settle(network: nn.Module, seed: int) -> nn.Module:
-    """Norms with random weights and the statistics of a batch: every layer counts."""
+    """Random weights and batch statistics for all norms, so that every layer matters; eval mode."""
     torch.manual_seed(seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -106,3 +113,12 @@ def settle(network: nn.Module, seed: int) -> nn.Module:
     for norm in norms:
         norm.running_mean += 0.1 * torch.randn_like(norm.running_mean)
     return network.eval()
+
+
+@contextlib.contextmanager
+def without_initialization() -> Iterator[None]:
+    """Modules made within keep uninitialized weights, which is fast: for weights to be loaded."""
+    names = ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_")
+    unchanged = {name: lambda tensor, *_, **__: tensor for name in names}
+    with mock.patch.multiple(nn.init, **unchanged):
+        yield

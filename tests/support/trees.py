@@ -1,4 +1,4 @@
-"""Small data sets for the tests, in the layouts of the published ones."""
+"""Small datasets for the tests, in the published layouts."""
 
 import io
 import json
@@ -16,8 +16,8 @@ from wsdan.data.splits import open_split
 from wsdan.errors import UserError
 
 COLOURS = {"blue": (30, 40, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
-BOX = (4.0, 6.0, 20.0, 16.0)  # of the objects that have one: x1, y1, x2, y2, half-open
-IMAGE_SIZE = (30, 24)  # width, height of all but `make_tree`'s
+BOX = (4.0, 6.0, 20.0, 16.0)  # x1, y1, x2, y2, half-open; of all objects with a box
+IMAGE_SIZE = (30, 24)  # width, height; except in `make_tree`
 
 
 def make_tree(root: Path, per_class: int = 4, val: str = "val", size: int = 40) -> Path:
@@ -45,7 +45,7 @@ def write(path: Path, lines: list[str]) -> None:
 
 
 def make_cub(root: Path) -> Path:
-    """CUB_200_2011 with images 1 to 6: odd ones to train on, even ones to test."""
+    """CUB_200_2011 with images 1 to 6: odd ones for training, even ones for testing."""
     folder = root / "CUB_200_2011"
     colours = [name for name in COLOURS for _ in range(2)]
     names = [f"{i // 2 + 1:03}.{colour}/{i}.jpg" for i, colour in enumerate(colours)]
@@ -98,7 +98,7 @@ def make_cars_devkit(root: Path) -> Path:
 
 
 def make_cars_annos(root: Path) -> Path:
-    """cars_annos.mat and car_ims/: the first three images to train on, the rest to test."""
+    """cars_annos.mat and car_ims/: the first three images for training, the others for testing."""
     names = [f"car_ims/{i:06}.jpg" for i in range(1, 7)]
     for name, colour in zip(names, [*COLOURS, *COLOURS], strict=True):
         paint(root / name, colour)
@@ -161,7 +161,7 @@ def encoded(colour: str, kind: str = "PNG") -> bytes:
 
 
 def make_shards(root: Path, val: str = "val") -> Path:
-    """Two shards to train on and one to validate: labels in .cls and .json files, by name."""
+    """Two training shards and one validation shard, with class names in .cls and .json files."""
     for name in ("train-000", "train-001", f"{val}-000"):
         members = {}
         for index, colour in enumerate(COLOURS):
@@ -170,9 +170,19 @@ def make_shards(root: Path, val: str = "val") -> Path:
                 members[f"a/{index}.json"] = json.dumps({"label": colour, "other": 1}).encode()
             else:
                 members[f"a/{index}.cls"] = f"{colour}\n".encode()
-            members[f"a/{index}.note.txt"] = b"of no concern"
+            members[f"a/{index}.note.txt"] = b"ignored"
         make_shard(root / f"{name}.tar", members)
     return root
+
+
+LAYOUTS = {  # --data -> (maker, class names, training images)
+    "cub": (make_cub, ["001.blue", "002.green", "003.red"], 3),
+    "aircraft": (make_aircraft, ["blue 7/0", "green 7/0", "red 7/0"], 3),
+    "cars": (make_cars_devkit, list(COLOURS), 3),
+    "dogs": (make_dogs, ["n00-blue", "n01-green", "n02-red"], 3),
+    "csv": (make_table, list(COLOURS), 12),
+    "webdataset": (make_shards, list(COLOURS), 6),
+}
 
 
 def config_of(data, root, **options):
@@ -181,7 +191,7 @@ def config_of(data, root, **options):
 
 
 def error_of(config, split="train", classes=None) -> str:
-    """The one line that opening a split is refused with."""
+    """The one-line error of opening a split."""
     with pytest.raises(UserError) as caught:
         open_split(config, split, classes)
     assert "\n" not in str(caught.value)

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are read, and how they are batched."""
+"""Datasets, transforms, the cache and data loaders."""

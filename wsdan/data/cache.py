@@ -1,11 +1,11 @@
-"""Decoded images, kept where every process of a machine can read them.
+"""A cache of decoded and resized images, shared by all processes of a machine (--cache).
 
-A cache is a file with one record of fixed size for each image: its checksum, the image's size,
-and its pixels after the resize. `disk` is a file that the next run on the same images finds
-again; `ram` is one without a name, in memory alone, that is gone with the last process that holds
-it. A record is believed if its checksum is right, so neither a killed run nor two writers at once
-can leave half an image. Reads and writes name their position: processes that share the open file
-cannot disturb each other.
+A cache is a file with one record of fixed size per image: a checksum, the original image's size,
+and the pixels after the resize. `disk` is a file in `cache_folder`, which the next run on the same
+images reuses. `ram` is an anonymous file in memory, which is freed with the last process that has
+it open. A record is used only if its checksum matches, so a killed run or two writers at once
+cannot leave a damaged image. Reads and writes give their offset, so processes that share the open
+file do not interfere.
 """
 
 import hashlib
@@ -22,20 +22,21 @@ import torchvision
 from PIL import Image
 
 from wsdan.config import Config
-from wsdan.data.samples import Member, Sample
+from wsdan.data.samples import Sample, TarMember
 from wsdan.distributed import gather_objects, local_rank
 from wsdan.errors import UserError
 
-HEADER = struct.Struct("<III")  # checksum of what follows; width, height of the image
-VERSION = 2  # of the records and of what `load_image` makes of a file
+HEADER = struct.Struct("<III")  # checksum of the rest; width and height of the original image
+VERSION = 2  # of the record format and of the pixels that `load_image` returns
+SUFFIX = ".pictures"  # as in earlier versions, so that their caches are found
 
 
 class ImageCache:
-    """Images of side x side by their index in the data set.
+    """Images of side x side pixels by their index in the dataset.
 
     Args:
-        path: the cache's file, which holds `record_bytes` for every image.
-        file: the same, where it is open already: unbuffered, to read and write.
+        path: the cache's file, of `record_bytes` per image.
+        file: the same file if it is open already, unbuffered, for reading and writing.
     """
 
     def __init__(self, path: str, side: int, file: FileIO | None = None):
@@ -43,10 +44,10 @@ class ImageCache:
         self.file = FileIO(path, "r+") if file is None else file
 
     def __reduce__(self):
-        return ImageCache, (self.path, self.side)  # a worker that is not forked opens it anew
+        return ImageCache, (self.path, self.side)  # a spawned worker opens the file itself
 
     def get(self, index: int) -> tuple[Image.Image, tuple[int, int]] | None:
-        """The resized image and its size before that, or None where it is not kept yet."""
+        """The resized image and the size of the original; None if it is not cached."""
         size = record_bytes(self.side)
         record = os.pread(self.file.fileno(), size, index * size)
         if len(record) < size:
@@ -58,57 +59,57 @@ class ImageCache:
         return Image.frombytes("RGB", (self.side, self.side), pixels), (width, height)
 
     def put(self, index: int, resized: Image.Image, original_size: tuple[int, int]) -> None:
-        """Keep an RGB image of side x side; original_size: (width, height) before the resize.
+        """Store an RGB image of side x side; original_size: (width, height) before the resize.
 
-        A disk that takes no more, as it may although the space was asked for, is a warning.
+        A full disk is a warning; it can happen although the space was reserved.
         """
         record = bytearray(HEADER.pack(0, *original_size) + resized.tobytes())
         struct.pack_into("<I", record, 0, zlib.crc32(memoryview(record)[4:]))
         try:
             os.pwrite(self.file.fileno(), record, index * len(record))
         except OSError as error:
-            warnings.warn(f"--cache: {self.path} takes no image: {error.strerror}", stacklevel=2)
+            warnings.warn(f"--cache: cannot write to {self.path}: {error.strerror}", stacklevel=2)
 
 
 def record_bytes(side: int) -> int:
-    """What one image takes."""
+    """Bytes per image."""
     return HEADER.size + 3 * side * side
 
 
 def open_cache(config: Config, samples: list[Sample], side: int) -> ImageCache | None:
-    """The cache that --cache asks for, or None. All processes of a run call it together.
+    """Open the cache of --cache, or return None. All processes of a run call it together.
 
-    The space is taken at once: a run that starts does not run out of it.
+    All space is reserved here, so that a run does not run out of it later.
 
-    Raises UserError, in every process, where there is too little of it.
+    Raises UserError, in every process, if there is too little space.
     """
     if config.cache is None:
         return None
     node = os.environ.get("GROUP_RANK", "0")
-    cache = path = mistake = None
-    if local_rank() == 0:  # makes the machine's cache; its other processes open that
-        make = _make_in_memory if config.cache == "ram" else _make_on_disk
+    cache = path = message = None
+    if local_rank() == 0:  # creates the cache; the node's other processes open it
+        create = _create_in_memory if config.cache == "ram" else _create_on_disk
         try:
-            cache = make(len(samples) * record_bytes(side), samples, side)
+            cache = create(len(samples) * record_bytes(side), samples, side)
             path = cache.path
         except UserError as error:
-            mistake = str(error)
-    found = gather_objects((node, path, mistake))
-    for _, _, mistake in found:
-        if mistake is not None:
-            raise UserError(mistake)
-    theirs = next(path for where, path, _ in found if where == node and path is not None)
-    return ImageCache(theirs, side) if cache is None else cache
+            message = str(error)
+    found = gather_objects((node, path, message))
+    for _, _, message in found:
+        if message is not None:
+            raise UserError(message)
+    shared = next(path for where, path, _ in found if where == node and path is not None)
+    return ImageCache(shared, side) if cache is None else cache
 
 
 def cache_folder() -> Path:
-    """Where --cache disk keeps its files: $WSDAN_CACHE_DIR, or ~/.cache/wsdan."""
+    """The folder of --cache disk: $WSDAN_CACHE_DIR, or ~/.cache/wsdan."""
     return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
 
 
-def _make_on_disk(needed: int, samples: list[Sample], side: int) -> ImageCache:
+def _create_on_disk(needed: int, samples: list[Sample], side: int) -> ImageCache:
     folder = cache_folder()
-    path = folder / f"{_key(samples, side)}.images"
+    path = folder / f"{_key(samples, side)}{SUFFIX}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -119,13 +120,13 @@ def _make_on_disk(needed: int, samples: list[Sample], side: int) -> ImageCache:
                 _reserve(file.fileno(), needed)
     except OSError as error:
         raise UserError(
-            f"--cache disk: cannot keep {_gigabytes(needed)} in {folder}: {error.strerror} "
+            f"--cache disk: cannot reserve {_gigabytes(needed)} in {folder}: {error.strerror} "
             "(WSDAN_CACHE_DIR names another folder)"
         ) from None
     return ImageCache(str(path), side)
 
 
-def _make_in_memory(needed: int, samples: list[Sample], side: int) -> ImageCache:
+def _create_in_memory(needed: int, samples: list[Sample], side: int) -> ImageCache:
     if not hasattr(os, "memfd_create"):
         raise UserError("--cache ram needs Linux; --cache disk works here")
     _check_space(needed, needed, free_memory(), "ram: memory")
@@ -134,9 +135,9 @@ def _make_in_memory(needed: int, samples: list[Sample], side: int) -> ImageCache
         _reserve(file.fileno(), needed)
     except OSError as error:
         raise UserError(
-            f"--cache ram: no {_gigabytes(needed)} to be had: {error.strerror}"
+            f"--cache ram: cannot reserve {_gigabytes(needed)}: {error.strerror}"
         ) from None
-    # Other processes open the nameless file by this one's number for it.
+    # Other processes open the anonymous file through this process's descriptor.
     return ImageCache(f"/proc/{os.getpid()}/fd/{file.fileno()}", side, file)
 
 
@@ -150,7 +151,7 @@ def _check_space(needed: int, lacking: int, free: int, where: str) -> None:
 def _reserve(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
-    else:  # macOS can only set the length
+    else:  # macOS has no fallocate
         os.ftruncate(descriptor, size)
 
 
@@ -159,24 +160,24 @@ def _gigabytes(count: int) -> str:
 
 
 def _key(samples: list[Sample], side: int) -> str:
-    """A name that other images, another side or other libraries do not share."""
+    """A file name that depends on the images, the side and the libraries' versions."""
     digest = hashlib.sha256(
         repr((VERSION, side, torchvision.__version__, PIL.__version__)).encode()
     )
     for source, _, _ in samples:
-        file = source.shard if isinstance(source, Member) else source
+        file = source.shard if isinstance(source, TarMember) else source
         try:
             state = file.stat()
             stamp = (state.st_size, state.st_mtime_ns)
         except OSError:
-            stamp = None  # the loader reports the image as bad
-        offset = source.offset if isinstance(source, Member) else 0
+            stamp = None  # the loader reports the unreadable image
+        offset = source.offset if isinstance(source, TarMember) else 0
         digest.update(repr((os.path.abspath(file), offset, stamp)).encode())
     return digest.hexdigest()[:32]
 
 
 def free_memory() -> int:
-    """Bytes that can be taken before the machine, or this control group, runs out."""
+    """Bytes of memory available to this process, within its control group's limit if it has one."""
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")
@@ -185,5 +186,5 @@ def free_memory() -> int:
         used = int((group / "memory.current").read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        return free  # no control group, or one without a limit
+        return free  # no control group or no limit
     return min(free, limit - used + int(stat["inactive_file"]) + int(stat["active_file"]))

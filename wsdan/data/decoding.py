@@ -1,8 +1,8 @@
-"""Images decoded where the network runs (--decode gpu).
+"""JPEG decoding and transforms on the GPU (--decode gpu).
 
-The loading processes only read the files. The main process then decodes a batch's JPEG files at
-once and transforms each image on the device, with the random numbers that its loading process
-had for it: the views are those of --decode cpu, but for the rounding of another decoder and resize.
+Workers only read the files. The main process then decodes all JPEG files of a batch at once and
+transforms each image on the device, with the generator state that its worker had for it. So inputs
+equal those of --decode cpu, up to the rounding of another decoder and resize.
 """
 
 import io
@@ -21,18 +21,18 @@ from wsdan.data.transforms import Transform
 
 
 class RawItem(NamedTuple):
-    """An image's file, or what became of a file that the device cannot decode."""
+    """An image that is not transformed yet."""
 
-    data: bytes | Image.Image  # a JPEG file; or a decoded image, resized
-    size: tuple[int, int]  # width and height of the image
+    data: bytes | Image.Image  # a JPEG file; for other formats, the decoded and resized image
+    size: tuple[int, int]  # width and height of the original image
     sample: Sample
-    random: bytes  # the state of torch's generator for the random part of the transform
+    rng_state: bytes  # of torch's default generator, for the random part of the transform
 
 
 class RawImageDataset(Dataset):
-    """As `ImageDataset`, but items are a RawItem, or a BadImageError.
+    """Like `ImageDataset`, but items are a RawItem or a BadImageError.
 
-    JPEG files that are grey or RGB and upright stay as they are; all others are decoded here.
+    Upright JPEG files in grey or RGB are returned encoded; all others are decoded and resized.
     """
 
     def __init__(self, samples: list[Sample], transform: Transform):
@@ -44,28 +44,28 @@ class RawImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> RawItem | BadImageError:
         sample = self.samples[index]
-        random = torch.get_rng_state().numpy().tobytes()
+        rng_state = torch.get_rng_state().numpy().tobytes()
         try:
             data = read_bytes(sample.source)
             with Image.open(io.BytesIO(data)) as image:
                 jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
                 if jpeg and image.getexif().get(ORIENTATION, 1) == 1:
-                    return RawItem(data, image.size, sample, random)
+                    return RawItem(data, image.size, sample, rng_state)
         except Exception:
-            pass  # load_image below finds the same, and words it
+            pass  # load_image below raises the error with its message
         try:
             decoded = load_image(sample.source)
         except BadImageError as error:
             return error
-        return RawItem(self.transform.resize(decoded), decoded.size, sample, random)
+        return RawItem(self.transform.resize(decoded), decoded.size, sample, rng_state)
 
 
-class DecodedBatches:
-    """A loader's batches, decoded on the device as they are asked for.
+class DecodingLoader:
+    """A data loader that decodes and transforms each batch on the device.
 
     Args:
-        loader: of lists of (RawItem | BadImageError, uniforms).
-        collate: makes a batch of a list of (Item | BadImageError, uniforms).
+        loader: yields lists of (RawItem | BadImageError, uniforms).
+        collate: turns a list of (Item | BadImageError, uniforms) into a batch.
     """
 
     def __init__(
@@ -87,23 +87,23 @@ class DecodedBatches:
 def decode_batch(
     items: list[RawItem | BadImageError], transform: Transform, device: torch.device
 ) -> list[Item | BadImageError]:
-    """The items with their images on the device, (3,image_size,image_size) float32."""
+    """Decode and transform; images are (3,image_size,image_size) float32 on the device."""
     images = _decode(items, transform, device)
-    done: list[Item | BadImageError] = []
+    decoded: list[Item | BadImageError] = []
     with torch.random.fork_rng(devices=[]):
         for item, image in zip(items, images, strict=True):
             if isinstance(image, BadImageError):
-                done.append(image)
+                decoded.append(image)
                 continue
-            torch.set_rng_state(torch.frombuffer(bytearray(item.random), dtype=torch.uint8))
+            torch.set_rng_state(torch.frombuffer(bytearray(item.rng_state), dtype=torch.uint8))
             source, label, box = item.sample
             box = transform.box(box, item.size)
-            done.append(Item(transform.finish(image), label, str(source), box))
-    return done
+            decoded.append(Item(transform.finish(image), label, str(source), box))
+    return decoded
 
 
 def _decode(items: list, transform: Transform, device: torch.device) -> list:
-    """For each item its image (3,side,side) uint8 on the device, or a BadImageError."""
+    """The resized image (3,side,side) uint8 on the device, or a BadImageError, of each item."""
     files = [item for item in items if isinstance(item, RawItem) and isinstance(item.data, bytes)]
     decoded = iter(_decode_jpegs(files, transform, device))
     images = []
@@ -120,7 +120,7 @@ def _decode(items: list, transform: Transform, device: torch.device) -> list:
 def _decode_jpegs(
     files: list[RawItem], transform: Transform, device: torch.device
 ) -> list[Tensor | BadImageError]:
-    # Imported at need: torchvision 0.29 announces that its decoders will go, for TorchCodec's.
+    # Imported here because torchvision 0.29 warns that its decoders move to TorchCodec.
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if not files:
@@ -134,6 +134,6 @@ def _decode_jpegs(
         if len(files) == 1:
             line = str(error).splitlines()[0]
             return [BadImageError(f"{files[0].sample.source}: not a readable image: {line}")]
-        # One damaged file fails them all, unnamed: take each by itself.
+        # One damaged file fails the whole batch without being named: decode one by one.
         return [_decode_jpegs([item], transform, device)[0] for item in files]
     return [transform.resize(image) for image in images]

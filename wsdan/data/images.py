@@ -1,4 +1,4 @@
-"""Reading image files, and the data set of a list of samples."""
+"""Reading image files, and the dataset of a list of samples."""
 
 import io
 from pathlib import Path
@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsdan.data.cache import ImageCache
-from wsdan.data.samples import Box, Member, Sample, Source
+from wsdan.data.samples import Box, Sample, Source, TarMember
 from wsdan.data.transforms import Transform
 
-ORIENTATION = 0x0112  # of EXIF; 1 is upright
-UPRIGHT = {  # what turns an image of each other orientation
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+UPRIGHT = {  # the transposition that turns each other orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -27,23 +27,23 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 class BadImageError(Exception):
-    """A file that is no readable image; the message names it and the reason."""
+    """A file that is not a readable image; the message names the file and the reason."""
 
 
 class Item(NamedTuple):
-    """One image as the network takes it."""
+    """One input of the network, with its label."""
 
     image: Tensor  # (3,H,W) float32
     label: int
     name: str
-    box: Box  # of the object, in the pixels of `image`; NaN where it is not known
+    box: Box  # of the object, in the pixels of `image`; NaN if unknown
 
 
 class ImageDataset(Dataset):
     """The images of `samples`, in their order.
 
-    Items are an Item, or a BadImageError where an image cannot be read: the loader decides what
-    becomes of it. With a cache, an image is read and resized at its first access only.
+    Items are an Item, or a BadImageError if the image cannot be read: the training loop decides
+    whether to skip it. With a cache, an image is read and resized at its first access only.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ImageDataset(Dataset):
         return Item(image, label, str(source), self.transform.box(box, size))
 
     def _resized(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
-        """An image at the transform's side, and its size before that."""
-        kept = self.cache.get(index) if self.cache is not None else None
-        if kept is not None:
-            return kept
+        """The resized image, and (width, height) of the original."""
+        cached = self.cache.get(index) if self.cache is not None else None
+        if cached is not None:
+            return cached
         image = load_image(self.samples[index].source)
         resized = self.transform.resize(image)
         if self.cache is not None:
@@ -78,21 +78,21 @@ class ImageDataset(Dataset):
 
 
 def load_image(source: str | Source) -> Image.Image:
-    """Read an image as 8-bit RGB, turned as its EXIF orientation says.
+    """Read an image as 8-bit RGB, turned upright by its EXIF orientation.
 
-    Grey, palette, CMYK, 16-bit and float images are converted, floats from [0, 1] where none is
-    above 1; transparency is laid over white.
+    Grey, palette, CMYK, 16-bit and float images are converted. Floats are taken as [0, 1] if no
+    value is above 1. Transparent images are composited over white.
 
     Raises BadImageError for a missing, unreadable or truncated file.
     """
     try:
-        file = io.BytesIO(read_bytes(source)) if isinstance(source, Member) else source
+        file = io.BytesIO(read_bytes(source)) if isinstance(source, TarMember) else source
         with Image.open(file) as image:
             image.load()
             return _to_rgb(_upright(image))
     except MemoryError:
         raise
-    except Exception as error:  # a decoder lets out whatever it stumbles over in a damaged file
+    except Exception as error:  # on a damaged file, decoders raise errors of any kind
         reason = str(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):
             reason = "no such file"
@@ -100,8 +100,8 @@ def load_image(source: str | Source) -> Image.Image:
 
 
 def read_bytes(source: str | Source) -> bytes:
-    """The bytes of an image's file. The file is opened anew: processes share no position in it."""
-    if not isinstance(source, Member):
+    """The encoded bytes of an image. Opens the file each time: workers share no file position."""
+    if not isinstance(source, TarMember):
         return Path(source).read_bytes()
     with open(source.shard, "rb") as file:
         file.seek(source.offset)
@@ -109,22 +109,25 @@ def read_bytes(source: str | Source) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned by the orientation alone: Pillow's own function also writes the EXIF data anew, and
-    fails where a camera's fields are odd."""
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
-    return image if turn is None else image.transpose(turn)
+    """Apply the EXIF orientation.
+
+    PIL.ImageOps.exif_transpose also rewrites the EXIF data, and fails on malformed fields.
+    """
+    method = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    return image if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        brightest = values.max(initial=0)
-        top = 65535.0 if brightest > 255 else 255.0
-        if image.mode == "F" and brightest <= 1:
-            top = 1.0
-        return Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
+        maximum = values.max(initial=0)
+        white = 65535.0 if maximum > 255 else 255.0
+        if image.mode == "F" and maximum <= 1:
+            white = 1.0
+        pixels = (values * (255 / white)).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(pixels).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(background, image)
     return image.convert("RGB")

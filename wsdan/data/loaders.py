@@ -1,4 +1,4 @@
-"""The batches of a run: training and validation images, and the names of the classes."""
+"""Data loaders for training and validation."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from wsdan.config import Config
 from wsdan.data.cache import open_cache
-from wsdan.data.decoding import DecodedBatches, RawImageDataset
+from wsdan.data.decoding import DecodingLoader, RawImageDataset
 from wsdan.data.images import BadImageError, ImageDataset, Item
-from wsdan.data.samplers import EpochBatches, Seeded, ShardBatches
+from wsdan.data.samplers import EpochBatchSampler, RankBatchSampler, SeededDataset
 from wsdan.data.samples import Sample
 from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset, draw
@@ -28,17 +28,17 @@ from wsdan.errors import UserError
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
-DECODER = torch.device("cuda")  # of --decode gpu: the process's own GPU
+DECODER = torch.device("cuda")  # of --decode gpu: the process's current GPU
 TENSORS = ("images", "labels", "uniforms", "boxes")
 
 
 @dataclass
 class Batch:
-    """The readable images of a batch, and a line for each that is not.
+    """The readable images of a batch, and an error message for each unreadable one.
 
-    images (B,3,H,W) float32; labels (B,) int64; uniforms (B,4) float32 in [0,1), the random numbers
-    of their views; boxes (B,4) float32, of the objects in the pixels of the images, NaN where they
-    are not known; names, of their files.
+    images: (B,3,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), the random
+    numbers of the attention views. boxes: (B,4) float32, boxes of the objects in the pixels of
+    `images`, NaN if unknown. names: of the files. bad: the error messages.
     """
 
     images: Tensor
@@ -49,22 +49,22 @@ class Batch:
     bad: list[str]
 
     def pin_memory(self) -> "Batch":
-        """The batch in pinned memory, from where a copy to the GPU need not wait."""
+        """The batch in pinned memory, for asynchronous copies to the GPU."""
         tensors = {name: getattr(self, name).pin_memory() for name in TENSORS}
         return replace(self, **tensors)
 
 
-class InMemory(Dataset):
-    """The embedded images, drawn once and then transformed at every access."""
+class InMemoryDataset(Dataset):
+    """The synthetic images, drawn once and transformed at every access."""
 
     def __init__(self, source: SyntheticDataset, transform):
         self.transform = transform
         indices = tqdm(range(len(source)), desc="drawing images", leave=False, disable=None)
-        drawn = [draw(source.seed, index, source.image_size) for index in indices]
-        images = [torch.from_numpy(image.image).permute(2, 0, 1) for image in drawn]
+        samples = [draw(source.seed, index, source.image_size) for index in indices]
+        images = [torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples]
         self.images = torch.stack(images)
-        self.labels = [image.label for image in drawn]
-        self.boxes = [tuple(map(float, image.box)) for image in drawn]
+        self.labels = [sample.label for sample in samples]
+        self.boxes = [tuple(map(float, sample.box)) for sample in samples]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,29 +74,31 @@ class InMemory(Dataset):
         return Item(image, self.labels[index], f"image {index}", self.boxes[index])
 
 
-def train_loader(config: Config) -> tuple[DataLoader | DecodedBatches, list[str]]:
-    """Shuffled training batches of a resolved configuration, and the class names.
+def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]]:
+    """The shuffled training batches of a resolved configuration, and the class names.
 
-    Its batch_sampler is an EpochBatches, which says what the next iteration is over.
+    Call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
     """
     if config.data == "synthetic":
-        # Even seeds train and odd ones validate, so that no run sees another's validation.
+        # Even seeds are for training, odd ones for validation: no run trains on validation images.
         source = SyntheticDataset(
             SYNTHETIC_TRAIN, seed=2 * config.seed, image_size=config.image_size
         )
-        dataset, classes = InMemory(source, synthetic_transform(train=True)), source.classes
+        dataset, classes = InMemoryDataset(source, synthetic_transform(train=True)), source.classes
     else:
         samples, classes = open_split(config, "train")
-        dataset = _images(config, samples, train_transform(config.image_size))
+        dataset = _image_dataset(config, samples, train_transform(config.image_size))
     size = config.batch_size * config.accumulate
-    batches = EpochBatches(len(dataset), size, seed=config.seed, rank=rank(), world=world_size())
-    return _loader(dataset, batches, config), classes
+    sampler = EpochBatchSampler(
+        len(dataset), size, seed=config.seed, rank=rank(), world_size=world_size()
+    )
+    return _loader(dataset, sampler, config), classes
 
 
-def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatches:
-    """This rank's validation batches in order; `classes` are the names the model was trained on.
+def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoader:
+    """The validation batches of this rank, in order.
 
-    Raises UserError where the images are of others.
+    classes: the class names the model was trained on. Raises UserError for images of other classes.
     """
     if config.data == "synthetic":
         source = SyntheticDataset(
@@ -104,33 +106,37 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodedBatche
         )
         if classes != source.classes:
             raise UserError("--data synthetic: the model was trained on other classes")
-        dataset = InMemory(source, synthetic_transform(train=False))
+        dataset = InMemoryDataset(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
-        dataset = _images(config, samples, eval_transform(config.image_size))
-    batches = ShardBatches(len(dataset), config.batch_size, rank=rank(), world=world_size())
-    return _loader(dataset, batches, config)
+        dataset = _image_dataset(config, samples, eval_transform(config.image_size))
+    sampler = RankBatchSampler(
+        len(dataset), config.batch_size, rank=rank(), world_size=world_size()
+    )
+    return _loader(dataset, sampler, config)
 
 
-def _images(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
+def _image_dataset(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
     if config.decode == "gpu":
         return RawImageDataset(samples, transform)
     return ImageDataset(samples, transform, open_cache(config, samples, transform.side))
 
 
-def _loader(dataset: Dataset, batches: Sampler, config: Config) -> DataLoader | DecodedBatches:
+def _loader(
+    dataset: Dataset, batch_sampler: Sampler, config: Config
+) -> DataLoader | DecodingLoader:
     raw = isinstance(dataset, RawImageDataset)
     loader = DataLoader(
-        Seeded(dataset),
-        batch_sampler=batches,
+        SeededDataset(dataset),
+        batch_sampler=batch_sampler,
         num_workers=config.workers,
         collate_fn=list if raw else _collate,
         persistent_workers=config.workers > 0,
         pin_memory=config.device != "cpu" and torch.cuda.is_available() and not raw,
         worker_init_fn=partial(leave_signals_to_the_parent, ending()),
-        generator=torch.Generator(),  # its draws must not move the run's random numbers
+        generator=torch.Generator(),  # its own, so that it does not advance the run's generator
     )
-    return DecodedBatches(loader, dataset.transform, DECODER, _collate) if raw else loader
+    return DecodingLoader(loader, dataset.transform, DECODER, _collate) if raw else loader
 
 
 def _collate(items: list[tuple[Item | BadImageError, Tensor]]) -> Batch:

@@ -1,7 +1,8 @@
-"""Which images make a batch, and the random numbers of each.
+"""Batch samplers, and the seed of each image's random transforms.
 
-Both follow from (seed, epoch, image) alone. So a run that starts in the middle of an epoch, one
-with other loading processes, and one over more ranks with smaller batches see the same images.
+The order of the images and their seeds depend on (seed, epoch, index) only. So a run resumed in the
+middle of an epoch, one with another number of workers, and one on more ranks with smaller batches
+all see the same inputs.
 """
 
 from collections.abc import Iterator
@@ -13,83 +14,91 @@ from torch.utils.data import Dataset, Sampler
 
 from wsdan.errors import UserError
 
-UNIFORMS = 4  # random numbers of an image for the views of its training step
+NUM_UNIFORMS = 4  # random numbers per image, for the attention views of its training step
 
 
-class Draw(NamedTuple):
-    """Image `index` of a data set, and the seed of all that is random in it."""
+class SeededIndex(NamedTuple):
+    """The index of an image, and the seed of its random transforms."""
 
     index: int
     seed: int
 
 
-class EpochBatches(Sampler[list[Draw]]):
-    """The batches of one rank in one epoch: lists of Draw.
+class EpochBatchSampler(Sampler[list[SeededIndex]]):
+    """Shuffled training batches of one rank.
 
-    Step s takes the images [s * size * world, (s + 1) * size * world) of the epoch's order, and
-    each rank its part of them.
+    Step s takes images [s * batch_size * world_size, (s + 1) * batch_size * world_size) of the
+    epoch's permutation; each rank takes its slice of them. Call `set_epoch` before each epoch.
 
     Args:
-        length: images of the data set. size: images of a batch. seed: of the order.
-        rank, world: this process and how many there are.
+        length: number of images in the dataset.
+        batch_size: images per batch of one rank.
+        seed: of the permutation and the transforms.
+        rank, world_size: of this process.
 
     Raises:
         UserError: fewer images than one step of all ranks takes.
     """
 
-    def __init__(self, length: int, size: int, *, seed: int, rank: int = 0, world: int = 1):
-        self.length, self.size, self.seed = length, size, seed
-        self.rank, self.world = rank, world
-        self.epoch = self.first = 0
-        if world > 1 and length < self.step_size:
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+    ):
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.start_step = 0
+        if world_size > 1 and length < self.step_size:
             raise UserError(
-                f"{world} processes x --batch-size x --accumulate make steps of {self.step_size} "
-                f"images, but there are {length} to train on"
+                f"{world_size} processes x --batch-size x --accumulate make steps of "
+                f"{self.step_size} images, but there are {length} to train on"
             )
 
     @property
     def step_size(self) -> int:
-        """Images of a step of all ranks."""
-        return self.size * self.world
+        """Images per step, over all ranks."""
+        return self.batch_size * self.world_size
 
-    def begin(self, epoch: int, first: int = 0) -> None:
-        """The next iteration is over `epoch`, from its step `first` on."""
-        self.epoch, self.first = epoch, first
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Iterate over `epoch` next, from its step `start_step` on."""
+        self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
-        """Whole steps of an epoch: a last short one is left out, unless it is the only one."""
+        """Steps per epoch. An incomplete last step is dropped, unless it is the only one."""
         return max(1, self.length // self.step_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         generator = torch.Generator().manual_seed(image_seed(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
-        for step in range(self.first, len(self)):
-            start = step * self.step_size + self.rank * self.size
+        for step in range(self.start_step, len(self)):
+            start = step * self.step_size + self.rank * self.batch_size
             yield [
-                Draw(index, image_seed(self.seed, self.epoch, index))
-                for index in order[start : start + self.size]
+                SeededIndex(index, image_seed(self.seed, self.epoch, index))
+                for index in order[start : start + self.batch_size]
             ]
 
 
-class ShardBatches(Sampler[list[Draw]]):
-    """One rank's share of a data set in order: each image belongs to one rank, none is padded."""
+class RankBatchSampler(Sampler[list[SeededIndex]]):
+    """Validation batches of one rank, in order.
 
-    def __init__(self, length: int, size: int, *, rank: int = 0, world: int = 1):
-        self.indices = range(rank, length, world)
-        self.size = size
+    Rank r takes images r, r + world_size, ...: every image is in exactly one rank, without padding.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, rank: int = 0, world_size: int = 1):
+        self.indices = range(rank, length, world_size)
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.size)
+        return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for start in range(0, len(self.indices), self.size):
-            yield [Draw(index, 0) for index in self.indices[start : start + self.size]]
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [SeededIndex(index, 0) for index in self.indices[start : start + self.batch_size]]
 
 
-class Seeded(Dataset):
-    """A data set whose items draw from torch's default generator, seeded for each image.
+class SeededDataset(Dataset):
+    """A dataset whose transforms draw from torch's default generator, seeded per image.
 
-    Indexed by a Draw. Items are (the item of the data set, UNIFORMS numbers in [0,1)).
+    It is indexed by a SeededIndex. Items are (item of the wrapped dataset, NUM_UNIFORMS numbers in
+    [0,1)). The generator's state is restored after each item.
     """
 
     def __init__(self, dataset: Dataset):
@@ -98,17 +107,17 @@ class Seeded(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> tuple:
+    def __getitem__(self, item: SeededIndex) -> tuple:
         generator = torch.default_generator
         before = generator.get_state()
-        generator.manual_seed(draw.seed)
+        generator.manual_seed(item.seed)
         try:
-            uniforms = torch.rand(UNIFORMS)
-            return self.dataset[draw.index], uniforms
+            uniforms = torch.rand(NUM_UNIFORMS)
+            return self.dataset[item.index], uniforms
         finally:
             generator.set_state(before)
 
 
 def image_seed(*numbers: int) -> int:
-    """A seed from whole numbers >= 0, unrelated for neighbours."""
+    """Hash non-negative integers to a 32-bit seed; similar inputs give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

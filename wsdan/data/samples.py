@@ -1,4 +1,4 @@
-"""What a data set is: a list of samples and the names of the classes."""
+"""What a reader returns, and the labelled samples that are made of it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from wsdan.errors import UserError
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in the image's pixels, half-open
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """An image inside an uncompressed tar file: `size` bytes from `offset` on."""
 
     shard: Path
@@ -20,11 +20,30 @@ class Member(NamedTuple):
         return f"{self.shard}/{self.name}"
 
 
-Source = Path | Member
+Source = Path | TarMember
+
+
+class ImageRecord(NamedTuple):
+    """One image as a reader finds it, with the name of its class and, if known, its box."""
+
+    source: Source
+    class_name: str
+    box: Box | None = None
+
+
+class Listing(NamedTuple):
+    """One split of a dataset as a reader finds it.
+
+    where: names the split in error messages. classes: all class names, in label order.
+    """
+
+    where: str
+    classes: list[str]
+    records: list[ImageRecord]
 
 
 class Sample(NamedTuple):
-    """An image, the index of its class and, where it is known, the object's box."""
+    """One image with the index of its class and, if known, the box of its object."""
 
     source: Source
     label: int
@@ -32,53 +51,41 @@ class Sample(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The images to train on, or those to validate on."""
+    """The training or the validation samples; a label is an index into `classes`."""
 
     samples: list[Sample]
     classes: list[str]
 
 
-class Entry(NamedTuple):
-    """An image as a reader finds it: with the name of its class."""
-
-    source: Source
-    name: str
-    box: Box | None = None
-
-
-class Listing(NamedTuple):
-    """What a reader found: `where` is named in errors, `names` are the classes in label order."""
-
-    where: str
-    names: list[str]
-    entries: list[Entry]
-
-
-def sorted_names(names: set[str]) -> list[str]:
-    """Class names in label order: as numbers where all are whole numbers, else as text."""
+def sort_class_names(names: set[str]) -> list[str]:
+    """Class names in label order: as numbers if all are integers, else as text."""
     try:
         return sorted(names, key=lambda name: (int(name), name))
     except ValueError:
         return sorted(names)
 
 
-def make_split(listing: Listing, classes: list[str] | None) -> Split:
-    """Labelled samples; `classes` are those a model was trained on, None takes the listing's own.
+def assign_labels(listing: Listing, classes: list[str] | None) -> Split:
+    """Replace class names by labels: indices into `classes`, or into the listing's own if None.
 
-    Raises UserError for fewer than two classes or two of one name, a class not in `classes`, or no
-    image.
+    Raises UserError for fewer than two classes, two classes of the same name, a class that is not
+    in `classes`, or no image.
     """
-    where, names, entries = listing
-    if classes is None and len(names) < 2:
-        raise UserError(f"{where}: at least two classes are needed; found {len(names)}")
-    classes = names if classes is None else classes
+    where = listing.where
+    if classes is None and len(listing.classes) < 2:
+        raise UserError(f"{where}: at least two classes are needed; found {len(listing.classes)}")
+    classes = listing.classes if classes is None else classes
     labels = {name: label for label, name in enumerate(classes)}
     if len(labels) < len(classes):
         raise UserError(f"{where}: two classes have the same name")
-    for entry in entries:
-        if entry.name not in labels:
-            raise UserError(f"{where}: class {entry.name!r} is not among the training classes")
-    if not entries:
+    for record in listing.records:
+        if record.class_name not in labels:
+            raise UserError(
+                f"{where}: class {record.class_name!r} is not among the training classes"
+            )
+    if not listing.records:
         raise UserError(f"{where}: holds no image")
-    samples = [Sample(entry.source, labels[entry.name], entry.box) for entry in entries]
+    samples = [
+        Sample(record.source, labels[record.class_name], record.box) for record in listing.records
+    ]
     return Split(samples, classes)

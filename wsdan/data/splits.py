@@ -1,22 +1,22 @@
-"""The images of a run, whatever layout they are read from."""
+"""The samples of a run, from whichever dataset layout."""
 
 import importlib
 from pathlib import Path
 from typing import Literal
 
 from wsdan.config import Config
-from wsdan.data.samples import Split, make_split
+from wsdan.data.samples import Split, assign_labels
 from wsdan.errors import UserError
 
 
 def open_split(
     config: Config, split: Literal["train", "val"], classes: list[str] | None = None
 ) -> Split:
-    """The samples of one split and the class names, by the reader of `config.data`.
+    """Read one split with the reader of `config.data`, wsdan/data/readers/NAME.py.
 
     Args:
-        config: resolved, with `data` any kind but synthetic.
-        classes: the names a model was trained on; labels are then indices into them.
+        config: resolved; `data` is any choice but synthetic.
+        classes: the class names a model was trained on; labels are then indices into them.
 
     Raises:
         UserError: a missing file or folder, no image, fewer than two classes, or a class that is
@@ -26,4 +26,4 @@ def open_split(
     if not root.is_dir():
         raise UserError(f"--root: no such folder: {root}")
     reader = importlib.import_module(f"wsdan.data.readers.{config.data}")
-    return make_split(reader.read(root, split), classes)
+    return assign_labels(reader.read(root, split), classes)

@@ -1,15 +1,17 @@
-"""A procedural fine-grained data set: moths that differ only in small marks.
+"""A procedural fine-grained dataset: moths that differ only in small marks.
 
 Every image is a pure function of (seed, index, image_size): a moth at random place, scale and
 pose on a busy meadow. All classes share one body. A class is a pair: the colour of the fore wings
 (told at a glance) and the two eyespots on the hind wings, a few pixels wide. Eyespots come in two
 pairs, blue about gold and gold about blue, white about red and red about white, ring and pupil
-of equal areas: from afar the two of a pair look alike, and only a closer look tells them apart.
-Body tint, light and noise mean nothing, and petals in the fore wings' colours, with eyespots of
-their own, are strewn about, so a bag of colours does not tell the class. No file is read.
+of equal areas: at low resolution the two of a pair look alike, and only a zoom tells them apart.
+Body tint, light and noise do not depend on the class. Petals in the fore wings' colours with
+eyespots of their own are spread over the image, so its colour histogram does not give the class.
+No file is read.
 
-Random numbers are raw Philox words, whose stream numpy guarantees, and pixels use only + - * /
-and square roots, rounded alike everywhere: only the last bit of a sine can depend on the machine.
+Random numbers are raw Philox words, whose stream numpy guarantees. Pixels use only + - * / and
+square roots, which IEEE 754 rounds exactly, so images are the same on every machine up to the last
+bit of a sine.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ _TINTS = ((0.50, 0.33, 0.20), (0.40, 0.42, 0.22), (0.30, 0.36, 0.44), (0.45, 0.3
 CLASSES = tuple(f"{eye} {wing}" for wing in _WINGS for eye in _EYES)
 
 
-class Drawing(NamedTuple):
-    """One drawn sample."""
+class SyntheticSample(NamedTuple):
+    """One image with its label and box."""
 
     image: np.ndarray  # (H, W, 3) uint8
     label: int  # 0 <= label < len(CLASSES)
@@ -70,8 +72,8 @@ class SyntheticDataset(Dataset):
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), label
 
 
-def draw(seed: int, index: int, image_size: int = 128, label: int | None = None) -> Drawing:
-    """Draw image `index` of the data set `seed`.
+def draw(seed: int, index: int, image_size: int = 128, label: int | None = None) -> SyntheticSample:
+    """Draw image `index` of the dataset `seed`.
 
     `label` (default: index modulo the number of classes) sets the moth's colours and nothing
     else: two labels of one (seed, index) differ only inside the box.
@@ -86,7 +88,7 @@ def draw(seed: int, index: int, image_size: int = 128, label: int | None = None)
     box = _draw_moth(stream, canvas, *divmod(label, len(_EYES)))
     _expose(stream, canvas)
     image = np.ascontiguousarray((canvas * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
-    return Drawing(image, label, box)
+    return SyntheticSample(image, label, box)
 
 
 def _whole(name: str, value: int, least: int) -> int:
@@ -210,26 +212,26 @@ def _draw_petal(stream: _Stream, canvas: np.ndarray) -> None:
 
 
 def _draw_eye(patch: _Patch, distance, radius: float, colours, cover) -> None:
-    """An eyespot: ring and pupil of equal areas; `distance` (h, w) is that from its middle."""
+    """An eyespot: ring and pupil of equal areas; `distance` (h, w) is from its centre."""
     ring, pupil = colours
     patch.paint(ring, cover * patch.cover(distance - radius))
     patch.paint(pupil, cover * patch.cover(distance - math.sqrt(0.5) * radius))
 
 
 def _somewhere(stream: _Stream, canvas, scale: float, half_u=1.4, half_v=1.2) -> _Patch:
-    """A patch about a random point, turned at random."""
+    """A patch at a random place and angle."""
     x, y, angle = stream.uniform(0, 1), stream.uniform(0, 1), stream.uniform(0, math.tau)
     return _Patch(canvas, x, y, angle, scale, half_u, half_v)
 
 
 def _tint(stream: _Stream) -> tuple[float, ...]:
-    """A body colour: brown, olive, slate or mauve, dark enough for every eyespot to show."""
+    """A random body colour: brown, olive, slate or mauve, dark enough for all eyespots to show."""
     gain = stream.uniform(0.8, 1.2)
     return tuple(c * gain + stream.uniform(-0.05, 0.05) for c in stream.pick(_TINTS))
 
 
 def _value_noise(stream: _Stream, size: int, cells: tuple[int, ...]) -> np.ndarray:
-    """Smooth noise (size, size) in [0, 1]: random grids, each half as strong as the one before."""
+    """Smooth noise (size, size) in [0, 1]: random grids of decreasing amplitude."""
     total = stream.bytes(cells[0], cells[0])
     for step, count in enumerate(cells[1:], start=1):
         total = _enlarge(total, count) + 0.5**step * stream.bytes(count, count)
@@ -249,7 +251,7 @@ def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
 
 
 def _draw_moth(stream: _Stream, canvas: np.ndarray, wing: int, eye: int):
-    """Draw the moth of a class somewhere; return its box. No random draw depends on the class."""
+    """Draw a moth at a random place; return its box. No random number depends on the class."""
     scale = 0.13 * 2 ** stream.uniform(0, 1)
     x, y = (stream.uniform(1.05 * scale, 1 - 1.05 * scale) for _ in range(2))
     patch = _Patch(canvas, x, y, stream.uniform(0, math.tau), scale, 1.1, 1.1)

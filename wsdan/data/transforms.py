@@ -1,4 +1,4 @@
-"""From an image to a network's input, and from a box in the one to a box in the other."""
+"""Transforms from an image to the network's input, and of boxes between the two."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from torchvision.transforms import v2
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.data.samples import Box
 
-RESIZE = 0.875  # images are resized by 1 / RESIZE and a square is cut out of the result
+RESIZE = 0.875  # images are resized to image_size / RESIZE, and a square of image_size is cropped
 NO_BOX = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
 class Transform:
-    """PIL image -> (3,image_size,image_size) float32, in two parts.
+    """PIL image -> input (3,image_size,image_size) float32, in two steps.
 
-    `resize` gives a PIL image of side x side that depends on nothing else: the part worth
-    keeping. `finish` cuts the input out of it; where `random`, by draws from torch's generator.
+    `resize` gives a PIL image of side x side. It is deterministic and can be cached. `finish` crops
+    and normalizes; if `random`, it draws from torch's default generator.
     """
 
     image_size: int
@@ -35,14 +35,14 @@ class Transform:
         return self.finish(self.resize(image))
 
     def box(self, box: Box | None, original_size: tuple[int, int]) -> Box:
-        """The object's box in the input's pixels, NaN where it or the cut is not known."""
+        """The box in the pixels of the input; NaN if there is no box or the crop is random."""
         if box is None or self.random:
             return NO_BOX
         return box_in_input(box, original_size, self.image_size, self.side == self.image_size)
 
 
 def train_transform(image_size: int) -> Transform:
-    """Random crop, flip and colour jitter."""
+    """Random crop, horizontal flip and color jitter."""
     steps = [
         v2.RandomCrop(image_size),
         v2.RandomHorizontalFlip(),
@@ -53,28 +53,28 @@ def train_transform(image_size: int) -> Transform:
 
 
 def eval_transform(image_size: int, whole: bool = False) -> Transform:
-    """The image's centre, or all of it with `whole`."""
+    """Center crop; if `whole`, the whole image without a crop."""
     finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor()])
     return Transform(image_size, input_side(image_size, whole), random=False, finish=finish)
 
 
 def synthetic_transform(train: bool) -> v2.Transform:
-    """(3,H,W) uint8 -> float32; an image seen from above may be flipped both ways."""
+    """(3,H,W) uint8 -> float32. In training with random horizontal and vertical flips."""
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
     return v2.Compose([*flips, *_to_tensor()])
 
 
 def input_side(image_size: int, whole: bool = False) -> int:
-    """The side to which images are resized before image_size x image_size is cut out."""
+    """The side in pixels to which images are resized before the crop."""
     return image_size if whole else round(image_size / RESIZE)
 
 
 def box_in_original(
     box: list[int], original_size: tuple[int, int], image_size: int, whole: bool = False
 ) -> list[int]:
-    """A box x1 y1 x2 y2 of the network's input as a box of the image, in its pixels.
+    """Map a box x1 y1 x2 y2 from the network's input to the original image, in pixels.
 
-    original_size: (width, height) of the image; image_size, whole: as in `eval_transform`.
+    original_size: (width, height) of the image. image_size, whole: as in `eval_transform`.
     """
     side = input_side(image_size, whole)
     margin = _margin(side, image_size)
@@ -87,10 +87,9 @@ def box_in_original(
 def box_in_input(
     box: Box, original_size: tuple[int, int], image_size: int, whole: bool = False
 ) -> Box:
-    """A box x1 y1 x2 y2 of the image as a box of the network's input, clipped to it.
+    """Map a box x1 y1 x2 y2 from the original image to the network's input, clipped to it.
 
-    The inverse of `box_in_original`, without rounding. A box of which the input shows nothing comes
-    out with no area.
+    The inverse of `box_in_original`, without rounding. A box outside the crop gets an area of 0.
     """
     side = input_side(image_size, whole)
     margin = _margin(side, image_size)
@@ -101,13 +100,13 @@ def box_in_input(
 
 
 def _margin(side: int, image_size: int) -> int:
-    """The pixels left of and above the centre, as CenterCrop rounds them: half to even."""
+    """Left and top margin of the center crop, in pixels, rounded half to even as in CenterCrop."""
     return round((side - image_size) / 2)
 
 
 def _to_tensor() -> list[v2.Transform]:
-    """The last steps. PIL gives pixel by pixel; over contiguous planes the arithmetic after it, and
-    the collation, take half the time."""
+    """Conversion to a normalized tensor. ToImage gives channels-last memory; made contiguous, the
+    steps after it and the collation take half the time."""
     planes = v2.Lambda(Tensor.contiguous)
     to_float = v2.ToDtype(torch.float32, scale=True)
     return [v2.ToImage(), planes, to_float, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)]

@@ -1,4 +1,4 @@
-"""Signals and the end of the processes that load images."""
+"""Signal handling of the data loader's workers."""
 
 import atexit
 import ctypes
@@ -7,28 +7,32 @@ import signal
 from functools import cache
 from multiprocessing.sharedctypes import RawValue
 
-GRACE = 600  # seconds: longer than a step and its checkpoint take
+GRACE = 600  # seconds; longer than a step and its checkpoint take
 
 
 @cache
 def ending() -> ctypes.c_bool:
-    """Shared with the processes that this one starts: whether it is at its end."""
+    """A flag shared with child processes: whether this process is exiting."""
     flag = RawValue(ctypes.c_bool)
-    atexit.register(setattr, flag, "value", True)  # before those of multiprocessing: last come
+    # Exit handlers run in reverse order: this one before those of multiprocessing.
+    atexit.register(setattr, flag, "value", True)
     return flag
 
 
 def leave_signals_to_the_parent(parent_ends: ctypes.c_bool, _worker: int) -> None:
-    """For the processes that load images: a signal to the whole group must not end them before
-    the step that waits for them is done and saved; after GRACE seconds SIGTERM does.
+    """A worker_init_fn: ignore signals to the process group, which the main process handles.
 
-    parent_ends: `ending` of the parent, which at its end sends SIGTERM, and waits, itself.
+    Workers must not end before the step that waits for them is done and saved. After a SIGTERM they
+    end with the parent, or after GRACE seconds.
+
+    parent_ends: the parent's `ending` flag. At its exit the parent sends SIGTERM to its workers and
+    waits for them.
     """
 
     def end_with_the_parent(*_: object) -> None:
         if parent_ends.value:
-            os._exit(0)  # which torch, watching in the parent, does not take for a fault
-        signal.alarm(GRACE)  # whose signal kills
+            os._exit(0)  # status 0, so that torch does not report a failed worker
+        signal.alarm(GRACE)  # SIGALRM then ends the process
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_with_the_parent)

@@ -1,1 +1,1 @@
-"""Prediction, evaluation, metrics, figures."""
+"""Prediction, evaluation, metrics, reports and figures."""

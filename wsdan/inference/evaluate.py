@@ -1,8 +1,8 @@
-"""Evaluation: the raw and the refined view, their mean, and test-time views.
+"""Evaluation: the raw and the refined view, their mean, and test-time augmentation.
 
-The final score is the mean of the views' class probabilities or of their logits (`--final`), for
-published codes do both: probabilities in the official TensorFlow code and in WS_DAN_PyTorch, logits
-in WS-DAN.PyTorch and in CAL.
+The final score is the mean of the views' class probabilities or of their logits (`--final`).
+Published codes differ: the official TensorFlow code and WS_DAN_PyTorch average probabilities,
+WS-DAN.PyTorch and CAL average logits.
 """
 
 from collections.abc import Iterable
@@ -25,20 +25,19 @@ VIEWS = {
     "mean": "mean of both",
     "tta": "test-time views",
 }
-# Threshold and padding of the test-time crops above those of the refined view: with the published
-# 0.1 and 0.05 they are CAL's 0.2 and 0.3, padded by 0.1.
-CLOSER = ((0.1, 0.05), (0.2, 0.05))
+# Crops of --tta: added to the threshold and padding of the refined view. With the published 0.1 and
+# 0.05 they have CAL's thresholds 0.2 and 0.3, and its padding 0.1.
+TTA_CROPS = ((0.1, 0.05), (0.2, 0.05))
 
 
 class NoImagesError(UserError):
-    """There was no image to evaluate on, in any process."""
+    """There was no image to evaluate on, in any rank."""
 
 
 class Prediction(NamedTuple):
-    """Class probabilities (B,N) of the views of a batch, and the object's boxes (B,4) int32.
+    """Class probabilities (B,N) of each view of a batch, and boxes of the objects (B,4) int32.
 
-    A plain classifier has the raw view only: refined, mean and boxes are None. tta is None unless
-    the configuration asks for it.
+    For a plain classifier, refined, mean and boxes are None. tta is None without --tta.
     """
 
     raw: Tensor
@@ -49,42 +48,46 @@ class Prediction(NamedTuple):
 
     @property
     def final(self) -> Tensor:
-        """The score that a model is judged by: the mean, or the raw view where it is alone."""
+        """The final score (B,N): the mean, or the raw view of a plain classifier."""
         return self.raw if self.mean is None else self.mean
 
 
 @torch.no_grad()
 def predict_views(model: nn.Module, images: Tensor, config: Config) -> Prediction:
-    """images (B,3,H,W) -> probabilities: look, locate the object, zoom in and look again.
+    """Class probabilities of images (B,3,H,W): of the raw view, and of the refined view, which is
+    a crop around the object that the mean attention map shows.
 
-    With config.tta also at two closer crops and, like all of these, in the mirror; a plain
-    classifier has the image and its mirror image. One pass of the network a view.
+    With config.tta also of two tighter crops, and of all these views of the horizontally flipped
+    image. For a plain classifier, tta is the image and its horizontal flip. The network runs once
+    per view.
     """
     with autocast(config, images.device):
-        logits, boxes = _look(model, images, config)
-        mirrored = _look(model, images.flip(3), config)[0] if config.tta else []
+        logits, boxes = _view_logits(model, images, config)
+        flipped = _view_logits(model, images.flip(3), config)[0] if config.tta else []
     raw = F.softmax(logits[0], dim=1)
     refined = F.softmax(logits[1], dim=1) if boxes is not None else None
     mean = _mean(logits[:2], config.final) if boxes is not None else None
-    tta = _mean(logits + mirrored, config.final) if config.tta else None
+    tta = _mean(logits + flipped, config.final) if config.tta else None
     return Prediction(raw, refined, mean, tta, boxes)
 
 
-def _look(model: nn.Module, images: Tensor, config: Config) -> tuple[list[Tensor], Tensor | None]:
-    """The logits (B,N) float32 of the raw, the refined and, for tta, the closer views, and the
-    refined view's boxes; for a plain classifier of the raw view, and None."""
+def _view_logits(
+    model: nn.Module, images: Tensor, config: Config
+) -> tuple[list[Tensor], Tensor | None]:
+    """Logits (B,N) float32 of the raw view, the refined view and, with tta, the tighter crops; and
+    the boxes of the refined view. For a plain classifier, of the raw view only, and None."""
     raw = model(images)
     if raw.attentions is None:
         return [raw.logits.float()], None
     threshold, padding = config.refine_threshold, config.refine_padding
     views, boxes = attention_refine(images, raw.attentions, threshold=threshold, padding=padding)
     logits = [raw.logits.float(), model(views).logits.float()]
-    for higher, wider in CLOSER if config.tta else ():
+    for extra_threshold, extra_padding in TTA_CROPS if config.tta else ():
         views, _ = attention_refine(
             images,
             raw.attentions,
-            threshold=min(threshold + higher, 1.0),
-            padding=padding + wider,
+            threshold=min(threshold + extra_threshold, 1.0),
+            padding=padding + extra_padding,
         )
         logits.append(model(views).logits.float())
     return logits, boxes
@@ -102,69 +105,69 @@ def _mean(logits: list[Tensor], final: str) -> Tensor:
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], config: Config, device: torch.device
 ) -> Evaluation:
-    """Score the model on all batches; under torchrun each rank brings its own images.
+    """Evaluate the model on all batches.
 
-    No batch waits for the device, and the counts of the ranks are summed at the end, so every rank
-    returns the same.
+    Under torchrun each rank evaluates its own batches; the metrics are reduced at the end, so all
+    ranks return the same result. There is no device synchronization per batch.
 
     Args:
-        model: with `classifier`, whose out_features are the N classes.
+        model: its `classifier.out_features` is the number of classes.
 
     Raises:
         UserError: an unreadable image without skip_bad_images.
-        NoImagesError: no image at all.
+        NoImagesError: no readable image in any rank.
     """
     was_training = model.training
     model.eval()
-    counts = ClassificationMetrics(VIEWS, model.classifier.out_features, device)
+    metrics = ClassificationMetrics(VIEWS, model.classifier.out_features, device)
     for batch in batches:
-        counts.bad += count_bad(batch, config)
+        metrics.bad += count_bad(batch, config)
         if len(batch.labels) == 0:
             continue
         images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
         prediction = predict_views(model, images, config)
-        counts.add(
+        metrics.update(
             {view: getattr(prediction, view) for view in VIEWS},
             prediction.final,
             batch.labels.to(device, non_blocking=True),
         )
         if prediction.boxes is not None:
-            counts.add_boxes(prediction.boxes, batch.boxes.to(device, non_blocking=True))
+            metrics.update_boxes(prediction.boxes, batch.boxes.to(device, non_blocking=True))
     model.train(was_training)
-    result = counts.compute()
+    result = metrics.compute()
     if result.metrics["images"] == 0:
         raise NoImagesError("no readable image to evaluate on")
     return result
 
 
 def count_bad(batch: Batch, config: Config) -> int:
-    """The number of unreadable images of a batch; raises UserError unless they may be skipped."""
+    """The number of unreadable images in a batch. Raises UserError without skip_bad_images."""
     if batch.bad and not config.skip_bad_images:
         raise UserError(f"{batch.bad[0]} (--skip-bad-images counts such files and goes on)")
     return len(batch.bad)
 
 
 def final_accuracy(metrics: dict[str, float]) -> float:
-    """The accuracy a run is judged by: that of the mean, or of the raw view where it is alone."""
+    """Top-1 accuracy of the final score: of the mean, or of the raw view of a plain classifier."""
     return metrics.get("mean", metrics["raw"])
 
 
 def accuracy_table(metrics: dict[str, float]) -> str:
-    """A short table of the views' accuracy for the terminal."""
+    """A table of the accuracy of each view, for the terminal."""
     shown = {view: name for view, name in VIEWS.items() if view in metrics}
     width = max(13, *(len(name) for name in shown.values()))
     lines = [f"{'view':<{width}}  top-1    top-5"]
     for view, name in shown.items():
         top_1, top_5 = metrics[view], metrics[f"{view}_top5"]
         lines.append(f"{name:<{width}} {top_1:5.1f} %  {top_5:5.1f} %")
-    lines.append(f"on {metrics['images']} images" + _left_out(metrics))
+    lines.append(f"on {metrics['images']} images" + _skipped_text(metrics))
     if "localised" in metrics:
         share, boxes = metrics["localised"], metrics["boxes"]
         lines.append(f"object found (IoU >= 0.5): {share:.1f} % of {boxes} known boxes")
     return "\n".join(lines)
 
 
-def _left_out(metrics: dict[str, float]) -> str:
+def _skipped_text(metrics: dict[str, float]) -> str:
     text = f", {metrics['bad']} unreadable skipped" if metrics["bad"] else ""
     if "undecided" in metrics:
         text += f"; the scores of {metrics['undecided']} are not finite"

@@ -1,4 +1,4 @@
-"""Images of what a model looks at: the views of training and of test time, side by side."""
+"""Figures of the attention views: those of training and of evaluation, side by side."""
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,11 +16,11 @@ from wsdan.constants import (
 from wsdan.precision import autocast
 from wsdan_kernels import attention_crop_drop, attention_refine
 
-CELL = 224  # views of a larger side are shrunk to it
+CELL = 224  # pixels; larger views are downsized to it
 GAP = 4  # white pixels between views
 BOX_COLOUR = (1.0, 0.2, 0.1)
-# Colours of the heat at 0, 1/4, ... 1: dark blue, blue, teal, yellow, red.
-HEAT = (
+# Colour map of the attention at 0, 1/4, ... 1: dark blue, blue, teal, yellow, red.
+COLOUR_MAP = (
     (0.05, 0.03, 0.30),
     (0.12, 0.30, 0.85),
     (0.10, 0.75, 0.65),
@@ -31,13 +31,13 @@ HEAT = (
 
 @torch.no_grad()
 def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """One row for each image: with its box, the mean map as heat, crop, drop, refined view.
+    """One row per image: with its box, with the mean attention map, crop, drop and refined view.
 
-    Nothing is drawn at random: the crop and the drop view are made by the map of the largest mass,
-    at the middle of the thresholds of training. A plain classifier has the image alone.
+    Deterministic: the crop and the drop view use the attention map with the largest mean, and the
+    middle of the threshold ranges of training. For a plain classifier, the image only.
 
     Args:
-        model: is left in the mode it is in. images: (B,3,H,W), normalised, on its device; B >= 1.
+        model: its mode is restored. images: (B,3,H,W), normalized, on the model's device; B >= 1.
 
     Returns:
         (3,h,w) uint8 on the CPU.
@@ -64,13 +64,13 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
     refined, boxes = attention_refine(
         images, attentions, threshold=config.refine_threshold, padding=config.refine_padding
     )
-    framed = _framed(image, boxes, images.shape[2:])
-    heated = _heated(image, attentions.mean(dim=1))
-    return _grid([framed, heated, _cell(crops), _cell(drops), _cell(refined)])
+    boxed = _with_box(image, boxes, images.shape[2:])
+    overlaid = _with_attention(image, attentions.mean(dim=1))
+    return _grid([boxed, overlaid, _cell(crops), _cell(drops), _cell(refined)])
 
 
 def captioned(grid: Tensor, text: str) -> Image.Image:
-    """A grid (3,H,W) uint8 as an image with a line of text under it, widened where need be."""
+    """A grid (3,H,W) uint8 as an image with a line of text below, widened to fit the text."""
     font = ImageFont.load_default()
     _, _, width, height = font.getbbox(text)
     size = (max(grid.shape[2], int(width) + 2 * GAP), grid.shape[1] + int(height) + 2 * GAP)
@@ -81,7 +81,7 @@ def captioned(grid: Tensor, text: str) -> Image.Image:
 
 
 def _cell(images: Tensor) -> Tensor:
-    """Network inputs (B,3,H,W) as images in [0, 1], float32, shrunk where larger than a cell."""
+    """Undo the normalization of inputs (B,3,H,W): float32 in [0, 1], at most CELL pixels wide."""
     mean, std = (images.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
     cells = (images * std + mean).float()
     height, width = images.shape[2:]
@@ -92,23 +92,23 @@ def _cell(images: Tensor) -> Tensor:
     return cells.clamp(0, 1)
 
 
-def _heated(cells: Tensor, maps: Tensor) -> Tensor:
-    """Cells (B,3,h,w) under the colours of maps (B,h',w'), each map between 0 and its peak.
+def _with_attention(cells: Tensor, maps: Tensor) -> Tensor:
+    """Blend cells (B,3,h,w) with the colour map of maps (B,h',w'), scaled to each map's maximum.
 
-    The hotter, the less is seen of the image.
+    Stronger attention is more opaque.
     """
     maps = F.interpolate(maps[:, None], cells.shape[2:], mode="bilinear", align_corners=True)
     heat = (maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12)).nan_to_num().clamp(0, 1)
-    colours = heat.new_tensor(HEAT)
-    position = heat[:, 0] * (len(HEAT) - 1)
-    low = position.long().clamp(max=len(HEAT) - 2)
+    colours = heat.new_tensor(COLOUR_MAP)
+    position = heat[:, 0] * (len(COLOUR_MAP) - 1)
+    low = position.long().clamp(max=len(COLOUR_MAP) - 2)
     part = (position - low)[..., None]
     painted = torch.lerp(colours[low], colours[low + 1], part).permute(0, 3, 1, 2)
     return torch.lerp(cells, painted, 0.3 + 0.5 * heat)
 
 
-def _framed(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cells (B,3,h,w) with the outline of boxes (B,4), x1 y1 x2 y2 in images of `size` (H,W)."""
+def _with_box(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Draw outlines of boxes (B,4), x1 y1 x2 y2 in inputs of `size` (H,W), on cells (B,3,h,w)."""
     height, width = cells.shape[2:]
     scale = boxes.new_tensor([width / size[1], height / size[0]] * 2, dtype=torch.float32)
     edges = (boxes * scale).round()[:, :, None, None]
@@ -126,7 +126,7 @@ def _framed(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _grid(columns: list[Tensor]) -> Tensor:
-    """Columns of cells (B,3,h,w) as one image (3,H,W) uint8 on the CPU, white between them."""
+    """Join columns of cells (B,3,h,w) to one image (3,H,W) uint8 on the CPU, with white gaps."""
     padded = [F.pad(cells, (0, GAP, 0, GAP), value=1.0) for cells in columns]
     rows = torch.cat(padded, dim=3)  # (B,3,h,W)
     grid = rows.permute(1, 0, 2, 3).flatten(1, 2)[:, :-GAP, :-GAP]

@@ -1,4 +1,4 @@
-"""The counts of an evaluation, kept on the device and summed over the ranks at the end."""
+"""Classification metrics, accumulated on the device and reduced over all ranks at the end."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from wsdan.distributed import sum_over_ranks
 
-FOUND = 0.5  # intersection over union from which a box counts as that of the object
+IOU_THRESHOLD = 0.5  # a predicted box with at least this IoU counts as correct
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found.
+    """The result of an evaluation.
 
-    metrics: top-1 accuracy in percent by view ("raw", and "refined", "mean", "tta" where there are
-        such views), the same with "_top5" appended; "images", the number counted, and "bad", the
-        number skipped; where boxes are known, their number "boxes" and the percentage "localised"
-        that the refined view found; "undecided", the images whose final score is not finite,
-        where there are any: they count as wrong.
+    metrics: top-1 accuracy in percent of each view ("raw", and "refined", "mean", "tta" if the
+        model has them), and top-5 accuracy as VIEW_top5; "images", the number of images, and "bad",
+        the number of unreadable ones. If boxes are known: their number "boxes", and "localised",
+        the percentage of them with an IoU of at least 0.5. If any: "undecided", the number of
+        images whose final score is not finite, which count as wrong.
     confusion: (N,N) int64 on the CPU: images by class (row) and final prediction (column).
-    images: (N,) int64 on the CPU: images by class, undecided ones included.
+    images: (N,) int64 on the CPU: number of images by class, undecided ones included.
     """
 
     metrics: dict[str, float]
@@ -29,22 +29,24 @@ class Evaluation(NamedTuple):
 
     @property
     def per_class(self) -> Tensor:
-        """(N,) float64: top-1 accuracy in percent of each class, NaN where it has no image."""
+        """(N,) float64: top-1 accuracy of each class in percent, NaN for a class without images."""
         return 100 * self.confusion.diagonal().double() / self.images
 
 
 class ClassificationMetrics:
-    """Counts right answers and boxes without waiting for the device.
+    """Accuracies, confusion matrix and localisation, updated without device synchronization.
+
+    `bad` counts unreadable images; the caller adds to it.
 
     Args:
-        views: names of the views. num_classes: N.
+        views: names of the views. num_classes: N. device: of the scores and labels.
     """
 
     def __init__(self, views: Iterable[str], num_classes: int, device: torch.device):
         self.bad = 0
         self._views = list(views)
         self._seen = dict.fromkeys(self._views, 0)
-        self._right = {
+        self._correct = {
             view: torch.zeros(2, dtype=torch.int64, device=device) for view in self._views
         }
         # The last column holds the undecided images.
@@ -53,33 +55,35 @@ class ClassificationMetrics:
         )
         self._boxes = torch.zeros(2, dtype=torch.int64, device=device)
 
-    def add(self, scores: dict[str, Tensor | None], final: Tensor, labels: Tensor) -> None:
-        """Count a batch: scores and final (B,N), labels (B,) int64, all on the device."""
+    def update(self, scores: dict[str, Tensor | None], final: Tensor, labels: Tensor) -> None:
+        """Add a batch: scores by view and final scores (B,N), labels (B,) int64, on the device."""
         for view, values in scores.items():
             if values is not None:
                 self._seen[view] += len(labels)
-                self._right[view] += _right(values, labels)
+                self._correct[view] += _count_correct(values, labels)
         undecided = self._confusion.shape[1] - 1
         predicted = final.argmax(dim=1).where(final.isfinite().all(dim=1), undecided)
         cells = labels * self._confusion.shape[1] + predicted
         self._confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
-    def add_boxes(self, predicted: Tensor, known: Tensor) -> None:
-        """Count the boxes of a batch, both (B,4), x1 y1 x2 y2; NaN rows of `known` are left out."""
+    def update_boxes(self, predicted: Tensor, known: Tensor) -> None:
+        """Add the boxes (B,4) of a batch, x1 y1 x2 y2; NaN rows of `known` are ignored."""
         is_known = known.isfinite().all(dim=1)
-        found = (iou(predicted, known) >= FOUND) & is_known
+        found = (iou(predicted, known) >= IOU_THRESHOLD) & is_known
         self._boxes += torch.stack((is_known.sum(), found.sum()))
 
     def compute(self) -> Evaluation:
-        """The result over the images of all ranks, each of which must call this."""
+        """Reduce over all ranks; every rank must call this."""
         device = self._confusion.device
         numbers = torch.tensor([self.bad, *self._seen.values()], device=device)
         bad, *seen = sum_over_ranks(numbers).tolist()
-        right = sum_over_ranks(torch.stack([self._right[view] for view in self._views])).tolist()
+        correct = sum_over_ranks(
+            torch.stack([self._correct[view] for view in self._views])
+        ).tolist()
         confusion = sum_over_ranks(self._confusion).cpu()
         boxes, found = sum_over_ranks(self._boxes).tolist()
         metrics: dict[str, float] = {}
-        for view, count, (top_1, top_5) in zip(self._views, seen, right, strict=True):
+        for view, count, (top_1, top_5) in zip(self._views, seen, correct, strict=True):
             if count > 0:
                 metrics[view] = 100 * top_1 / count
                 metrics[f"{view}_top5"] = 100 * top_5 / count
@@ -92,10 +96,10 @@ class ClassificationMetrics:
         return Evaluation(metrics, confusion[:, :-1], confusion.sum(dim=1))
 
 
-def _right(scores: Tensor, labels: Tensor) -> Tensor:
-    """scores (B,N), labels (B,) -> (2,) int64: the images right at the first, in five guesses.
+def _count_correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """scores (B,N), labels (B,) -> (2,) int64: number of images correct in the top 1 and top 5.
 
-    An image with a score that is not finite is wrong, wherever a sort would put it.
+    An image with a score that is not finite counts as wrong.
     """
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     best &= scores.isfinite().all(dim=1)[:, None]
@@ -103,7 +107,7 @@ def _right(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of boxes (B,4), x1 y1 x2 y2 -> (B,) float32; NaN where one is."""
+    """Intersection over union of boxes (B,4), x1 y1 x2 y2 -> (B,) float32; NaN if a box has NaN."""
     first, second = first.float(), second.float()
     low = torch.maximum(first[:, :2], second[:, :2])
     high = torch.minimum(first[:, 2:], second[:, 2:])

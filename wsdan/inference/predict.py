@@ -23,10 +23,10 @@ class Classifier:
 
     Args:
         checkpoint: last.pt or best.pt of a run. device: a torch device.
-        raw_weights: take the trained weights where the run also kept their average.
+        raw_weights: load the trained weights even if the checkpoint has averaged ones (--ema).
 
     Raises:
-        UserError: a checkpoint that is missing, truncated or not ours.
+        UserError: a checkpoint that is missing, truncated or not from wsdan.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Classifier:
         self.device = torch.device(device)
         self.config: Config = state["config"]
         self.classes: list[str] = state["classes"]
-        # The weights come from the checkpoint, none are fetched.
+        # All weights are in the checkpoint: nothing is downloaded.
         self.model = build_model(without_weights(self.config), len(self.classes))
         averaged = state.get("ema")
         try:
@@ -50,8 +50,8 @@ class Classifier:
         self.model.to(self.device, memory_format=torch.channels_last).eval()
 
     @property
-    def sees_whole(self) -> bool:
-        """Whether images are shown whole, as the embedded ones, or by their centre."""
+    def whole_image(self) -> bool:
+        """Whether inputs are whole images, as in training on synthetic ones, or center crops."""
         return self.config.data == "synthetic"
 
     def predict(self, path: str | Path, top: int = 5) -> dict:
@@ -59,50 +59,50 @@ class Classifier:
 
         Returns a dict: "image"; "size" [width, height]; "top", a list of up to `top` dicts "class",
         "raw", "refined", "mean" and, in a run with --tta, "tta" (probabilities), best mean first;
-        "box", where the model looked again, x1 y1 x2 y2 in the image's pixels, or None for a
-        plain classifier.
+        "box", of the refined view, x1 y1 x2 y2 in pixels of the original image, or None for a plain
+        classifier.
 
         Raises UserError for an unreadable image.
         """
-        original, image = self._read(path)
-        prediction = predict_views(self.model, image, self.config)
+        original, inputs = self._read(path)
+        prediction = predict_views(self.model, inputs, self.config)
         box, size = None, self.config.image_size
         if prediction.boxes is not None:
             box = box_in_original(
-                prediction.boxes[0].tolist(), original.size, size, self.sees_whole
+                prediction.boxes[0].tolist(), original.size, size, self.whole_image
             )
         return {
             "image": str(path),
             "size": list(original.size),
-            "top": self._best(prediction, top),
+            "top": self._top(prediction, top),
             "box": box,
         }
 
     def save_figure(self, path: str | Path, figure: Path, result: dict) -> None:
-        """Save the views of an image, captioned by its prediction, and note it in the result.
+        """Save the views of an image, captioned by its prediction; adds "figure" to the result.
 
-        Raises UserError for an unreadable image, or where the figure cannot be written.
+        Raises UserError for an unreadable image, or if the figure cannot be written.
         """
-        _, image = self._read(path)
+        _, inputs = self._read(path)
         best = result["top"][:3]
         score = "mean" if "mean" in best[0] else "raw"
         text = ", ".join(f"{entry['class']} {100 * entry[score]:.1f} %" for entry in best)
         try:
-            captioned(view_grid(self.model, image, self.config), text).save(figure)
+            captioned(view_grid(self.model, inputs, self.config), text).save(figure)
         except OSError as error:
             raise UserError(f"--figure: cannot write {figure}: {error.strerror}") from None
         result["figure"] = str(figure)
 
     def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
-        """An image file, and the network's input (1,3,H,W) of it. Raises UserError."""
+        """The original image, and the network's input (1,3,H,W). Raises UserError."""
         try:
             original = load_image(path)
         except BadImageError as error:
             raise UserError(str(error)) from None
-        image = eval_transform(self.config.image_size, self.sees_whole)(original)
-        return original, image[None].to(self.device)
+        inputs = eval_transform(self.config.image_size, self.whole_image)(original)
+        return original, inputs[None].to(self.device)
 
-    def _best(self, prediction: Prediction, top: int) -> list[dict]:
+    def _top(self, prediction: Prediction, top: int) -> list[dict]:
         scores: dict[str, Tensor] = {
             view: values[0] for view in VIEWS if (values := getattr(prediction, view)) is not None
         }
@@ -114,10 +114,10 @@ class Classifier:
 
 
 def figure_paths(images: list[str], folder: str) -> list[Path]:
-    """folder/NAME.png for each image file NAME.*; makes the folder.
+    """The path folder/NAME.png for each image NAME.*; creates the folder.
 
-    Raises UserError for two images of one name, a figure that would replace one of the images,
-    or a folder that cannot be made.
+    Raises UserError for two images with the same name, a figure that would replace one of the
+    images, or a folder that cannot be created.
     """
     names = [Path(image).stem for image in images]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -136,7 +136,7 @@ def figure_paths(images: list[str], folder: str) -> list[Path]:
 
 
 def prediction_json(result: dict) -> str:
-    """A prediction as one JSON object; null for a score that is not finite."""
+    """A prediction as a JSON object; scores that are not finite are null."""
     scores = [
         {key: None if key != "class" and not math.isfinite(value) else value
          for key, value in entry.items()}
@@ -146,7 +146,7 @@ def prediction_json(result: dict) -> str:
 
 
 def prediction_text(result: dict) -> str:
-    """A prediction for the terminal."""
+    """A prediction as text for the terminal."""
     lines = [f"{result['image']} ({result['size'][0]} x {result['size'][1]})"]
     views = [view for view in VIEWS if view in result["top"][0]]
     width = max(len(entry["class"]) for entry in result["top"])

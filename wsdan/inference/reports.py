@@ -1,4 +1,4 @@
-"""What an evaluation found by class: a table for the terminal, a csv file, JSON."""
+"""Reports of an evaluation: a per-class table, the confusion matrix as CSV, and JSON."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from wsdan.inference.metrics import Evaluation
 
 
 def per_class_table(result: Evaluation, classes: list[str]) -> str:
-    """Top-1 accuracy of each class, worst first, with what it is most often taken for."""
+    """Top-1 accuracy of each class, lowest first, with its most frequent wrong prediction."""
     width = max(len(name) for name in [*classes, "class"])
     lines = [f"{'class':<{width}}  top-1    images  most often taken for"]
     accuracy = result.per_class.tolist()
@@ -28,9 +28,9 @@ def per_class_table(result: Evaluation, classes: list[str]) -> str:
 
 
 def write_confusion(path: str | Path, result: Evaluation, classes: list[str]) -> None:
-    """The confusion matrix as csv: a row a class, a column a prediction, both with names.
+    """Write the confusion matrix as CSV: one row per class, one column per prediction, with names.
 
-    Raises UserError where the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
     try:
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -43,7 +43,7 @@ def write_confusion(path: str | Path, result: Evaluation, classes: list[str]) ->
 
 
 def evaluation_json(result: Evaluation, classes: list[str]) -> str:
-    """All numbers of an evaluation as one JSON object; null for a class without an image."""
+    """All results of an evaluation as a JSON object; null for a class without images."""
     accuracy = [None if math.isnan(value) else value for value in result.per_class.tolist()]
     return json.dumps(
         {

@@ -1,1 +1,1 @@
-"""Feature networks, the WS-DAN classifier, weights and published checkpoints."""
+"""Backbones, the WS-DAN classifier, pretrained weights and published checkpoints."""

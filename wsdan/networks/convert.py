@@ -1,4 +1,4 @@
-"""`wsdan convert`: checkpoints of other implementations, read by the names of their weights."""
+"""`wsdan convert`: converts checkpoints of other implementations, recognized by their keys."""
 
 import dataclasses
 from pathlib import Path
@@ -10,25 +10,30 @@ from wsdan.config import Config
 from wsdan.errors import UserError
 from wsdan.networks.model import build_model
 from wsdan.networks.published import Converted, from_sequential, from_wvinzh
-from wsdan.networks.weights import check_fit, named, read_file, state_of
+from wsdan.networks.weights import (
+    check_state_dict,
+    extract_state_dict,
+    list_keys,
+    read_weights_file,
+)
 
 
 def convert(source: str, out: str, classes: str | None = None, origin: str | None = None) -> str:
-    """Read the checkpoint `source`, write `out` as one of ours; returns what was found, a line.
+    """Convert the checkpoint `source` to a wsdan checkpoint `out`; returns a one-line summary.
 
-    classes: a file of class names, one a line; without it they are "0", "1" and so on. origin:
-    "guyuc" or "cal", for a file that may be of either.
+    classes: a file of class names, one per line; without it they are "0", "1" and so on. origin:
+    "guyuc" or "cal", for a file that may be from either.
 
-    Raises UserError for a file that cannot be mapped, naming the weights in the way.
+    Raises UserError for a file that cannot be converted, listing the unknown and missing weights.
     """
     if Path(out).exists():
         raise UserError(f"--out: {out} exists already")
-    content = read_file(source, "convert", with_numpy=True)
+    content = read_weights_file(source, "convert", with_numpy=True)
     if content.get("format") == FORMAT:
         raise UserError(f"convert: {source} is a checkpoint of ours already")
     state = {
         key: value.float() if value.is_floating_point() else value
-        for key, value in state_of(content, f"convert: {source}").items()
+        for key, value in extract_state_dict(content, f"convert: {source}").items()
     }
     if "fc_new.weight" in state:
         converted, centers = from_wvinzh(state, source), content.get("center")
@@ -36,19 +41,19 @@ def convert(source: str, out: str, classes: str | None = None, origin: str | Non
         origin = origin or _origin(content.get("logs"), state, source)
         converted = from_sequential(state, origin, source)
         centers = content.get("feature_center")
-    count = len(converted.state["classifier.weight"])
+    count = len(converted.state_dict["classifier.weight"])
     config = Config(data="folder", root=source, **converted.settings).resolved()
-    config = dataclasses.replace(config, root=None)  # the images are not known here
+    config = dataclasses.replace(config, root=None)  # the path of the images is unknown
     names = _class_names(classes, count)
     model = build_model(config, count)
-    _fill(model, converted.state, centers, source)
+    _load(model, converted.state_dict, centers, source)
     save_checkpoint(Path(out), config, names, {"model": model.state_dict()})
     return _summary(config, converted, count, centers)
 
 
 def _origin(logs: object, state: dict[str, Tensor], source: str) -> str:
-    """Which of two implementations with the same names wrote the file: CAL's classifier has no
-    bias, and the log within the file names the losses."""
+    """Which of two implementations with the same keys wrote the file: the classifier of CAL has no
+    bias, and the log in the file names the losses."""
     losses = logs.get("train_info") if isinstance(logs, dict) else None
     losses = losses if isinstance(losses, str) else ""
     if "fc.bias" in state or "Drop Acc" in losses:
@@ -75,18 +80,18 @@ def _class_names(path: str | None, count: int) -> list[str]:
     return names
 
 
-def _fill(model: nn.Module, state: dict[str, Tensor], centers: object, source: str) -> None:
-    """Load converted weights, and the centers (N,M*C) where there are any."""
+def _load(model: nn.Module, state: dict[str, Tensor], centers: object, source: str) -> None:
+    """Load converted weights and, unless None, the centers (N,M*C)."""
     wanted = model.state_dict()
-    kept = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
-    kept["centers.centers"] = wanted["centers.centers"]
+    defaults = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    defaults["centers.centers"] = wanted["centers.centers"]
     if centers is not None:
         if not isinstance(centers, Tensor):
             kind = type(centers).__name__
             raise UserError(f"convert: {source}: the centers must be a tensor; got a {kind}")
-        kept["centers.centers"] = centers.float()
-    state = {**kept, **state}
-    check_fit(state, wanted, f"convert: {source}")
+        defaults["centers.centers"] = centers.float()
+    state = {**defaults, **state}
+    check_state_dict(state, wanted, f"convert: {source}")
     model.load_state_dict(state)
 
 
@@ -94,5 +99,5 @@ def _summary(config: Config, converted: Converted, count: int, centers: object) 
     text = f"{config.backbone}, {config.num_attentions} maps ({config.attention}), {count} classes"
     text += ", no centers: they start at 0" if centers is None else ", centers"
     if converted.unused:
-        text += f"; left out, as unused by the source itself: {named(converted.unused)}"
+        text += f"; left out, as unused by the source itself: {list_keys(converted.unused)}"
     return text

@@ -1,4 +1,4 @@
-"""The WS-DAN classifier (arXiv:1901.09891 section 3.1) and the plain one it is compared with."""
+"""The WS-DAN classifier (arXiv:1901.09891 section 3.1), and a plain classifier as baseline."""
 
 import dataclasses
 import io
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from wsdan.checkpoint import FORMAT, load_checkpoint
 from wsdan.config import ATTENTIONS, Config
 from wsdan.errors import UserError
-from wsdan.networks.backbones import Backbone, build_backbone, full_name
-from wsdan.networks.weights import check_fit, read_file, state_of
+from wsdan.networks.backbones import Backbone, build_backbone, name_with_layer
+from wsdan.networks.weights import check_state_dict, extract_state_dict, read_weights_file
 from wsdan.validation import option_name
 from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
 
 
 class Output(NamedTuple):
-    """What a forward pass gives.
+    """The output of a forward pass.
 
-    logits (B,N); pooled (B,M*C), of unit norm; attentions (B,M,h,w), None for a plain classifier;
-    effect (B,N), the logits less those under maps that mean nothing, None where not asked for.
+    logits: (B,N). pooled: (B,M*C), of unit norm. attentions: (B,M,h,w), None for a plain
+    classifier. effect: (B,N), the logits less those with counterfactual maps, or None.
     """
 
     logits: Tensor
@@ -46,8 +46,8 @@ class WSDAN(nn.Module):
     """Backbone, attention maps, bilinear attention pooling, linear classifier.
 
     forward: images (B,3,H,W) -> Output. With counterfactual=True also the effect of the maps (CAL,
-    arXiv:2108.08728): the logits less those of the same features pooled under maps uniform in
-    [0,2), drawn from `generator`, or, in evaluation mode, under ones.
+    arXiv:2108.08728): the logits less those of the same features pooled with random maps, uniform
+    in [0,2) from `generator`, or, in evaluation mode, with maps of ones.
 
     Args:
         backbone: a Backbone, or a name for `build_backbone`.
@@ -57,11 +57,11 @@ class WSDAN(nn.Module):
             features (B,C,h,w) -> maps (B,M,h',w').
         attention_bias: initial bias of that batch norm.
         beta: step of the feature centers.
-        scale: factor on the pooled features before the classifier; without it learning stalls.
+        scale: factor on the pooled features before the classifier; if it is small, learning stalls.
         pool_eps: inside the pooling's signed root.
 
     Raises:
-        ValueError: a number out of its range; in forward, another number of maps than M.
+        ValueError: a number out of its range, or, in forward, a number of maps other than M.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class WSDAN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Output:
         features = self.backbone(images)
-        if self._in_one_pass() and not counterfactual:
+        if self._can_fuse() and not counterfactual:
             head, options = self.attention, self.pool.options
             pooled, attentions = attend_and_pool(features, head[0].weight, head[1], **options)
         else:
@@ -120,15 +120,15 @@ class WSDAN(nn.Module):
                         f"but got {attentions.shape[1]}"
                     )
             if counterfactual:
-                return self._with_effect(features, attentions, generator)
+                return self._forward_counterfactual(features, attentions, generator)
             pooled = self.pool(features, attentions)
         pooled = pooled.flatten(1)
         return Output(self.classifier(self.scale * pooled), pooled, attentions)
 
-    def _with_effect(
+    def _forward_counterfactual(
         self, features: Tensor, attentions: Tensor, generator: torch.Generator | None
     ) -> Output:
-        """The output with the effect of the maps; the features are read once for both poolings."""
+        """The output with the effect of the maps; both poolings in one read of features."""
         if self.training:
             fakes = torch.empty_like(attentions).uniform_(0, 2, generator=generator)
         else:
@@ -140,8 +140,8 @@ class WSDAN(nn.Module):
         effect = logits - self.classifier(self.scale * fake_pooled)
         return Output(logits, pooled, attentions, effect)
 
-    def _in_one_pass(self) -> bool:
-        """Whether the maps and the pooling under them can be computed together: in inference."""
+    def _can_fuse(self) -> bool:
+        """Whether attention maps and pooling can be computed by one operator, in inference only."""
         return (
             not (self.training or torch.is_grad_enabled())
             and isinstance(self.attention, AttentionHead)
@@ -151,7 +151,7 @@ class WSDAN(nn.Module):
 
 
 class PlainClassifier(nn.Module):
-    """The backbone with global average pooling and a linear classifier, for comparison.
+    """The backbone with global average pooling and a linear classifier, as baseline.
 
     forward: images (B,3,H,W) -> Output with pooled (B,C) and no attentions.
     """
@@ -167,17 +167,19 @@ class PlainClassifier(nn.Module):
 
 
 def build_model(config: Config, num_classes: int) -> nn.Module:
-    """The model of a resolved configuration, on the CPU, with the weights it starts from: a run
-    that is resumed has its own. Raises UserError."""
+    """Build the model of a resolved configuration on the CPU, with its initial weights.
+
+    With config.resume no weights are loaded: the run's checkpoint has them. Raises UserError.
+    """
     if config.resume:
         config = without_weights(config)
     weights = checkpoint = None
     if config.weights is not None:
-        content = read_file(config.weights, "--weights")
+        content = read_weights_file(config.weights, "--weights")
         if content.get("format") == FORMAT:
             checkpoint = load_checkpoint(config.weights)
         else:
-            weights = state_of(content, f"--weights: {config.weights}")
+            weights = extract_state_dict(content, f"--weights: {config.weights}")
     backbone = build_backbone(config.backbone, config.pretrained, weights)
     if config.image_size < backbone.stride:
         raise UserError(
@@ -201,24 +203,28 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0]) from None
     if checkpoint is not None:
-        _start_from(checkpoint, model, config, num_classes)
+        _load_initial_weights(checkpoint, model, config, num_classes)
     return model
 
 
 def without_weights(config: Config) -> Config:
-    """The same model, to be filled from a checkpoint: nothing is fetched or read for it."""
+    """The configuration of the same model, to be loaded from a checkpoint: no download, no file."""
     return dataclasses.replace(config, pretrained=False, weights=None, ignore_classifier=False)
 
 
-def _start_from(checkpoint: dict, model: nn.Module, config: Config, num_classes: int) -> None:
-    """Load a checkpoint of ours, of its averaged weights where it has them, into another run's
-    model. Raises UserError where they differ."""
-    made, source = checkpoint["config"], f"--weights: {config.weights}"
+def _load_initial_weights(
+    checkpoint: dict, model: nn.Module, config: Config, num_classes: int
+) -> None:
+    """Load a wsdan checkpoint, its averaged weights if it has them, into the model of a new run.
+
+    Raises UserError if their settings or classes differ.
+    """
+    saved, source = checkpoint["config"], f"--weights: {config.weights}"
     differing = []
     for name in ("method", "backbone", "attention", "num_attentions", "pool_eps"):
-        theirs, ours = getattr(made, name), getattr(config, name)
+        theirs, ours = getattr(saved, name), getattr(config, name)
         if name == "backbone":
-            theirs, ours = full_name(theirs), full_name(ours)
+            theirs, ours = name_with_layer(theirs), name_with_layer(ours)
         if theirs != ours:
             differing.append(f"{option_name(name)} {theirs} (here {ours})")
     if differing:
@@ -232,7 +238,7 @@ def _start_from(checkpoint: dict, model: nn.Module, config: Config, num_classes:
     state, wanted = checkpoint.get("ema") or checkpoint["model"], model.state_dict()
     if config.ignore_classifier:
         state, wanted = _without_classifier(state), _without_classifier(wanted)
-    check_fit(state, wanted, source)
+    check_state_dict(state, wanted, source)
     model.load_state_dict(state, strict=not config.ignore_classifier)
 
 
@@ -243,11 +249,11 @@ def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _probe(model: nn.Module, image_size: int) -> None:
-    """One image through the model, so that a size it cannot take is known at the start."""
+    """Run the model on one image, so that an unsuitable input size is an error at the start."""
     try:
-        with redirect_stderr(io.StringIO()):  # where traced networks print their code
+        with redirect_stderr(io.StringIO()):  # traced networks print their code
             model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError) as error:  # timm asserts
+    except (RuntimeError, AssertionError) as error:  # timm raises AssertionError
         reason = str(error).splitlines()[0]
         raise UserError(f"--image-size {image_size} does not suit the model: {reason}") from None
     model.train()

@@ -1,8 +1,11 @@
 """Which backbone names there are, read from the packages' sources: torch is not imported."""
 
-import difflib
+import heapq
 import importlib.util
+import os
 import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -33,10 +36,10 @@ def check_name(backbone: str) -> None:
     name = model.partition(".")[0]  # timm takes NAME.TAG too, the tag of its weights
     if not declared or name in declared or name in former:
         return
-    names = closest(model, [*declared, "tiny"] if package == "torchvision" else declared, prefix)
-    raise UserError(
-        f"--backbone {backbone}: {package} has no model {model!r}; the closest are {names}"
+    text = closest_text(
+        model, [*declared, "tiny"] if package == "torchvision" else declared, prefix
     )
+    raise UserError(f"--backbone {backbone}: {package} has no model {model!r}; {text}")
 
 
 @cache
@@ -55,8 +58,20 @@ def _model_names(package: str) -> tuple[list[str], set[str]]:
     return _DECLARED.findall(sources), set(_KEY.findall(sources))
 
 
-def closest(name: str, names: list[str], prefix: str = "") -> str:
-    """The three of the names most like `name`, those that begin with it first, in words."""
-    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
-    longer = [item for item in names if item.startswith(name)]
-    return ", ".join(prefix + item for item in dict.fromkeys([*longer, *alike][:3]))
+def closest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` names that are most similar to `name`, best first.
+
+    Equally similar names are ordered by the length of the prefix they share with `name`.
+    """
+    matcher = SequenceMatcher(b=name)
+
+    def similarity(other: str) -> tuple[float, int, str]:
+        matcher.set_seq1(other)
+        return matcher.ratio(), len(os.path.commonprefix([name, other])), other
+
+    return heapq.nlargest(count, known, key=similarity)
+
+
+def closest_text(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of an error message: "the closest are A, B, C", each with `prefix`."""
+    return "the closest are " + ", ".join(prefix + match for match in closest_names(name, known))

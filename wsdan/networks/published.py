@@ -1,26 +1,27 @@
-"""What other implementations call their weights, in our names.
+"""Mapping of other implementations' checkpoints to the keys of wsdan.
 
-- WS-DAN.PyTorch (GuYuc) and CAL (raoyongming): `features.N...`, counted as in their Sequential,
-  `attentions.conv` and `.bn`, `fc`. CAL's names are those of WS-DAN.PyTorch; its signed root has
-  another epsilon, and its ResNets lack the last stride.
-- WS_DAN_PyTorch (wvinzh): torchvision's names of Inception v3; the maps are the first channels of
-  `Mixed_7a.branch3x3_1`, the classifier is `fc_new`.
+- WS-DAN.PyTorch (GuYuc) and CAL (raoyongming): `features.N...` by the index in their Sequential,
+  `attentions.conv` and `.bn`, `fc`. CAL has the same keys; its signed root has another epsilon, and
+  its ResNets have no stride in the last stage.
+- WS_DAN_PyTorch (wvinzh): the keys of torchvision's Inception v3; the attention maps are the first
+  channels of `Mixed_7a.branch3x3_1`, the classifier is `fc_new`.
 
-What ours computes otherwise is folded into the weights, equal but for rounding: the epsilon of the
+Differences in the computation are folded into the weights, exact up to rounding: the epsilon of the
 attention's batch norm into its running variance, a bias before a norm into its running mean.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torchvision
 from torch import Tensor
 
 from wsdan.errors import UserError
-from wsdan.networks.backbones import InputScaling
-from wsdan.networks.weights import named
+from wsdan.networks.scaling import InputScaling
+from wsdan.networks.weights import list_keys
 
-_EPS_DIFFERENCE = 1e-3 - 1e-5  # theirs and ours, of the attention's batch norm
+_EPS_DIFFERENCE = 1e-3 - 1e-5  # epsilon of the attention's batch norm: theirs less that of wsdan
 _POOL_EPS = {"guyuc": 1e-12, "cal": 1e-6}
 _INCEPTION = (
     "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "",
@@ -38,19 +39,23 @@ _HEAD = ("conv.weight", *(f"bn.{key}" for key in _NORM))
 
 @dataclass
 class Converted:
-    """A model of ours made of another's.
+    """A converted checkpoint.
 
-    settings: what differs from the paper's recipe. state: weights by our names, all but counts of
-    batches. unused: the source's names of what its own forward pass does not use.
+    settings: of Config, where they differ from the paper's recipe. state_dict: all weights by the
+    keys of wsdan, except num_batches_tracked. unused: keys of the source that its own forward pass
+    does not use.
     """
 
     settings: dict
-    state: dict[str, Tensor]
+    state_dict: dict[str, Tensor]
     unused: list[str]
 
 
 def from_sequential(state: dict[str, Tensor], origin: str, source: str) -> Converted:
-    """WS-DAN.PyTorch and CAL. Raises UserError that names what cannot be mapped."""
+    """Convert a state dict of WS-DAN.PyTorch or CAL.
+
+    Raises UserError that lists the keys that cannot be mapped.
+    """
     head = _part(state, "attentions.")
     classifier = _part(state, "fc.")
     features = {k: v for k, v in state.items() if not k.startswith(("attentions.", "fc."))}
@@ -61,7 +66,8 @@ def from_sequential(state: dict[str, Tensor], origin: str, source: str) -> Conve
     if unknown or missing:
         raise UserError(_refusal(source, "WS-DAN.PyTorch", unknown, missing))
     backbone, weights = _backbone(features, source)
-    # Both came to take the first channels of Mixed_7c as maps, and left the convolution unused.
+    # Later versions of both take the first channels of Mixed_7c as maps and do not use the
+    # convolution.
     trained = int(head.get(f"bn.{_COUNT}", 0)) > 0
     slices = backbone.endswith("Mixed_7c") and "bias" not in classifier and not trained
     if origin == "cal" and backbone in _RESNETS:
@@ -81,9 +87,9 @@ def from_sequential(state: dict[str, Tensor], origin: str, source: str) -> Conve
 
 
 def from_wvinzh(state: dict[str, Tensor], source: str) -> Converted:
-    """WS_DAN_PyTorch's Inception, which scales its images as published weights want them.
+    """Convert a state dict of WS_DAN_PyTorch, an Inception v3 with input scaling.
 
-    Raises UserError that names what cannot be mapped.
+    Raises UserError that lists the keys that cannot be mapped.
     """
     head = _part(state, "Mixed_7a.branch3x3_1.")
     classifier = _part(state, "fc_new.")
@@ -122,7 +128,7 @@ def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _backbone(state: dict[str, Tensor], source: str) -> tuple[str, dict[str, Tensor]]:
-    """The backbone of `features.N...`, with its layer, and its weights by our names."""
+    """The name of the backbone with keys `features.N...`, and its weights by the keys of wsdan."""
     first = state.get("features.0.weight", torch.empty(0))
     if "features.0.conv.weight" in state:
         state = _renamed(state, _INCEPTION)
@@ -142,7 +148,7 @@ def _backbone(state: dict[str, Tensor], source: str) -> tuple[str, dict[str, Ten
 
 
 def _renamed(state: dict[str, Tensor], layers: tuple[str, ...]) -> dict[str, Tensor]:
-    """`features.N.x` -> `LAYER.x`; what has no such place keeps its name."""
+    """Rename keys `features.N.x` to `LAYER.x`; other keys stay."""
     names = {f"features.{n}.": f"{layer}." for n, layer in enumerate(layers) if layer}
     renamed = {}
     for key, value in state.items():
@@ -152,7 +158,7 @@ def _renamed(state: dict[str, Tensor], layers: tuple[str, ...]) -> dict[str, Ten
 
 
 def _without_conv_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their small ResNets' convolutions have biases: as shifts of the means of the norms behind."""
+    """Fold the biases of their small ResNets' convolutions into the means of the next norms."""
     state = dict(state)
     for key in [key for key in state if key.endswith((".conv1.bias", ".conv2.bias"))]:
         mean = key.replace(".conv", ".bn").replace(".bias", ".running_mean")
@@ -162,19 +168,24 @@ def _without_conv_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _difference(state: dict[str, Tensor], backbone: str) -> tuple[list[str], list[str]]:
-    """What `state` has and the backbone has not, and the other way round."""
+    """The unknown and the missing keys of `state` as weights of the backbone."""
+    found = {key for key in state if not key.endswith(_COUNT)}
+    return sorted(found - _keys(backbone)), sorted(_keys(backbone) - found)
+
+
+@cache
+def _keys(backbone: str) -> frozenset[str]:
+    """The keys of a torchvision backbone up to its layer, except num_batches_tracked."""
     name, _, layer = backbone.partition(":")
     options = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
-        wanted = torchvision.models.get_model(name, weights=None, **options).state_dict()
-    behind = ("fc.", "AuxLogits.", "classifier.", *(_AFTER_6E if layer == "Mixed_6e" else ()))
-    names = {key for key in wanted if not key.startswith(behind) and not key.endswith(_COUNT)}
-    found = {key for key in state if not key.endswith(_COUNT)}
-    return sorted(found - names), sorted(names - found)
+        keys = torchvision.models.get_model(name, weights=None, **options).state_dict()
+    removed = ("fc.", "AuxLogits.", "classifier.", *(_AFTER_6E if layer == "Mixed_6e" else ()))
+    return frozenset(k for k in keys if not k.startswith(removed) and not k.endswith(_COUNT))
 
 
 def _inception(state: dict[str, Tensor], scaled: bool) -> dict[str, Tensor]:
-    """Of an Inception v3, whose images WS-DAN.PyTorch and CAL forgot to scale."""
+    """Weights of an Inception v3. WS-DAN.PyTorch and CAL do not scale its input (scaled=False)."""
     scaling = InputScaling((0.5,) * 3, (0.5,) * 3).state_dict()
     if not scaled:
         scaling = {"scale": torch.ones(3, 1, 1), "shift": torch.zeros(3, 1, 1)}
@@ -185,7 +196,7 @@ def _inception(state: dict[str, Tensor], scaled: bool) -> dict[str, Tensor]:
 
 
 def _attention(head: dict[str, Tensor]) -> dict[str, Tensor]:
-    """conv (M,C,1,1) and bn, of another epsilon."""
+    """Weights of the attention head: conv (M,C,1,1), and bn with the epsilon folded in."""
     variance = (head["bn.running_var"].double() + _EPS_DIFFERENCE).float()
     head = {**head, "bn.running_var": variance}
     return {
@@ -201,5 +212,5 @@ def _classifier(fc: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _refusal(source: str, nearest: str, unknown: list[str], missing: list[str]) -> str:
     text = f"convert: {source} cannot be mapped; nearest is {nearest}"
-    text += f"; unknown: {named(unknown)}" if unknown else ""
-    return text + (f"; missing: {named(missing)}" if missing else "")
+    text += f"; unknown: {list_keys(unknown)}" if unknown else ""
+    return text + (f"; missing: {list_keys(missing)}" if missing else "")

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: published ones, and files given as --weights."""
+"""Pretrained weights: published ones, and files given as --weights."""
 
 import pickle
 import re
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from wsdan.checkpoint import reason_of
 from wsdan.errors import UserError
 
-_SHOWN = 5
-# Where a file holds more than weights, they are under one of these.
-_WRAPPERS = ("state_dict", "model")
+_MAX_LISTED = 5  # keys in an error message
+# Keys under which training checkpoints of other programs hold the state dict.
+_STATE_DICT_KEYS = ("state_dict", "model")
 
 
-class _Nothing:
-    """Stands for what is not wanted of a file: takes any arguments and any state, keeps none."""
+class _Placeholder:
+    """Stands for an unpickled object that is not needed: ignores its arguments and its state."""
 
     def __init__(self, *_: object):
         pass
@@ -28,9 +28,9 @@ class _Nothing:
         pass
 
 
-# What a pickled number or array of numpy calls, in the module's old name and the present one.
+# What unpickling a number or an array of numpy calls, by its old and its current module name.
 _NUMPY = [
-    (_Nothing, f"numpy{name}")
+    (_Placeholder, f"numpy{name}")
     for name in (
         ".core.multiarray.scalar", "._core.multiarray.scalar", ".core.multiarray._reconstruct",
         "._core.multiarray._reconstruct", ".dtype", ".ndarray",
@@ -39,36 +39,39 @@ _NUMPY = [
 
 
 @dataclass(frozen=True)
-class Fetchable:
-    """Published weights: `build` makes the model with them, which may download the file of `url`;
-    `advice` says what to do with that file where this machine cannot fetch it."""
+class PublishedWeights:
+    """Weights that can be downloaded.
 
-    build: Callable[[], nn.Module]
+    build_model: creates the model with these weights, which may download `url`. url: of the file.
+    offline_hint: how to provide that file if it cannot be downloaded.
+    """
+
+    build_model: Callable[[], nn.Module]
     url: str
-    advice: str
+    offline_hint: str
 
 
-def fetch(published: Fetchable) -> dict[str, Tensor]:
-    """The published weights as a state dict. Raises UserError where they cannot be had.
+def fetch_weights(published: PublishedWeights) -> dict[str, Tensor]:
+    """The published weights as a state dict. Raises UserError if they cannot be downloaded.
 
-    Draws no random number, so that --pretrained and --weights start alike.
+    Does not advance the random generator, so that --pretrained and --weights give the same run.
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            return published.build().state_dict()
-    except Exception as error:  # the hub's client raises errors of its HTTP library
+            return published.build_model().state_dict()
+    except Exception as error:  # the hub client raises errors of its HTTP library
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--pretrained: cannot fetch {published.url} ({reason}); {published.advice}"
+            f"--pretrained: cannot fetch {published.url} ({reason}); {published.offline_hint}"
         ) from None
 
 
-def read_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:
-    """The dict in a .safetensors file or one of torch.save, read without running code in it.
+def read_weights_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:
+    """Load the dict of a .safetensors or torch.save file, without running code from it.
 
-    with_numpy: the file may also hold numpy's numbers and arrays, which come without their value.
+    with_numpy: the file may also hold numbers and arrays of numpy, which are not read.
 
-    Raises UserError, which names the option, for a missing, broken or foreign file.
+    Raises UserError, which names the option, for a missing, damaged or foreign file.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,44 +92,48 @@ def read_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:
     return content
 
 
-def state_of(content: dict, source: str) -> dict[str, Tensor]:
-    """The weights in what a file holds, without the prefix that nn.DataParallel adds.
+def extract_state_dict(content: dict, source: str) -> dict[str, Tensor]:
+    """The state dict in the content of a file, without the prefix of nn.DataParallel.
 
-    Raises UserError, which begins with `source`, where there are none.
+    Raises UserError, which begins with `source`, if there is none.
     """
-    inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
+    inner = next(
+        (content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), content
+    )
     others = [str(key) for key, value in inner.items() if not isinstance(value, Tensor)]
     if others or not inner:
-        found = f"got also {named(others)}" if others else "got nothing"
+        found = f"got also {list_keys(others)}" if others else "got nothing"
         raise UserError(f"{source}: must hold weights by name; {found}")
     if all(key.startswith("module.") for key in inner):
         return {key.removeprefix("module."): value for key, value in inner.items()}
     return dict(inner)
 
 
-def fit_weights(network: nn.Module, state: dict[str, Tensor], known: set[str], name: str) -> None:
-    """Load a backbone's weights, all of them.
+def load_backbone_weights(
+    network: nn.Module, state: dict[str, Tensor], model_keys: set[str], name: str
+) -> None:
+    """Load all weights of a backbone from the state dict of the whole model.
 
-    known: the names of the whole model, of which `network` is a part: what is left of them, as the
-    classifier, may have any shape and is not used.
+    model_keys: the keys of the whole model, of which `network` is a part. The others, such as the
+    classifier's, are ignored, whatever their shape.
 
-    Raises UserError that names every key which is missing, unknown or of another shape.
+    Raises UserError that lists the keys that are missing, unknown or of another shape.
     """
-    state = {_present_name(key): value for key, value in state.items()}
+    state = {_current_key(key): value for key, value in state.items()}
     wanted = network.state_dict()
     for key in wanted:
-        if key.endswith("num_batches_tracked"):  # not in files older than it
+        if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1
             state.setdefault(key, wanted[key])
     used = {key: value for key, value in state.items() if key in wanted}
-    check_fit(used, wanted, f"--weights of --backbone {name}")
-    unknown = [key for key in state if key not in wanted and key not in known]
+    check_state_dict(used, wanted, f"--weights of --backbone {name}")
+    unknown = [key for key in state if key not in wanted and key not in model_keys]
     if unknown:
-        raise UserError(f"--weights of --backbone {name}: unknown: {named(unknown)}")
+        raise UserError(f"--weights of --backbone {name}: unknown: {list_keys(unknown)}")
     network.load_state_dict(used)
 
 
-def check_fit(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
-    """Raise UserError for keys of `state` that are missing, too many or of another shape."""
+def check_state_dict(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+    """Raise UserError for keys of `state` that are missing, unknown or of another shape."""
     missing = [key for key in wanted if key not in state]
     unknown = [key for key in state if key not in wanted]
     wrong = [
@@ -135,15 +142,15 @@ def check_fit(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) 
         if key in wanted and value.shape != wanted[key].shape
     ]
     faults = {"missing": missing, "unknown": unknown, "of another shape": wrong}
-    text = "; ".join(f"{fault}: {named(keys)}" for fault, keys in faults.items() if keys)
+    text = "; ".join(f"{fault}: {list_keys(keys)}" for fault, keys in faults.items() if keys)
     if text:
         raise UserError(f"{source}: {text}")
 
 
-def named(keys: list[str]) -> str:
-    """The first few keys, and how many there are."""
-    text = ", ".join(keys[:_SHOWN])
-    return text if len(keys) <= _SHOWN else f"{text}, ... ({len(keys)} keys)"
+def list_keys(keys: list[str]) -> str:
+    """The first few keys and the number of all, for an error message."""
+    text = ", ".join(keys[:_MAX_LISTED])
+    return text if len(keys) <= _MAX_LISTED else f"{text}, ... ({len(keys)} keys)"
 
 
 def _read_safetensors(path: Path, option: str) -> dict:
@@ -158,6 +165,6 @@ def _read_safetensors(path: Path, option: str) -> dict:
         raise UserError(f"{option}: {path}: cannot be read: {reason_of(error)}") from None
 
 
-def _present_name(key: str) -> str:
-    """torchvision's files of DenseNets have their norms and convolutions as norm.1 for norm1."""
+def _current_key(key: str) -> str:
+    """Published files of DenseNets have keys with norm.1 and conv.1 for norm1 and conv1."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)

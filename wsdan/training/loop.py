@@ -110,7 +110,7 @@ def _train(config: Config, device: torch.device, stop: StopSignals) -> tuple[Pat
 def new_run(config: Config, classes: list[str], device: torch.device, batches) -> RunState:
     """The model of a resolved configuration and all that trains it, at the start.
 
-    batches: the EpochBatches of the training images.
+    batches: the EpochBatchSampler of the training images.
     """
     model = build_model(config, len(classes))
     if config.sync_batchnorm and world_size() > 1:
@@ -146,7 +146,7 @@ def train_one_epoch(
     """
     config, progress = run.config, run.progress
     first = progress.first_step(run.batches.step_size)
-    run.batches.begin(progress.epoch, first)
+    run.batches.set_epoch(progress.epoch, first)
     run.model.train()
     started = time.perf_counter() - progress.seconds
     steps = range(first, 0 if progress.trained else len(run.batches))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from wsdan.config import Config
-from wsdan.data.samplers import EpochBatches
+from wsdan.data.samplers import EpochBatchSampler
 from wsdan.distributed import gather_objects, rank, world_size
 from wsdan.errors import UserError
 from wsdan.training.ema import AveragedWeights
@@ -71,7 +71,7 @@ class RunState:
     schedule: LRScheduler
     scaler: torch.amp.GradScaler
     average: AveragedWeights | None
-    batches: EpochBatches
+    batches: EpochBatchSampler
     progress: Progress
     skips: Skips
 

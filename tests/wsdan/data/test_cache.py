@@ -1,4 +1,4 @@
-"""Kept images: the same bits as without a cache, and nothing believed that is not whole."""
+"""The cache: the same bits as without it, and no damaged record is used."""
 
 import os
 import pickle
@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import torchrun
-from torch.utils.data import DataLoader
+import torch.distributed as dist
+from ranks import run_ranks
+from torch.utils.data import ConcatDataset, DataLoader
 from trees import make_shards, make_tree
 
 import wsdan.data.cache
@@ -17,15 +18,16 @@ from wsdan.data.cache import cache_folder, open_cache, record_bytes
 from wsdan.data.images import ImageDataset, load_image
 from wsdan.data.splits import open_split
 from wsdan.data.transforms import eval_transform, train_transform
+from wsdan.distributed import process_group
 from wsdan.errors import UserError
 
-KEPT = ("ram", "disk")
+CACHES = ("ram", "disk")
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A folder of images, and a folder for caches beside it."""
-    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "kept"))
+    """A folder of images, with a folder for caches next to it."""
+    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "cache"))
     return make_tree(tmp_path / "tree")
 
 
@@ -39,7 +41,7 @@ def open_images(tree, cache, transform) -> ImageDataset:
     return ImageDataset(samples, transform, open_cache(config, samples, transform.side))
 
 
-class Seeded(torch.utils.data.Dataset):
+class SeededPerIndex(torch.utils.data.Dataset):
     """Each access draws the same random numbers, whichever process makes it."""
 
     def __init__(self, images):
@@ -55,15 +57,15 @@ class Seeded(torch.utils.data.Dataset):
 
 def images_of(images, workers, context=None) -> torch.Tensor:
     loader = DataLoader(
-        Seeded(images), 5, num_workers=workers, multiprocessing_context=context or None
+        SeededPerIndex(images), 5, num_workers=workers, multiprocessing_context=context or None
     )
     return torch.cat(list(loader))
 
 
-@pytest.mark.parametrize("cache", KEPT)
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("make", [train_transform, eval_transform])
-def test_kept_images_have_the_same_bits(cache, workers, make, tree, monkeypatch):
+def test_cached_images_have_the_same_bits(cache, workers, make, tree, monkeypatch):
     plain = images_of(open_images(tree, None, make(28)), workers=0)
     images = open_images(tree, cache, make(28))
     assert torch.equal(images_of(images, workers), plain)
@@ -71,15 +73,15 @@ def test_kept_images_have_the_same_bits(cache, workers, make, tree, monkeypatch)
     assert torch.equal(images_of(images, workers), plain)
 
 
-@pytest.mark.parametrize("cache", KEPT)
-def test_a_worker_that_is_not_forked_shares_the_cache(cache, tree):
-    images = open_images(tree, cache, eval_transform(28))
-    plain = images_of(images, workers=0)
+def test_a_spawned_worker_shares_the_caches(tree):
+    """One worker for both kinds, as it has to import everything."""
+    both = ConcatDataset([open_images(tree, cache, eval_transform(28)) for cache in CACHES])
+    plain = images_of(both, workers=0)
     shutil.rmtree(tree)
-    assert torch.equal(images_of(images, 1, "spawn"), plain)
+    assert torch.equal(images_of(both, 1, "spawn"), plain)
 
 
-def test_a_image_is_decoded_once(tree, monkeypatch):
+def test_an_image_is_decoded_once(tree, monkeypatch):
     loaded = []
     monkeypatch.setattr(
         "wsdan.data.images.load_image",
@@ -88,20 +90,20 @@ def test_a_image_is_decoded_once(tree, monkeypatch):
     images = open_images(tree, "disk", train_transform(28))
     one, two = images[3], images[3]
     assert len(loaded) == 1
-    assert not torch.equal(one.image, two.image)  # the random part is drawn anew
+    assert not torch.equal(one.image, two.image)  # the random transforms differ
     again = open_images(tree, "disk", train_transform(28))  # as the next run does
     assert again.cache.path == images.cache.path
     assert again[3].name == one.name
     assert len(loaded) == 1
 
 
-def test_the_size_of_the_image_is_kept(tree):
+def test_the_original_size_is_cached(tree):
     images = open_images(tree, "ram", eval_transform(28))
     sample = images.samples[0]._replace(box=(10.0, 10.0, 30.0, 20.0))
     images.samples[0] = sample
-    first, kept = images[0], images[0]
+    first, cached = images[0], images[0]
     assert images.cache.get(0)[1] == (40, 40)
-    assert first.box == kept.box == pytest.approx((6, 6, 22, 14))
+    assert first.box == cached.box == pytest.approx((6, 6, 22, 14))
 
 
 def test_other_images_have_another_cache(tree):
@@ -117,11 +119,11 @@ def test_other_images_have_another_cache(tree):
     paths.add(open_cache(config, samples, 32).path)
     assert len(paths) == 5
     assert open_cache(config, samples, 32).path in paths
-    assert cache_folder() == tree.parent / "kept"
+    assert cache_folder() == tree.parent / "cache"
 
 
-def test_images_of_shards_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "kept"))
+def test_images_of_shards_are_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "cache"))
     make_shards(tmp_path)
     config = Config(data="webdataset", root=str(tmp_path), image_size=28, cache="disk").resolved()
     samples, _ = open_split(config, "train")
@@ -134,12 +136,12 @@ def test_images_of_shards_are_kept(tmp_path, monkeypatch):
     assert open_cache(config, [samples[0]._replace(source=moved), *samples[1:]], 32).path != path
 
 
-@pytest.mark.parametrize("cache", KEPT)
-def test_a_damaged_record_is_not_believed(cache, tree):
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_damaged_record_is_not_used(cache, tree):
     images = open_images(tree, cache, eval_transform(28))
     plain = [images[index].image for index in range(3)]
-    kept, size = images.cache, record_bytes(32)
-    descriptor = kept.file.fileno()
+    cached, size = images.cache, record_bytes(32)
+    descriptor = cached.file.fileno()
     record = os.pread(descriptor, size, size)
     for damaged in (
         record[:-1] + bytes([record[-1] ^ 1]),  # a bit of the last pixel
@@ -148,17 +150,17 @@ def test_a_damaged_record_is_not_believed(cache, tree):
         record[:4] + b"\1" + record[5:],  # another size
     ):
         os.pwrite(descriptor, damaged, size)
-        assert kept.get(1) is None
+        assert cached.get(1) is None
         assert torch.equal(images[1].image, plain[1])
-        assert kept.get(1) is not None
-    assert kept.get(0) is not None
+        assert cached.get(1) is not None
+    assert cached.get(0) is not None
     os.ftruncate(descriptor, 2 * size + 5)
-    assert kept.get(2) is None
+    assert cached.get(2) is None
     assert torch.equal(images[2].image, plain[2])
 
 
-@pytest.mark.parametrize("cache", KEPT)
-def test_a_write_cut_short_is_not_believed(cache, tree, monkeypatch):
+@pytest.mark.parametrize("cache", CACHES)
+def test_an_interrupted_write_is_not_used(cache, tree, monkeypatch):
     images = open_images(tree, cache, eval_transform(28))
     write = os.pwrite
 
@@ -172,36 +174,36 @@ def test_a_write_cut_short_is_not_believed(cache, tree, monkeypatch):
             images[0]
     plain = open_images(tree, None, eval_transform(28))[0].image
     assert torch.equal(images[0].image, plain)
-    assert torch.equal(images[0].image, plain)  # as it is kept now
+    assert torch.equal(images[0].image, plain)  # from the cache
 
 
-def test_a_disk_that_takes_no_more_does_not_end_the_run(tree, monkeypatch):
+def test_a_full_disk_does_not_end_the_run(tree, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     images = open_images(tree, "disk", eval_transform(28))
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.warns(UserWarning, match="--cache: .*images takes no image: No space left"):
+        with pytest.warns(UserWarning, match="--cache: cannot write to .*: No space left"):
             image = images[0].image
     assert images.cache.get(0) is None
     assert torch.equal(images[0].image, image)
     assert images.cache.get(0) is not None
 
 
-@pytest.mark.parametrize("cache", KEPT)
+@pytest.mark.parametrize("cache", CACHES)
 def test_too_little_space_is_one_line_before_the_run(cache, tree, monkeypatch):
     monkeypatch.setattr(wsdan.data.cache, "free_memory", lambda: 30_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=30_000))
-    where = "ram: memory" if cache == "ram" else f"disk: {tree.parent}/kept"
+    where = "ram: memory" if cache == "ram" else f"disk: {tree.parent}/cache"
     needed = 12 * record_bytes(32)
     text = f"--cache {where} has 0.00 GB \\(30000 bytes\\) free; the images need .*{needed} bytes"
     with pytest.raises(UserError, match=text):
         open_images(tree, cache, eval_transform(28))
 
 
-@pytest.mark.parametrize("cache", KEPT)
-def test_space_that_cannot_be_taken_is_one_line(cache, tree, monkeypatch):
+@pytest.mark.parametrize("cache", CACHES)
+def test_space_that_cannot_be_reserved_is_one_line(cache, tree, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -212,8 +214,8 @@ def test_space_that_cannot_be_taken_is_one_line(cache, tree, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tree, monkeypatch):
     (tree.parent / "file").write_text("")
-    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tree.parent / "file" / "kept"))
-    with pytest.raises(UserError, match="--cache disk: cannot keep .*: Not a directory"):
+    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tree.parent / "file" / "cache"))
+    with pytest.raises(UserError, match="--cache disk: cannot reserve .*: Not a directory"):
         open_images(tree, "disk", eval_transform(28))
 
 
@@ -223,34 +225,27 @@ def test_a_full_file_is_not_checked_for_space_again(tree, monkeypatch):
     assert open_images(tree, "disk", eval_transform(28))[0].label == 0
 
 
-def test_ram_is_given_back(tree):
+def test_memory_is_freed(tree):
     cache = open_images(tree, "ram", eval_transform(28)).cache
     copy = pickle.loads(pickle.dumps(cache))
     path = cache.path
     del cache
     assert not os.path.exists(path)
-    assert copy.get(0) is None  # holds the memory still
+    assert copy.get(0) is None  # still holds the memory
 
 
-def test_ranks_of_a_machine_share_one_cache(tree, tmp_path):
-    script = tmp_path / "rank.py"
-    script.write_text(
-        "import sys, torch, torch.distributed as dist\n"
-        "from wsdan.config import Config\n"
-        "from wsdan.data.cache import open_cache\n"
-        "from wsdan.data.images import Images\n"
-        "from wsdan.data.splits import open_split\n"
-        "from wsdan.data.transforms import eval_transform\n"
-        "from wsdan.distributed import process_group\n"
-        "config = Config(data='folder', root=sys.argv[1], image_size=28, cache='ram').resolved()\n"
-        "with process_group(torch.device('cpu')):\n"
-        "    samples, _ = open_split(config, 'train')\n"
-        "    cache = open_cache(config, samples, 32)\n"
-        "    if dist.get_rank() == 1:\n"
-        "        Images(samples, eval_transform(28), cache)[0]\n"
-        "    dist.barrier()\n"
-        "    assert cache.get(0) is not None and cache.get(1) is None\n"
-        "    dist.barrier()\n"
-    )
-    result = torchrun(str(tree), script=str(script))
-    assert result.returncode == 0, result.stderr
+def share_a_cache(rank: int, config: Config) -> None:
+    """The second rank loads the first image; then both have it and no other."""
+    with process_group(torch.device("cpu")):
+        samples, _ = open_split(config, "train")
+        cache = open_cache(config, samples, 32)
+        if rank == 1:
+            ImageDataset(samples, eval_transform(28), cache)[0]
+        dist.barrier()
+        assert cache.get(0) is not None
+        assert cache.get(1) is None
+        dist.barrier()
+
+
+def test_ranks_of_a_machine_share_one_cache(tree):
+    run_ranks(share_a_cache, config_of(tree, "ram"))

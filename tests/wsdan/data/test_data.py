@@ -1,4 +1,4 @@
-"""Reading images of every kind, folders, and what is wrong with them."""
+"""Image files of every format, folders, and their errors."""
 
 import io
 import shutil
@@ -31,8 +31,8 @@ def gradient(width=37, height=21):
     return np.linspace(0, 255, width * height).reshape(height, width)
 
 
-def test_the_last_steps_are_the_plain_ones_bit_for_bit():
-    """Over planes and in place, which is faster."""
+def test_the_conversion_equals_the_plain_transforms_bit_for_bit():
+    """Contiguous and in place, which is faster."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     steps = (
@@ -71,14 +71,14 @@ def test_every_kind_of_image_becomes_rgb(mode, tmp_path):
         assert difference.max() <= 2
 
 
-def test_floats_up_to_1_are_not_black(tmp_path):
+def test_floats_up_to_1_are_scaled(tmp_path):
     grey = gradient()
     Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "a.tif")
     found = np.asarray(load_image(tmp_path / "a.tif"), dtype=float)
     assert np.abs(found - grey[:, :, None]).max() <= 1
 
 
-def test_transparency_is_laid_over_white(tmp_path):
+def test_transparent_images_are_composited_over_white(tmp_path):
     Image.new("RGBA", (5, 5), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert load_image(tmp_path / "a.png").getpixel((2, 2)) == (255, 255, 255)
 
@@ -86,7 +86,7 @@ def test_transparency_is_laid_over_white(tmp_path):
 def test_exif_orientation_is_followed(tmp_path):
     image = Image.new("RGB", (8, 4))
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     image.save(tmp_path / "a.jpg", exif=exif)
     assert load_image(tmp_path / "a.jpg").size == (4, 8)
 
@@ -104,20 +104,20 @@ def test_every_orientation_is_followed(orientation, kind, tmp_path):
 
 
 def odd_exif(tag: int, kind: int) -> bytes:
-    """EXIF data of a turned image, and of a tag whose 4 bytes are of another kind than usual."""
+    """EXIF data with an orientation, and with a tag of an unusual type."""
     fields = struct.pack("<HHIIHHII", 0x0112, 3, 1, 6, tag, kind, 1, 0x40400000)
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + fields + bytes(4)
 
 
-# A resolution that is a text, a description that is a number.
+# A resolution of type text, a description of type float.
 @pytest.mark.parametrize(("tag", "kind"), [(0x011A, 2), (0x010E, 11)])
-def test_odd_fields_beside_the_orientation_are_of_no_concern(tag, kind, tmp_path):
+def test_malformed_exif_fields_are_ignored(tag, kind, tmp_path):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=odd_exif(tag, kind))
     assert load_image(tmp_path / "a.jpg").size == (4, 8)
 
 
-def test_whatever_a_decoder_raises_is_a_bad_image(tmp_path):
-    """A TIFF file of which the offset of the pixels is a text."""
+def test_any_error_of_a_decoder_is_a_bad_image(tmp_path):
+    """A TIFF file whose pixel offset is of type text."""
     file = io.BytesIO()
     Image.new("L", (8, 4)).save(file, "TIFF")
     usual, odd = struct.pack("<HHI", 273, 4, 1), struct.pack("<HHI", 273, 2, 1)
@@ -156,7 +156,7 @@ def test_transforms_give_the_input_size():
 
 
 def test_a_box_maps_back_to_the_image():
-    # 448 is cut out of the middle of 512, to which the image was resized.
+    # The center crop of 448 from the image resized to 512.
     assert box_in_original([0, 0, 448, 448], (1024, 512), 448) == [64, 32, 960, 480]
     assert box_in_original([0, 0, 96, 96], (300, 200), 96, whole=True) == [0, 0, 300, 200]
 
@@ -171,7 +171,7 @@ def test_a_box_maps_to_the_input_and_back(whole):
 
 @pytest.mark.parametrize("image_size", [298, 299, 300, 302, 448])
 def test_a_box_frames_the_same_pixels_in_the_input(image_size):
-    """Also where the margin is no whole number."""
+    """Also if the margin of the center crop is not an integer."""
     transform = eval_transform(image_size)
     side = transform.side
     image = Image.new("RGB", (side, side))
@@ -181,7 +181,7 @@ def test_a_box_frames_the_same_pixels_in_the_input(image_size):
     assert white[y1:y2, x1:x2].all() and white.sum() == 100 * 60
 
 
-def test_a_box_that_the_input_does_not_show_has_no_area():
+def test_a_box_outside_the_crop_has_no_area():
     assert box_in_input((0, 0, 10, 300), (512, 512), 448) == (0, 0, 0, 300 - 32)
 
 
@@ -192,7 +192,7 @@ def test_loaders_of_a_folder(tmp_path, val):
     loader, classes = train_loader(config)
     assert classes == ["blue", "green", "red"]
     batches = list(loader)
-    assert [len(batch.labels) for batch in batches] == [5, 5]  # the short one is left out
+    assert [len(batch.labels) for batch in batches] == [5, 5]  # the incomplete one is dropped
     batches = list(val_loader(config, classes))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert batches[0].images.shape == (5, 3, 32, 32)
@@ -220,7 +220,7 @@ def test_validation_uses_the_training_labels(tmp_path):
     assert split.classes == ["blue", "green", "red"]
 
 
-def test_links_are_followed_and_hidden_copies_left_out(tmp_path):
+def test_links_are_followed_and_hidden_files_are_skipped(tmp_path):
     red = make_tree(tmp_path / "tree") / "train" / "red"
     (red / "more.png").mkdir()  # a folder, whatever its name
     (red / "1.png").rename(red / "more.png" / "1.png")

@@ -1,4 +1,4 @@
-"""Every kind of data set: its images, classes and boxes, and a line for what is wrong with it."""
+"""Every dataset layout: its images, classes and boxes, and a one-line error for each mistake."""
 
 import math
 import shutil
@@ -10,22 +10,13 @@ import pytest
 import scipy.io
 import torch
 import trees
-from trees import BOX, COLOURS, colour_of, config_of, error_of, write
+from trees import BOX, COLOURS, LAYOUTS, colour_of, config_of, error_of, write
 
 from wsdan.cli import main
 from wsdan.data.images import ImageDataset, load_image
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.data.splits import open_split
 from wsdan.data.transforms import eval_transform
-
-KINDS = {  # data -> (maker, class names, images of a split)
-    "cub": (trees.make_cub, ["001.blue", "002.green", "003.red"], 3),
-    "aircraft": (trees.make_aircraft, ["blue 7/0", "green 7/0", "red 7/0"], 3),
-    "cars": (trees.make_cars_devkit, list(COLOURS), 3),
-    "dogs": (trees.make_dogs, ["n00-blue", "n01-green", "n02-red"], 3),
-    "csv": (trees.make_table, list(COLOURS), 12),
-    "webdataset": (trees.make_shards, list(COLOURS), 6),
-}
 
 
 def check_images(config, classes, count):
@@ -39,9 +30,9 @@ def check_images(config, classes, count):
             assert colour_of(sample) in classes[sample.label]
 
 
-@pytest.mark.parametrize("data", KINDS)
+@pytest.mark.parametrize("data", LAYOUTS)
 def test_images_and_classes(data, tmp_path):
-    make, classes, count = KINDS[data]
+    make, classes, count = LAYOUTS[data]
     check_images(config_of(data, make(tmp_path)), classes, count)
 
 
@@ -55,8 +46,8 @@ def test_the_other_layout_of_stanford_cars(tmp_path):
     ("data", "folder"),
     [("cub", "CUB_200_2011"), ("aircraft", "fgvc-aircraft-2013b"), ("cars", "stanford_cars")],
 )
-def test_root_may_be_the_data_set_itself(data, folder, tmp_path):
-    make, classes, count = KINDS[data]
+def test_root_may_be_the_dataset_itself(data, folder, tmp_path):
+    make, classes, count = LAYOUTS[data]
     check_images(config_of(data, make(tmp_path) / folder), classes, count)
     (tmp_path / "link").symlink_to(tmp_path / folder)
     check_images(config_of(data, tmp_path / "link"), classes, count)
@@ -67,7 +58,7 @@ def test_root_may_be_the_data_set_itself(data, folder, tmp_path):
 
 @pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
 def test_validation_has_boxes(data, tmp_path):
-    make, classes, _ = KINDS[data]
+    make, classes, _ = LAYOUTS[data]
     samples, _ = open_split(config_of(data, make(tmp_path)), "val", classes)
     boxes = {sample.box for sample in samples}
     assert boxes == ({BOX, None} if data == "csv" else {BOX})
@@ -81,7 +72,7 @@ def test_validation_has_boxes(data, tmp_path):
 
 @pytest.mark.parametrize("data", ["cub", "aircraft", "dogs"])
 def test_boxes_may_be_missing(data, tmp_path):
-    make, classes, _ = KINDS[data]
+    make, classes, _ = LAYOUTS[data]
     make(tmp_path)
     for path in [*tmp_path.rglob("*box*.txt"), *tmp_path.glob("Annotation")]:
         path.unlink() if path.is_file() else shutil.rmtree(path)
@@ -92,7 +83,7 @@ def test_boxes_may_be_missing(data, tmp_path):
 
 @pytest.mark.parametrize("data", ["cub", "csv", "webdataset"])
 def test_workers_read_the_same_images(data, tmp_path):
-    make, classes, _ = KINDS[data]
+    make, classes, _ = LAYOUTS[data]
     make(tmp_path)
     alone, two = (list(val_loader(config_of(data, tmp_path, workers=n), classes)) for n in (0, 2))
     for one, other in zip(alone, two, strict=True):
@@ -118,7 +109,7 @@ def test_workers_read_the_same_images(data, tmp_path):
     ],
 )
 def test_a_missing_file_is_named_with_its_source(data, path, text, tmp_path):
-    KINDS[data][0](tmp_path)
+    LAYOUTS[data][0](tmp_path)
     (tmp_path / path).rename(tmp_path / "elsewhere")
     error = error_of(config_of(data, tmp_path))
     assert f"--data {data}: {tmp_path / path} is missing" in error
@@ -127,12 +118,12 @@ def test_a_missing_file_is_named_with_its_source(data, path, text, tmp_path):
 
 @pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
 def test_a_missing_image_is_named(data, tmp_path):
-    KINDS[data][0](tmp_path)
+    LAYOUTS[data][0](tmp_path)
     config = config_of(data, tmp_path)
     lost = open_split(config, "train").samples[1].source
     lost.unlink()
     assert f"{lost}" in error_of(config)
-    assert f"--data {data}: 1 of {KINDS[data][2]} images that " in error_of(config)
+    assert f"--data {data}: 1 of {LAYOUTS[data][2]} images that " in error_of(config)
 
 
 def test_many_missing_images_are_listed_in_a_file(tmp_path, monkeypatch):
@@ -150,7 +141,7 @@ def test_many_missing_images_are_listed_in_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "lines", "text"),
     [
-        ("image_class_labels.txt", ["1 1", "2 1", "3 9", "4 2", "5 3", "6 3"], "class 9 of pictu"),
+        ("image_class_labels.txt", ["1 1", "2 1", "3 9", "4 2", "5 3", "6 3"], "class 9 of image"),
         ("image_class_labels.txt", ["1 1"], "has no line for image 2"),
         ("train_test_split.txt", ["1 1"], "train_test_split.txt has no line for image 2"),
         ("images.txt", ["1"], "images.txt:1: expected `key value`; got '1'"),
@@ -172,7 +163,7 @@ def test_wrong_cub_files(name, lines, text, tmp_path):
 def test_spaces_between_the_fields_of_cub_files(tmp_path):
     folder = trees.make_cub(tmp_path) / "CUB_200_2011"
     write(folder / "train_test_split.txt", [f"{i}   {i % 2} " for i in range(1, 7)])
-    check_images(config_of("cub", tmp_path), KINDS["cub"][1], 3)
+    check_images(config_of("cub", tmp_path), LAYOUTS["cub"][1], 3)
 
 
 def test_wrong_aircraft_files(tmp_path):
@@ -226,14 +217,14 @@ def test_wrong_matlab_files(tmp_path, monkeypatch):
         (tmp_path / "train_list.mat").write_bytes(content)
         assert "train_list.mat is no MATLAB file" in error_of(config)
     write(tmp_path / "Annotation" / "n00-blue" / "test", ["<annotation></annotation>"])
-    assert "n00-blue/test: no bndbox" in error_of(config, "val", KINDS["dogs"][1])
+    assert "n00-blue/test: no bndbox" in error_of(config, "val", LAYOUTS["dogs"][1])
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     assert "--data dogs needs scipy: pip install 'wsdan[data]'" in error_of(config)
 
 
-@pytest.mark.parametrize("data", KINDS)
+@pytest.mark.parametrize("data", LAYOUTS)
 def test_a_class_that_training_lacks(data, tmp_path):
-    make, classes, _ = KINDS[data]
+    make, classes, _ = LAYOUTS[data]
     error = error_of(config_of(data, make(tmp_path)), "val", classes[:2])
     assert f"class {classes[2]!r} is not among the training classes" in error
 
@@ -288,7 +279,7 @@ def test_tables_of_every_spelling(tmp_path):
     assert f"{tmp_path} has no train.csv with the header path,label" in error_of(config)
 
 
-def test_a_run_on_a_published_data_set(tmp_path, capsys):
+def test_a_run_on_a_published_dataset(tmp_path, capsys):
     trees.make_cub(tmp_path)
     command = ["train", "--data", "cub", "--root", str(tmp_path), "--cache", "ram"]
     command += ["--backbone", "tiny", "--image-size", "32", "--num-attentions", "4"]

@@ -1,4 +1,4 @@
-"""--decode gpu, its whole path on the CPU: the same views as where loading processes decode."""
+"""--decode gpu, run on the CPU: the same inputs as with --decode cpu."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ CLASSES = ["a", "b"]
 
 
 def make_images(root):
-    """Two classes of slanted gradients: RGB, grey and turned JPEG files, and a PNG file."""
+    """Two classes of slanted gradients: RGB, grey and rotated JPEG files, and a PNG file."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    options = {"rgb.jpg": {}, "grey.jpg": {}, "turned.jpg": {"exif": exif}, "plain.png": {}}
+    options = {"rgb.jpg": {}, "grey.jpg": {}, "rotated.jpg": {"exif": exif}, "plain.png": {}}
     for split in ("train", "val"):
         for label, name in enumerate(CLASSES):
             folder = root / split / name
@@ -52,7 +52,7 @@ def bytes_apart(one, other) -> float:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_views_are_those_of_the_other_path(workers, tree):
+def test_inputs_equal_those_of_decode_cpu(workers, tree):
     for split in ("train", "val"):
         batches = []
         for decode in ("cpu", "gpu"):
@@ -66,23 +66,23 @@ def test_the_views_are_those_of_the_other_path(workers, tree):
             assert torch.equal(one.uniforms, other.uniforms)
             assert torch.equal(one.boxes.isnan(), other.boxes.isnan())
             assert bytes_apart(one, other) < 1
-            # What another crop by one pixel would make of it.
+            # A crop shifted by one pixel would differ by more.
             shifted = other.images.roll(1, -1)
             other.images[..., 1:] = shifted[..., 1:]
             assert bytes_apart(one, other) > 2
 
 
-def test_an_epoch_draws_other_views(tree):
+def test_another_epoch_has_other_crops(tree):
     loader, _ = train_loader(config_of(tree))
     assert len(loader) == 1
     (first,), (again,) = list(loader), list(loader)
     assert torch.equal(first.images, again.images)
-    loader.batch_sampler.begin(1)
+    loader.batch_sampler.set_epoch(1)
     (other,) = list(loader)
     assert not torch.equal(first.images, other.images)
 
 
-def test_the_runs_random_numbers_stay(tree):
+def test_the_runs_generator_is_not_advanced(tree):
     before = torch.get_rng_state()
     list(train_loader(config_of(tree))[0])
     assert torch.equal(torch.get_rng_state(), before)
@@ -120,7 +120,7 @@ def test_a_missing_file_is_a_bad_image(tree):
     ]
 
 
-def test_too_little_memory_is_no_damaged_file(tree, monkeypatch):
+def test_out_of_memory_is_not_a_damaged_file(tree, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("out of memory")
 

@@ -1,4 +1,4 @@
-"""WebDataset shards: what a sample is, and a line for what is wrong with one."""
+"""WebDataset shards: their samples, and a one-line error for each mistake."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def test_labels_of_shards_as_indices(tmp_path):
 
 
 @pytest.mark.parametrize("first", ["a.json", "a.cls"])
-def test_a_label_counts_before_what_else_is_known_of_a_image(first, tmp_path):
+def test_a_label_file_takes_precedence_over_json_and_other_images_are_ignored(first, tmp_path):
     labels = {"a.json": b'{"width": 30}', "a.cls": b"x"}
     members = {first: labels.pop(first), "a.png": PNG, **labels, "a.mask.png": PNG}
     make_shard(tmp_path / "train.tar", {**members, "b.png": PNG, "b.cls": b"y"})
@@ -52,7 +52,7 @@ def test_a_label_counts_before_what_else_is_known_of_a_image(first, tmp_path):
         ({"a.png": PNG, "a.json": b'{"label": 1.5}'}, "a number or a name; got 1.5"),
         ({"a.png": PNG}, "train.tar/a: the sample has no label (.cls or .json)"),
         ({"a.cls": b"1"}, "train.tar/a: the sample has no image"),
-        ({"a.png": PNG, "a.jpg": PNG, "a.cls": b"1"}, "train.tar/a: a sample must have one pict"),
+        ({"a.png": PNG, "a.jpg": PNG, "a.cls": b"1"}, "train.tar/a: a sample must have one image"),
         ({"a.txt": b""}, "train of {root}: holds no image"),
         (
             {"a.png": PNG, "a.cls": b"1", "img.2.JPG": PNG, "img.2.cls": b"2"},

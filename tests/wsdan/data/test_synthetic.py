@@ -1,4 +1,4 @@
-"""The procedural data set: deterministic, balanced, and with classes told by the moth alone."""
+"""The procedural dataset: deterministic, balanced, and with classes that only the moth shows."""
 
 import numpy as np
 import pytest

@@ -120,7 +120,7 @@ def test_figures_of_predictions(checkpoint, tmp_path, capsys):
     assert "--figure: cannot make the folder" in error
 
 
-def test_scores_that_are_no_numbers_are_null_in_json(checkpoint, tmp_path, capsys):
+def test_nan_scores_are_null_in_json(checkpoint, tmp_path, capsys):
     state = torch.load(checkpoint, weights_only=True)
     state["ema"]["classifier.bias"][:] = torch.nan
     torch.save(state, tmp_path / "broken.pt")
@@ -128,7 +128,7 @@ def test_scores_that_are_no_numbers_are_null_in_json(checkpoint, tmp_path, capsy
     line = printed(
         capsys, "predict", "--checkpoint", tmp_path / "broken.pt", tmp_path / "a.png", "--json"
     )
-    assert "NaN" not in line  # which is no JSON, though Python reads it
+    assert "NaN" not in line  # which is not JSON, although Python reads it
     entry = json.loads(line)["top"][0]
     assert [entry[view] for view in ("raw", "refined", "mean", "tta")] == [None] * 4
 

@@ -1,4 +1,4 @@
-"""Evaluation: counts checked by hand, both published means, test-time views, two ranks."""
+"""Evaluation: metrics checked by hand, both published means, test-time views, two ranks."""
 
 import csv
 import json
@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
 from batches import make_batch, unreadable
+from ranks import run_ranks
 from tape import NoWaiting
 from torch import nn
 
 from wsdan.config import Config
+from wsdan.distributed import process_group
 from wsdan.errors import UserError
 from wsdan.inference.evaluate import VIEWS, accuracy_table, evaluate, final_accuracy, predict_views
 from wsdan.inference.metrics import ClassificationMetrics, iou
@@ -31,7 +32,7 @@ def random_images(count=4, size=64):
 
 
 def new_model() -> WSDAN:
-    """Untrained, but its batch norm knows the images, and it tells some from others."""
+    """Untrained, but with batch statistics of the images, and predictions of several classes."""
     torch.manual_seed(0)
     model = WSDAN("tiny", num_classes=3, num_attentions=4)
     nn.init.normal_(model.classifier.weight, std=0.1)
@@ -47,8 +48,8 @@ def model():
     return new_model()
 
 
-class Spoken(nn.Module):
-    """A stand-in whose images (B,3,1,N) say their logits, in the first row of pixels."""
+class LogitsFromPixels(nn.Module):
+    """A stub model whose logits are the first row of pixels of its images (B,3,1,N)."""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -58,8 +59,8 @@ class Spoken(nn.Module):
         return Output(images[:, 0, 0], images.flatten(1), None)
 
 
-def spoken(logits, labels, **options):
-    """Batches of one to three images for a Spoken."""
+def logit_batches(logits, labels, **options):
+    """Batches of one to three images for LogitsFromPixels."""
     images = torch.tensor(logits)[:, None, None].expand(-1, 3, 1, -1).clone()
     labels = torch.tensor(labels)
     ends = [(0, 1), (1, 4), (4, len(labels))]
@@ -67,19 +68,19 @@ def spoken(logits, labels, **options):
 
 
 LOGITS = [
-    [2.0, 1.0, 0.0],  # 0, right
-    [0.0, 3.0, 1.0],  # 0 taken for 1
-    [0.0, 3.0, 1.0],  # 1, right
-    [0.0, 1.0, 3.0],  # 1 taken for 2
-    [NAN, NAN, NAN],  # 0, undecided: not right although a sort puts class 0 first
-    [0.0, NAN, 5.0],  # 2, undecided although the largest number is right
+    [2.0, 1.0, 0.0],  # 0, correct
+    [0.0, 3.0, 1.0],  # 0, predicted as 1
+    [0.0, 3.0, 1.0],  # 1, correct
+    [0.0, 1.0, 3.0],  # 1, predicted as 2
+    [NAN, NAN, NAN],  # 0, undecided: wrong although a sort puts class 0 first
+    [0.0, NAN, 5.0],  # 2, undecided although the largest finite logit is correct
     [INF, 0.0, 0.0],  # 0, undecided
 ]
 TRUTH = [0, 0, 1, 1, 0, 2, 0]
 
 
 def test_confusion_by_hand():
-    result = evaluate(Spoken(3), spoken(LOGITS, TRUTH), Config().resolved(), CPU)
+    result = evaluate(LogitsFromPixels(3), logit_batches(LOGITS, TRUTH), Config().resolved(), CPU)
     assert result.confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     assert result.images.tolist() == [4, 2, 1]
     assert result.per_class.tolist() == [25.0, 50.0, 0.0]
@@ -97,12 +98,14 @@ def test_confusion_by_hand():
 def test_top_five_of_seven_classes():
     ranks = torch.arange(7.0)
     logits = [ranks.tolist()] * 7
-    result = evaluate(Spoken(7), spoken(logits, list(range(7))), Config().resolved(), CPU)
+    result = evaluate(
+        LogitsFromPixels(7), logit_batches(logits, list(range(7))), Config().resolved(), CPU
+    )
     assert result.metrics["raw"] == pytest.approx(100 / 7)
     assert result.metrics["raw_top5"] == pytest.approx(500 / 7)  # all but the two lowest
 
 
-def test_counts_of_each_view(model):
+def test_accuracy_of_each_view(model):
     """Recomputed image by image; batches of unequal size."""
     config = Config(refine_threshold=0.4, refine_padding=0.05, skip_bad_images=True).resolved()
     images, labels = random_images(7), torch.tensor([0, 1, 2, 1, 0, 0, 2])
@@ -146,7 +149,7 @@ def test_evaluation_of_nothing_is_refused(model):
 
 @pytest.mark.parametrize("final", ["probabilities", "logits"])
 def test_both_published_means(model, final):
-    """They differ where one view is sure and the other is not."""
+    """They differ where one view is confident and the other is not."""
     config = Config(final=final, refine_threshold=0.4, refine_padding=0.05).resolved()
     model.eval()
     with torch.no_grad():
@@ -167,7 +170,7 @@ def test_both_published_means(model, final):
 
 @pytest.mark.parametrize("final", ["probabilities", "logits"])
 def test_test_time_views_are_those_of_cal(model, final):
-    """The image and its crops at 0.1, 0.2 and 0.3, and the same of the mirrored image."""
+    """The image and its crops at 0.1, 0.2 and 0.3, and of the horizontally flipped image."""
     config = Config(final=final, tta=True, refine_threshold=0.1, refine_padding=0.05).resolved()
     model.eval()
     logits = []
@@ -218,8 +221,8 @@ def test_iou_by_hand():
     assert iou(first[:1], torch.tensor([[9.0, 9.0, 9.0, 9.0]])) == 0
 
 
-class Pointing(Spoken):
-    """A stand-in that attends to what its images (B,3,8,8) show, one map."""
+class AttentionFromPixels(LogitsFromPixels):
+    """A stub model whose one attention map is the first channel of its images (B,3,8,8)."""
 
     def forward(self, images):
         logits = images.new_zeros(len(images), self.classifier.out_features)
@@ -227,12 +230,12 @@ class Pointing(Spoken):
 
 
 def test_localisation_by_hand():
-    """Boxes of 4x4 pixels, found where they lie; of the five known, three match by half or more."""
+    """Objects of 4x4 pixels; three of the five known boxes have an IoU of at least 0.5."""
     images = torch.zeros(6, 3, 8, 8)
     images[:, :, 2:6, 2:6] = 1.0
     config = Config(refine_threshold=0.9, refine_padding=0.125).resolved()
-    found = predict_views(Pointing(2), images, config).boxes[0].tolist()
-    assert found == [1, 1, 6, 6]  # rows 2 to 5, one pixel of padding, the end as the paper has it
+    found = predict_views(AttentionFromPixels(2), images, config).boxes[0].tolist()
+    assert found == [1, 1, 6, 6]  # rows 2 to 5, one pixel of padding, the end as in the paper
     boxes = torch.tensor(
         [
             [1.0, 1, 6, 6],
@@ -248,22 +251,22 @@ def test_localisation_by_hand():
         make_batch(images[:4], labels[:4], boxes[:4]),
         make_batch(images[4:], labels[4:], boxes[4:]),
     ]
-    metrics = evaluate(Pointing(2), batches, config, CPU).metrics
+    metrics = evaluate(AttentionFromPixels(2), batches, config, CPU).metrics
     assert (metrics["boxes"], metrics["localised"]) == (5, 60.0)
     assert "object found (IoU >= 0.5): 60.0 % of 5 known boxes" in accuracy_table(metrics)
 
 
 def test_no_batch_waits_for_the_device(model):
     config = Config(tta=True).resolved()
-    counts = ClassificationMetrics(VIEWS, 3, CPU)
+    metrics = ClassificationMetrics(VIEWS, 3, CPU)
     images, labels, boxes = random_images(), torch.tensor([0, 1, 2, 1]), torch.full((4, 4), NAN)
     model.eval()
     with NoWaiting():
         prediction = predict_views(model, images, config)
         scores = {view: getattr(prediction, view) for view in VIEWS}
-        counts.add(scores, prediction.final, labels)
-        counts.add_boxes(prediction.boxes, boxes)
-    assert counts.compute().metrics["images"] == 4
+        metrics.update(scores, prediction.final, labels)
+        metrics.update_boxes(prediction.boxes, boxes)
+    assert metrics.compute().metrics["images"] == 4
 
 
 def test_half_precision(model):
@@ -279,12 +282,10 @@ def test_half_precision(model):
 
 
 def in_two_ranks(rank: int, folder: str) -> None:
-    """Evaluates shards of seven images, and of one, of which the second rank has none."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    results = [evaluate(*shards(rank, 2, count)) for count in (7, 1)]
+    """Evaluate shards of seven images, and of one image, of which the second rank has none."""
+    with process_group(CPU):
+        results = [evaluate(*shards(rank, 2, count)) for count in (7, 1)]
     torch.save([tuple(result) for result in results], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def shards(rank: int, world: int, count: int):
@@ -301,8 +302,8 @@ def shards(rank: int, world: int, count: int):
     return new_model(), batches, Config(tta=True, skip_bad_images=True).resolved(), CPU
 
 
-def test_two_ranks_count_as_one(tmp_path):
-    torch.multiprocessing.spawn(in_two_ranks, (str(tmp_path),), nprocs=2)
+def test_two_ranks_give_the_metrics_of_one(tmp_path):
+    run_ranks(in_two_ranks, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for index, count in enumerate((7, 1)):
         expected = evaluate(*shards(0, 1, count))
@@ -317,7 +318,9 @@ def test_two_ranks_count_as_one(tmp_path):
 def test_reports(tmp_path):
     """By class, as csv and as JSON; a class without an image has no accuracy."""
     logits = [[2.0, 1, 0, 0], [0.0, 3, 1, 0], [0.0, 3, 1, 0], [0.0, 1, 3, 0], [0.0, 0, 9, 0]]
-    result = evaluate(Spoken(4), spoken(logits, [0, 0, 1, 1, 1]), Config().resolved(), CPU)
+    result = evaluate(
+        LogitsFromPixels(4), logit_batches(logits, [0, 0, 1, 1, 1]), Config().resolved(), CPU
+    )
     names = ["ash", "beech, red", "cedar", "fir"]
     table = per_class_table(result, names).splitlines()
     assert [line.split("  ")[0].strip() for line in table[1:3]] == ["beech, red", "ash"]

@@ -1,4 +1,4 @@
-"""Grids of the views: their cells, the frame, the heat, and that nothing is drawn at random."""
+"""Grids of the views: cells, box, attention overlay, and that they are deterministic."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from wsdan.networks.model import WSDAN, Output, PlainClassifier
 GREY, WHITE = 0.25, 1.0
 
 
-class Pointing(nn.Module):
-    """A stand-in whose second map attends to the white in its images, the first to nothing."""
+class AttentionToWhite(nn.Module):
+    """A stub model: its second map is 1 on white pixels, its first is nearly 0."""
 
     def forward(self, images):
         white = (images.mean(dim=1, keepdim=True) > 1).float()
@@ -28,7 +28,7 @@ class Pointing(nn.Module):
 
 
 def image(size: int = 64) -> torch.Tensor:
-    """A white square in grey, normalised (1,3,size,size)."""
+    """A white square in grey, normalized (1,3,size,size)."""
     pixels = torch.full((1, 3, size, size), GREY)
     pixels[:, :, size // 4 : size // 2, size // 4 : size // 2] = WHITE
     return (pixels - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[
@@ -48,32 +48,32 @@ def settings(**options) -> Config:
 
 
 def test_the_five_cells_of_a_row():
-    grid = view_grid(Pointing().eval(), image(), settings())
+    grid = view_grid(AttentionToWhite().eval(), image(), settings())
     assert grid.dtype == torch.uint8
     assert grid.shape == (3, 64, 5 * 64 + 4 * GAP)
-    framed, heated, crop, drop, refined = cells(grid, 64)
+    boxed, overlaid, crop, drop, refined = cells(grid, 64)
     grey = torch.full((3,), GREY)
-    # The frame is one pixel wide, four pixels outside of the square, which spans 16 to 31.
+    # The box outline is one pixel wide, four pixels outside of the square, which spans 16 to 31.
     box = torch.tensor(BOX_COLOUR)
-    torch.testing.assert_close(framed[:, 12, 20], box, atol=3e-3, rtol=0)
-    torch.testing.assert_close(framed[:, 20, 12], box, atol=3e-3, rtol=0)
-    torch.testing.assert_close(framed[:, 11, 20], grey, atol=3e-3, rtol=0)
-    torch.testing.assert_close(framed[:, 13, 20], grey, atol=3e-3, rtol=0)
-    assert (framed[:, 20, 20] == WHITE).all()
-    # Red on what is attended to, bluish elsewhere, the image shining through.
-    assert heated[0, 24, 24] > 0.8
-    assert heated[2, 24, 24] < 0.4
-    assert heated[2, 60, 60] > heated[0, 60, 60]
-    assert (crop == WHITE).float().mean() > 2 * (framed == WHITE).float().mean()
+    torch.testing.assert_close(boxed[:, 12, 20], box, atol=3e-3, rtol=0)
+    torch.testing.assert_close(boxed[:, 20, 12], box, atol=3e-3, rtol=0)
+    torch.testing.assert_close(boxed[:, 11, 20], grey, atol=3e-3, rtol=0)
+    torch.testing.assert_close(boxed[:, 13, 20], grey, atol=3e-3, rtol=0)
+    assert (boxed[:, 20, 20] == WHITE).all()
+    # Red where the attention is high, bluish elsewhere, blended with the image.
+    assert overlaid[0, 24, 24] > 0.8
+    assert overlaid[2, 24, 24] < 0.4
+    assert overlaid[2, 60, 60] > overlaid[0, 60, 60]
+    assert (crop == WHITE).float().mean() > 2 * (boxed == WHITE).float().mean()
     assert (refined == WHITE).float().mean() > (crop == WHITE).float().mean()
-    # What is dropped is the mean colour: 0 in the network's input.
+    # Dropped pixels have the mean colour, 0 in the network's input.
     torch.testing.assert_close(drop[:, 24, 24], torch.tensor(IMAGENET_MEAN), atol=3e-3, rtol=0)
     torch.testing.assert_close(drop[:, 60, 60], grey, atol=3e-3, rtol=0)
 
 
-def test_a_row_for_each_image_shrunk_to_a_cell():
+def test_one_row_per_image_downsized_to_a_cell():
     images = torch.cat([image(2 * CELL), image(2 * CELL).flip(3)])
-    grid = view_grid(Pointing().eval(), images, settings(image_size=2 * CELL))
+    grid = view_grid(AttentionToWhite().eval(), images, settings(image_size=2 * CELL))
     assert grid.shape == (3, 2 * CELL + GAP, 5 * CELL + 4 * GAP)
     assert (grid[:, CELL : CELL + GAP] == 255).all()
     first, second = cells(grid, CELL, 0), cells(grid, CELL, 1)
@@ -82,8 +82,8 @@ def test_a_row_for_each_image_shrunk_to_a_cell():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_no_random_number_and_no_trace(training):
-    """Two calls give the same, and leave mode, weights, statistics and random numbers alone."""
+def test_it_is_deterministic_and_changes_no_state(training):
+    """Two calls give the same figure, and change no mode, weight, statistic or generator."""
     torch.manual_seed(0)
     model = WSDAN("tiny", num_classes=3, num_attentions=4).train(training)
     images = torch.randn(2, 3, 64, 64)
@@ -97,7 +97,7 @@ def test_no_random_number_and_no_trace(training):
         assert torch.equal(value, before[name]), name
 
 
-def test_a_plain_classifier_has_the_image_alone():
+def test_a_plain_classifier_has_the_image_only():
     model = PlainClassifier(build_backbone("tiny"), 3).eval()
     grid = view_grid(model, image(), settings(method="baseline"))
     assert grid.shape == (3, 64, 64)
@@ -105,15 +105,15 @@ def test_a_plain_classifier_has_the_image_alone():
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan])
-def test_dead_maps_and_maps_that_are_no_numbers(value):
-    """The whole image, cold."""
+def test_dead_maps_and_nan_maps(value):
+    """The whole image in the lowest colour."""
 
-    class Dead(Pointing):
+    class Dead(AttentionToWhite):
         def forward(self, images):
             return super().forward(images)._replace(attentions=torch.full((1, 2, 8, 8), value))
 
-    heated = cells(view_grid(Dead().eval(), image(), settings()), 64)[1]
-    assert (heated[2] >= heated[0]).all()
+    overlaid = cells(view_grid(Dead().eval(), image(), settings()), 64)[1]
+    assert (overlaid[2] >= overlaid[0]).all()
 
 
 def test_half_precision():
@@ -131,4 +131,4 @@ def test_a_caption_fits(tmp_path):
     assert pixels.shape[1] > 100
     assert (pixels[:20, :30] == 0).all()
     assert pixels[20:].min() < 128  # the text
-    assert (pixels[:, -1] == 255).all()  # which does not reach the edge
+    assert (pixels[:, -1] == 255).all()  # the text does not reach the edge

@@ -1,12 +1,16 @@
 """Backbones by name, and the weights they start from."""
 
+import ast
 import pickle
 import re
+import sys
 from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
+from paths import ROOT
+from source_networks import without_initialization
 from torch import nn
 from trees import make_tree
 
@@ -15,8 +19,9 @@ from wsdan.config import Config
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.errors import UserError
 from wsdan.inference.predict import Classifier
-from wsdan.networks.backbones import _HALVES, build_backbone, full_name
+from wsdan.networks.backbones import build_backbone, check_backbone, name_with_layer
 from wsdan.networks.model import WSDAN, build_model
+from wsdan.networks.torchvision_backbones import HALF_MEAN_MODELS
 
 
 def random_images(count=2, size=96):
@@ -74,7 +79,7 @@ def test_transformers_of_timm_give_maps_at_their_own_size():
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224:3", "eva02_tiny_patch14_224:3"])
 def test_stages_of_transformers_take_weights_and_train_all_they_have(name):
-    """None of what a stage leaves out: DistributedDataParallel waits for every gradient."""
+    """No unused parameter: DistributedDataParallel waits for every gradient."""
     timm = pytest.importorskip("timm", reason="timm is an extra")
     theirs = timm.create_model(name.partition(":")[0]).eval()
     backbone = build_backbone(f"timm/{name}", weights=theirs.state_dict())
@@ -89,19 +94,23 @@ def test_stages_of_transformers_take_weights_and_train_all_they_have(name):
 
 def test_transformers_of_torchvision(capfd):
     """MaxViT takes one size; ViT gives no map, and a stage of Swin has its channels last."""
-    with pytest.raises(UserError, match="--image-size 96 does not suit the model"):
+    with (
+        without_initialization(),
+        pytest.raises(UserError, match="--image-size 96 does not suit the model"),
+    ):
         build_model(settings(backbone="maxvit_t", image_size=96), 3)
     assert capfd.readouterr().err == ""
     for name, shape in (("vit_b_32", "(1, 50, 768)"), ("swin_t:features.1", "(1, 80, 80, 96)")):
         text = f"--backbone {name}: its output has shape {shape}, but a feature map (B, C, h, w)"
-        with pytest.raises(UserError, match=re.escape(text) + ".*timm/NAME:STAGE"):
+        match = re.escape(text) + ".*timm/NAME:STAGE"
+        with without_initialization(), pytest.raises(UserError, match=match):
             build_backbone(name)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("resnet18:layer5", "cannot take layer 'layer5': .*; name one as NAME:LAYER"),
+        ("resnet18:layer5", "resnet18 has no layer 'layer5'; the closest are resnet18:layer4"),
         ("timm/efficientvit_b0", "not make it without its classifier: Cannot disable pooling"),
         ("vgg11:features:16", "the stride may be 16, of a ResNet; got 16"),
         ("resnet18:layer4:8", "the stride may be 16, of a ResNet; got 8"),
@@ -116,25 +125,112 @@ def test_wrong_names(name, text):
         build_backbone(name)
 
 
-def test_full_names():
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("resnet17", "no classification model 'resnet17'; the closest are resnet18, resnet"),
+        ("tinny", "no classification model 'tinny'; the closest are tiny, "),
+        ("resnet18:layer9", "; the closest are resnet18:layer4, resnet18:layer3, resnet18:layer2"),
+        ("inception_v3:mixed_6e", "no layer 'mixed_6e'; the closest are inception_v3:Mixed_6e, "),
+        ("resnet50:layer4.3", "no layer 'layer4.3'; the closest are resnet50:layer4."),
+        ("resnet17:layer4", "no classification model 'resnet17'; the closest are resnet18, "),
+        ("vgg11:features:16", "the stride may be 16, of a ResNet; got 16"),
+        ("timm/resnet17", "; the closest are (timm/\\w+, )*timm/resnet18(, timm/\\w+)*$"),
+        ("timm/resnet18.a1_in2k", "no weights 'a1_in2k' of resnet18; .* timm/resnet18.a1_in1k"),
+        ("timm/resnet18:5", r"; the closest are timm/resnet18:4 \(layer4\), timm/resnet18:3 \("),
+        ("timm/resnet18:layer3", r"from 0 to 4; the closest are timm/resnet18:3 \(layer3\), timm/"),
+        ("timm/resnet18:-1", r"; the closest are timm/resnet18:0 \(act1\), timm/resnet18:1 \("),
+    ],
+)
+def test_the_three_closest_names_are_suggested(name, text):
+    """Before a model with weights is made, and the same when it is."""
+    if name.startswith("timm/"):
+        pytest.importorskip("timm", reason="timm is an extra")
+    with pytest.raises(UserError, match=text) as checked:
+        check_backbone(name)
+    assert "\n" not in str(checked.value)
+    if "closest" in text:
+        assert len(str(checked.value).partition("the closest are ")[2].split(", ")) == 3
+    with pytest.raises(UserError) as built:
+        build_backbone(name)
+    assert str(built.value) == str(checked.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny", "resnet18", "resnet101:layer4:16", "resnet18:layer4.1.bn2", "resnet18:layer4.1.add",
+        "vit_b_16:heads", "swin_t:features.1", "timm/resnet18", "timm/resnet18.a1_in1k",
+        "timm/resnet18:2",
+    ],
+)  # fmt: skip
+def test_known_names_pass_and_draw_no_random_number(name):
+    if name.startswith("timm/"):
+        pytest.importorskip("timm", reason="timm is an extra")
+    before = torch.get_rng_state()
+    check_backbone(name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def imported_at_start(module: str, seen: set[str]) -> set[str]:
+    """Add to `seen` what a module of wsdan imports outside of functions, and what those import."""
+    seen.add(module)
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [alias.name for alias in getattr(node, "names", [])]
+        if isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{name}" for name in names]
+            is_file = [(ROOT / f"{name.replace('.', '/')}.py").exists() for name in modules]
+            names = [
+                name if file else node.module for name, file in zip(modules, is_file, strict=True)
+            ]
+        elif not isinstance(node, ast.Import):
+            continue
+        for name in names:
+            if name.startswith("wsdan.") and name not in seen:
+                imported_at_start(name, seen)
+            seen.add(name)
+    return seen
+
+
+def test_names_are_checked_without_what_training_needs():
+    """No timm, TensorBoard, SciPy, dataset, model or training loop."""
+    found = imported_at_start("wsdan.networks.backbones", set())
+    assert "wsdan.networks.torchvision_backbones" in found
+    program = {name for name in found if name.startswith("wsdan.")}
+    assert all(name.startswith("wsdan.networks.") or name.count(".") == 1 for name in program)
+    assert "wsdan.networks.model" not in program
+    others = {name.partition(".")[0] for name in found - program} - set(sys.stdlib_module_names)
+    assert others <= {"torch", "torchvision", "yaml"}
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for call in (check_backbone, build_backbone):
+        with pytest.raises(UserError, match=re.escape("pip install 'wsdan[timm]'")):
+            call("timm/resnet18")
+
+
+def test_names_with_layer():
     names = {
         "resnet18": "resnet18:layer4", "inception_v3": "inception_v3:Mixed_6e",
         "vgg19_bn": "vgg19_bn:features", "resnet18:layer3": "resnet18:layer3", "tiny": "tiny",
         "timm/resnet18": "timm/resnet18",
     }  # fmt: skip
-    assert {name: full_name(name) for name in names} == names
+    assert {name: name_with_layer(name) for name in names} == names
 
 
-def test_images_are_scaled_as_the_published_weights_want():
-    """The models whose images we scale are those whose weights say so, and Inception's two, which
-    torchvision scales itself: our features are theirs bit for bit."""
+def test_images_are_scaled_as_the_published_weights_expect():
+    """Scaled are the models whose weights ask for it, and Inception v3 and GoogLeNet, which
+    torchvision scales itself: the features are the same bit for bit."""
     others = []
     for name in torchvision.models.list_models(module=torchvision.models):
         preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         if (tuple(preset.mean), tuple(preset.std)) != (IMAGENET_MEAN, IMAGENET_STD):
             assert tuple(preset.mean) == tuple(preset.std) == (0.5, 0.5, 0.5)
             others.append(name)
-    assert {*others, "inception_v3", "googlenet"} == set(_HALVES)
+    assert {*others, "inception_v3", "googlenet"} == set(HALF_MEAN_MODELS)
     theirs = torchvision.models.googlenet(weights=None, init_weights=True, transform_input=True)
     ours = build_backbone("googlenet:inception3a", weights=theirs.state_dict()).network.eval()
     kept = {}
@@ -158,7 +254,7 @@ def test_a_checkpoint_without_scaling_is_not_scaled():
 def test_pretrained_and_a_file_of_the_same_weights_are_one_model(name, tmp_path, monkeypatch):
     """The published weights lie in torchvision's folder, where they would have been fetched to."""
     model_name = name.partition(":")[0]
-    options = {"init_weights": True} if model_name == "inception_v3" else {}
+    options = {"init_weights": False} if model_name == "inception_v3" else {}
     published = torchvision.models.get_model(model_name, weights=None, **options).state_dict()
     url = torchvision.models.get_model_weights(model_name).DEFAULT.url
     file = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
@@ -178,7 +274,7 @@ def test_pretrained_and_a_file_of_the_same_weights_are_one_model(name, tmp_path,
     assert all(torch.equal(value, published[key]) for key, value in body.items())
 
 
-def test_old_names_of_densenet_are_read():
+def test_old_keys_of_densenet_are_read():
     new = torchvision.models.densenet121(weights=None).state_dict()
     old = {re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", key): value for key, value in new.items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
@@ -246,7 +342,7 @@ def test_files_that_are_no_weights(tmp_path, capsys):
         make()
         with pytest.raises(UserError, match=f"--weights: {re.escape(str(file))}.*{text}") as error:
             build_model(settings(weights=str(file)), 3)
-        assert "weights_only" not in str(error.value)  # torch's advice is to run what is in there
+        assert "weights_only" not in str(error.value)  # torch would advise to unpickle without it
     assert capsys.readouterr().out == ""
 
 
@@ -271,8 +367,8 @@ def test_offline_the_file_of_timm_is_named(monkeypatch):
         build_backbone("timm/resnet18", pretrained=True)
 
 
-def test_attention_of_ones_own():
-    """A module of the caller's, at another resolution than the features."""
+def test_a_custom_attention_module():
+    """A module of the caller, at another resolution than the features."""
     own = nn.Sequential(nn.Conv2d(64, 4, 1), nn.Sigmoid(), nn.AvgPool2d(2))
     model = WSDAN("tiny", num_classes=3, num_attentions=4, attention=own)
     output = model(random_images(2, 64))

@@ -10,19 +10,27 @@ import torch
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
-from wsdan.config import Config
+from wsdan.config import RECIPES, Config
 from wsdan.errors import UserError
 from wsdan.inference.predict import Classifier
 from wsdan.networks.convert import convert
 from wsdan.networks.model import build_model
 from wsdan.networks.published import from_sequential
 
+
+@pytest.fixture(autouse=True)
+def small_inputs(monkeypatch):
+    """Models are built for inputs of the sources' side instead of the paper's 448 pixels."""
+    monkeypatch.setitem(RECIPES["paper"], "image_size", source_networks.SIDE)
+    monkeypatch.setattr("wsdan.networks.backbones._PROBE_SIZE", 2 * source_networks.SIDE)
+
+
 GUYUC, CAL = 1e-12, 1e-6  # inside the signed root
 LOSSES = {"guyuc": "Raw Acc (1, 2), Crop Acc (1, 2), Drop Acc (1, 2)", "cal": "Aux Acc (1, 2)"}
 
 
 def sequential(kind: str) -> source_networks.Sequential:
-    """A network by its implementation, its backbone and what tells it from the others."""
+    """A network by implementation, backbone and variant."""
     eps = CAL if kind.startswith("cal") else GUYUC
     stride = 1 if kind.startswith("cal") else 2
     layers, channels = {
@@ -36,7 +44,7 @@ def sequential(kind: str) -> source_networks.Sequential:
 
 
 def write(path, network, kind: str, old_format: bool = False):
-    """As they save it: a log with numpy's numbers, the weights, the centers."""
+    """Save as the sources do: a log with numbers of numpy, the weights, the centers."""
     dim = network.fc.in_features
     logs = {
         "epoch": 3,
@@ -58,9 +66,12 @@ def write(path, network, kind: str, old_format: bool = False):
 def assert_same_outputs(network, checkpoint, size: int = source_networks.SIDE):
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
     logits, maps = network(images)
-    model = Classifier(checkpoint).model
+    with source_networks.without_initialization():
+        model = Classifier(checkpoint).model
     torch.testing.assert_close(model(images).logits, logits, atol=1e-4, rtol=0)
-    model.to(memory_format=torch.contiguous_format)  # as theirs: another layout rounds otherwise
+    model.to(
+        memory_format=torch.contiguous_format
+    )  # as the source: another layout rounds differently
     output = model(images)
     assert logits.std() > 0.05
     torch.testing.assert_close(output.logits, logits, atol=1e-4, rtol=0)
@@ -85,7 +96,8 @@ def test_sequential_sources(kind, backbone, attention, tmp_path, capsys):
     network = source_networks.settle(sequential(kind), seed=1)
     source, out = tmp_path / "source.ckpt", tmp_path / "out.pt"
     content = write(source, network, kind, old_format="bias" in kind)
-    assert main(["convert", str(source), "--out", str(out)]) == 0
+    with source_networks.without_initialization():
+        assert main(["convert", str(source), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert f"{backbone}, 4 maps ({attention}), 5 classes, centers" in printed
     assert ("attentions.conv.weight" in printed) == (attention == "slice")
@@ -101,14 +113,14 @@ VGGS = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 
 
 @pytest.mark.parametrize("name", [*RESNETS, *VGGS])
-def test_backbones_are_told_by_their_names(name):
+def test_backbones_are_recognized_by_their_keys(name):
     with torch.device("meta"):
         bias = name == "resnet34"
         layers = (
             source_networks.vgg(name) if "vgg" in name else source_networks.resnet(name, 2, bias)
         )
         state = source_networks.Sequential(layers, 512, GUYUC, bias=True).state_dict()
-    del state["attentions.bn.num_batches_tracked"]  # it has no value on that device
+    del state["attentions.bn.num_batches_tracked"]  # it has no value on the meta device
     layer = "features" if "vgg" in name else "layer4"
     converted = from_sequential(state, "guyuc", "source.pth")
     assert converted.settings["backbone"] == f"{name}:{layer}"
@@ -129,7 +141,8 @@ def test_wvinzh(tmp_path, capsys):
     }  # fmt: skip
     torch.save(content, path, _use_new_zipfile_serialization=False)
     names.write_text("albatross\nbunting\ncardinal\ncatbird\nchat\n")
-    assert main(["convert", str(path), "--out", str(out), "--classes", str(names)]) == 0
+    with source_networks.without_initialization():
+        assert main(["convert", str(path), "--out", str(out), "--classes", str(names)]) == 0
     assert "Mixed_7a.branch3x3_2.conv.weight" in capsys.readouterr().out
     checkpoint = load_checkpoint(out)
     assert checkpoint["classes"] == ["albatross", "bunting", "cardinal", "catbird", "chat"]
@@ -140,13 +153,13 @@ def test_wvinzh(tmp_path, capsys):
 
 @pytest.mark.parametrize("count", [0, 7])
 def test_a_convolution_of_mixed_7c_that_was_trained_is_used(count):
-    """Without a bias in fc, the count of batches tells whether the maps came from it."""
+    """Without a bias in fc, num_batches_tracked shows whether the maps come from it."""
     with torch.device("meta"):
         state = sequential("guyuc 7c slice").state_dict()
     state["attentions.bn.num_batches_tracked"] = torch.tensor(count)
     converted = from_sequential(state, "guyuc", "source.pth")
     assert converted.settings["attention"] == ("conv" if count else "slice")
-    assert ("attention.0.weight" in converted.state) == bool(count)
+    assert ("attention.0.weight" in converted.state_dict) == bool(count)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +168,7 @@ def small():
     return source_networks.settle(sequential("cal resnet18"), seed=3)
 
 
-def test_origin_decides_where_the_names_do_not(small, tmp_path):
+def test_origin_decides_if_the_keys_do_not(small, tmp_path):
     source = tmp_path / "model_bestacc.pth"
     torch.save({"logs": {}, "state_dict": small.state_dict()}, source)
     with pytest.raises(UserError, match="WS-DAN.PyTorch or of CAL.*; pass --origin guyuc or"):

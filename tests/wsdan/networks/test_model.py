@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from source_networks import without_initialization
 from torch.nn import functional as F
 
 from wsdan.config import Config
@@ -46,13 +47,16 @@ def test_backbones(name, channels, stride):
     ("name", "text"),
     [
         ("resnet17", "torchvision has no classification model 'resnet17'"),
-        ("resnet18:layer9", "cannot take layer 'layer9': node: 'layer9' is not present"),
+        (
+            "resnet18:layer9",
+            "no layer 'layer9'; the closest are resnet18:layer4, resnet18:layer3, resnet18:la",
+        ),
         ("vit_b_16:heads", r"output has shape \(1, 1000\), but a feature map"),
         ("resnet18:fc", r"output has shape \(1, 1000\), but a feature map"),
     ],
 )
 def test_wrong_backbones(name, text):
-    with pytest.raises(UserError, match=text):
+    with without_initialization(), pytest.raises(UserError, match=text):
         build_backbone(name)
 
 

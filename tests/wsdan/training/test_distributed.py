@@ -14,7 +14,7 @@ import wsdan.training.loop
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
-from wsdan.data.samplers import EpochBatches, ShardBatches
+from wsdan.data.samplers import EpochBatchSampler, RankBatchSampler
 from wsdan.distributed import _name_of_start
 from wsdan.errors import UserError
 
@@ -162,27 +162,27 @@ def test_mistakes_under_torchrun(tmp_path):
 
 
 def test_the_ranks_share_an_epoch_without_overlap():
-    whole = EpochBatches(50, 8, seed=3)
-    halves = [EpochBatches(50, 4, seed=3, rank=rank, world=2) for rank in (0, 1)]
+    whole = EpochBatchSampler(50, 8, seed=3)
+    halves = [EpochBatchSampler(50, 4, seed=3, rank=rank, world_size=2) for rank in (0, 1)]
     for epoch in (0, 1):
         for batches in (whole, *halves):
-            batches.begin(epoch)
+            batches.set_epoch(epoch)
         steps = list(zip(*map(list, halves), strict=True))
         assert [one + two for one, two in steps] == list(whole)
         assert len(whole) == 6
-    whole.begin(1, first=4)
+    whole.set_epoch(1, start_step=4)
     assert list(whole) == [one + two for one, two in steps[4:]]
 
 
 @pytest.mark.parametrize(("length", "world"), [(17, 2), (5, 8), (0, 2), (12, 3)])
 def test_no_validation_image_is_counted_twice(length, world):
-    shards = [ShardBatches(length, 4, rank=rank, world=world) for rank in range(world)]
+    shards = [RankBatchSampler(length, 4, rank=rank, world_size=world) for rank in range(world)]
     seen = [draw.index for shard in shards for batch in shard for draw in batch]
     assert sorted(seen) == list(range(length))
     assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
 
 
 def test_a_short_epoch_is_one_step_of_one_process():
-    assert [len(batch) for batch in EpochBatches(5, 8, seed=0)] == [5]
+    assert [len(batch) for batch in EpochBatchSampler(5, 8, seed=0)] == [5]
     with pytest.raises(UserError, match="make steps of 8 images, but there are 5 to train on"):
-        EpochBatches(5, 4, seed=0, world=2)
+        EpochBatchSampler(5, 4, seed=0, world_size=2)

@@ -158,14 +158,14 @@ def spoilt(monkeypatch):
     """Few embedded images, and a set of those that are no numbers."""
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 8 * STEPS)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 17)
-    names, item_of = set(), loaders.InMemory.__getitem__
+    names, item_of = set(), loaders.InMemoryDataset.__getitem__
 
     def spoil(dataset, index):
         item = item_of(dataset, index)
         bad = len(dataset) == 8 * STEPS and item.name in names
         return item._replace(image=item.image * torch.nan) if bad else item
 
-    monkeypatch.setattr(loaders.InMemory, "__getitem__", spoil)
+    monkeypatch.setattr(loaders.InMemoryDataset, "__getitem__", spoil)
     return names
 
 

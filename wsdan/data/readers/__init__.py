@@ -1,4 +1,6 @@
-"""One module for each layout of a data set on disk: `--data NAME` is read by readers/NAME.py.
+"""Readers of dataset layouts, one module each: `--data NAME` is read by readers/NAME.py.
 
-A module has `read(root: Path, split: str) -> Listing`, split "train" or "val".
+A module defines `read(root: Path, split: str) -> Listing`, where split is "train" or "val". A file
+in this folder is all that a new choice of --data needs; files whose name begins with _ are helpers.
+See docs/development/adding-a-dataset-layout.md.
 """

@@ -1,39 +1,48 @@
-"""What readers of a data set's layout share: files that must be there, one line where they lack."""
+"""Helpers for readers: finding and parsing the files of a layout, with one-line errors.
+
+The argument `data` is the reader's name, which its errors begin with: "--data cub: ...".
+"""
 
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsdan.data.samples import Entry
+from wsdan.data.samples import ImageRecord
 from wsdan.errors import UserError
 
-SHOWN = 10  # missing images named in the line; a file lists all
+# What a split is called in file and folder names: the first that exists is read.
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "test")}
+MAX_LISTED = 10  # missing images listed in the error; a file lists all of them
 
 
-def expect_file(path: Path, data: str, source: str) -> Path:
-    """The path, of a file or folder. Raises UserError where it is missing: see `source` for it."""
+def require_path(path: Path, data: str, source: str) -> Path:
+    """Return `path`, of a file or folder that must exist.
+
+    Raises UserError if it is missing; `source` says where to get it.
+    """
     if not path.exists():
         raise UserError(f"--data {data}: {path} is missing; {source}")
     return path
 
 
-def folder_around(root: Path, name: str) -> Path:
-    """The folder that holds the folder `name`: root, or the one around it where root is `name`."""
-    for path in (root.absolute(), root.resolve()):  # a link may have the name, or what it leads to
+def containing_folder(root: Path, name: str) -> Path:
+    """The folder that contains the folder `name`: the parent of `root` if root is called so, else
+    root itself. So --root may be either of them."""
+    for path in (root.absolute(), root.resolve()):  # a link, or its target, may have the name
         if path.name == name:
             return path.parent
     return root
 
 
-def expect_images(entries: list[Entry], data: str, where: Path) -> None:
-    """Raise UserError where image files that `where` names are missing."""
-    missing = [str(entry.source) for entry in entries if not os.path.isfile(entry.source)]
+def require_images(records: list[ImageRecord], data: str, where: Path) -> None:
+    """Raise UserError if any of the image files that `where` lists is missing."""
+    missing = [str(record.source) for record in records if not os.path.isfile(record.source)]
     if not missing:
         return
-    line = f"--data {data}: {len(missing)} of {len(entries)} images that {where} names are missing"
-    line += f": {', '.join(missing[:SHOWN])}"
-    if len(missing) > SHOWN:
+    line = f"--data {data}: {len(missing)} of {len(records)} images that {where} names are missing"
+    line += f": {', '.join(missing[:MAX_LISTED])}"
+    if len(missing) > MAX_LISTED:
         with tempfile.NamedTemporaryFile(
             "w", prefix="wsdan-missing-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
@@ -42,30 +51,30 @@ def expect_images(entries: list[Entry], data: str, where: Path) -> None:
     raise UserError(line)
 
 
-def read_table(path: Path, data: str) -> dict[str, str]:
-    """The lines `KEY REST` of a text file. Raises UserError for a line that is none."""
+def read_key_values(path: Path, data: str) -> dict[str, str]:
+    """The lines `KEY VALUE` of a text file. Raises UserError for a line without a value."""
     table = {}
     for number, line in enumerate(read_lines(path, data), start=1):
-        key, space, rest = line.strip().partition(" ")
+        key, space, value = line.strip().partition(" ")
         if not space:
             raise UserError(f"--data {data}: {path}:{number}: expected `key value`; got {line!r}")
-        table[key] = rest.strip()
+        table[key] = value.strip()
     return table
 
 
 def read_lines(path: Path, data: str) -> list[str]:
-    """The lines of a text file, empty ones left out. Raises UserError where it is no text."""
+    """The lines of a text file that are not empty. Raises UserError if it is not UTF-8 text."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--data {data}: cannot read {path}: {error}") from None
     return [line for line in text.splitlines() if line.strip()]
 
 
-def read_matlab(path: Path, data: str, names: Sequence[str]) -> list:
-    """The variables `names` of a .mat file, as scipy gives them with axes of length one left out.
+def read_mat_file(path: Path, data: str, names: Sequence[str]) -> list:
+    """The variables `names` of a MATLAB file, as scipy reads them with squeeze_me=True.
 
-    Raises UserError where scipy, the file's format or a variable is missing.
+    Raises UserError if scipy or a variable is missing, or the file is of another format.
     """
     try:
         from scipy.io import loadmat

@@ -1,14 +1,19 @@
-"""FGVC-Aircraft: variants of aircraft, trainval and test, as torchvision reads them.
+"""FGVC-Aircraft: variants of aircraft, splits trainval and test, read with torchvision.
 
-The images keep the banner at their foot that names the photographer, as in WS-DAN.PyTorch.
+The banner with the photographer's name at the bottom is not cropped, as in WS-DAN.PyTorch.
 """
 
 from pathlib import Path
 
 from torchvision.datasets import FGVCAircraft
 
-from wsdan.data.readers._layout import expect_file, expect_images, folder_around, read_table
-from wsdan.data.samples import Box, Entry, Listing
+from wsdan.data.readers._layout import (
+    containing_folder,
+    read_key_values,
+    require_images,
+    require_path,
+)
+from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
 FOLDER = "fgvc-aircraft-2013b"
@@ -18,31 +23,33 @@ SOURCE = f"it is part of {FOLDER}.tar.gz, see https://www.robots.ox.ac.uk/~vgg/d
 def read(root: Path, split: str) -> Listing:
     """The images of one split; root is fgvc-aircraft-2013b or the folder that holds it.
 
-    Boxes come from images_box.txt where it is there.
+    Boxes are read from images_box.txt if it exists.
     """
-    root = folder_around(root, FOLDER)
+    root = containing_folder(root, FOLDER)
     data, part = root / FOLDER / "data", "trainval" if split == "train" else "test"
-    names = data / f"images_variant_{part}.txt"
-    for path in (data / "variants.txt", names, data / "images"):
-        expect_file(path, "aircraft", SOURCE)
+    variants = data / f"images_variant_{part}.txt"
+    for path in (data / "variants.txt", variants, data / "images"):
+        require_path(path, "aircraft", SOURCE)
     try:
-        images = FGVCAircraft(root, part, "variant", loader=Path)  # items are (path, label)
+        dataset = FGVCAircraft(root, part, "variant", loader=Path)  # items are (path, label)
     except KeyError as error:
-        raise UserError(f"--data aircraft: {names}: class {error} is not in variants.txt") from None
+        raise UserError(
+            f"--data aircraft: {variants}: class {error} is not in variants.txt"
+        ) from None
     except ValueError:
-        raise UserError(f"--data aircraft: {names}: expected lines `number variant`") from None
+        raise UserError(f"--data aircraft: {variants}: expected lines `number variant`") from None
     boxes = data / "images_box.txt"
-    box_table = read_table(boxes, "aircraft") if boxes.exists() else {}
-    entries = []
-    for path, label in (images[index] for index in range(len(images))):
+    box_table = read_key_values(boxes, "aircraft") if boxes.exists() else {}
+    records = []
+    for path, label in (dataset[index] for index in range(len(dataset))):
         box = _box(box_table[path.stem], boxes) if path.stem in box_table else None
-        entries.append(Entry(path, images.classes[label], box))
-    expect_images(entries, "aircraft", names)
-    return Listing(f"--data aircraft: {names}", images.classes, entries)
+        records.append(ImageRecord(path, dataset.classes[label], box))
+    require_images(records, "aircraft", variants)
+    return Listing(f"--data aircraft: {variants}", dataset.classes, records)
 
 
 def _box(text: str, path: Path) -> Box:
-    """`xmin ymin xmax ymax`, counted from 1 and inclusive, as x1, y1, x2, y2."""
+    """Parse `xmin ymin xmax ymax`, which is 1-based and inclusive."""
     try:
         x1, y1, x2, y2 = map(float, text.split())
     except ValueError:

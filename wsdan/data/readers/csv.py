@@ -1,10 +1,10 @@
-"""Lists of images: train.csv and val.csv (or test.csv), `path,label` with optional boxes."""
+"""CSV files: train.csv and val.csv (or test.csv), `path,label` with optional boxes."""
 
 import csv
 from pathlib import Path
 
-from wsdan.data.readers._layout import expect_images, read_lines
-from wsdan.data.samples import Box, Entry, Listing, sorted_names
+from wsdan.data.readers._layout import SPLIT_NAMES, read_lines, require_images
+from wsdan.data.samples import Box, ImageRecord, Listing, sort_class_names
 from wsdan.errors import UserError
 
 EDGES = ("x1", "y1", "x2", "y2")
@@ -12,20 +12,21 @@ HEADERS = ({"path", "label"}, {"path", "label", *EDGES})
 
 
 def read(root: Path, split: str) -> Listing:
-    """The images of one split. Labels are names; paths start from the list's folder.
+    """The images of one split. Labels are class names; paths are relative to root.
 
-    A row may leave its box empty. Raises UserError for a wrong header or row, or missing images.
+    The box of a row may be empty. Raises UserError for a wrong header or row, or missing images.
     """
-    path = _find(root, ("train",) if split == "train" else ("val", "test"))
+    path = _find(root, SPLIT_NAMES[split])
     header, rows = _read(path)
     if set(header) not in HEADERS or len(set(header)) < len(header):
         raise UserError(
             f"--data csv: {path}: the header must be path,label or path,label,{','.join(EDGES)}; "
             f"got {','.join(header) or 'nothing'}"
         )
-    entries = [_entry(row, f"--data csv: {path}, row {i}", root) for i, row in enumerate(rows, 1)]
-    expect_images(entries, "csv", path)
-    return Listing(f"--data csv: {path}", sorted_names({entry.name for entry in entries}), entries)
+    records = [_record(row, f"--data csv: {path}, row {i}", root) for i, row in enumerate(rows, 1)]
+    require_images(records, "csv", path)
+    classes = sort_class_names({record.class_name for record in records})
+    return Listing(f"--data csv: {path}", classes, records)
 
 
 def _find(root: Path, names: tuple[str, ...]) -> Path:
@@ -37,8 +38,8 @@ def _find(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _read(path: Path) -> tuple[list[str], list[dict]]:
-    """The header's names, and the fields of each row by them."""
-    lines = [f"{line}\n" for line in read_lines(path, "csv")]  # a break shows within a field
+    """The names in the header, and each row as a dict."""
+    lines = [f"{line}\n" for line in read_lines(path, "csv")]  # a line break within a field stays
     rows = csv.DictReader(lines, skipinitialspace=True)
     try:
         rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
@@ -47,7 +48,7 @@ def _read(path: Path) -> tuple[list[str], list[dict]]:
         raise UserError(f"--data csv: {path}: {error}; is a quotation mark not closed?") from None
 
 
-def _entry(row: dict, where: str, root: Path) -> Entry:
+def _record(row: dict, where: str, root: Path) -> ImageRecord:
     if None in row or None in row.values():
         raise UserError(f"{where}: more or fewer fields than the header has")
     values = {name: value.strip() for name, value in row.items()}
@@ -58,7 +59,7 @@ def _entry(row: dict, where: str, root: Path) -> Entry:
     for name in ("path", "label"):
         if not values[name]:
             raise UserError(f"{where}: the {name} is empty")
-    return Entry(root / values["path"], values["label"], _box(values, where))
+    return ImageRecord(root / values["path"], values["label"], _box(values, where))
 
 
 def _box(values: dict[str, str], where: str) -> Box | None:

@@ -1,9 +1,9 @@
-"""CUB-200-2011: birds, in the published layout of text files keyed by the number of an image."""
+"""CUB-200-2011: birds, in the published layout of text files with an image number per line."""
 
 from pathlib import Path
 
-from wsdan.data.readers._layout import expect_file, expect_images, read_table
-from wsdan.data.samples import Box, Entry, Listing
+from wsdan.data.readers._layout import read_key_values, require_images, require_path
+from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
 SOURCE = "it is part of CUB_200_2011.tgz, see https://www.vision.caltech.edu/datasets/cub_200_2011/"
@@ -12,18 +12,18 @@ SOURCE = "it is part of CUB_200_2011.tgz, see https://www.vision.caltech.edu/dat
 def read(root: Path, split: str) -> Listing:
     """The images of one split; root is CUB_200_2011 or the folder that holds it.
 
-    Boxes come from bounding_boxes.txt where it is there.
+    Boxes are read from bounding_boxes.txt if it exists.
     """
     folder = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
     tables = {}
     for stem in ("images", "image_class_labels", "train_test_split", "classes"):
-        path = expect_file(folder / f"{stem}.txt", "cub", SOURCE)
-        tables[stem] = read_table(path, "cub")
-    expect_file(folder / "images", "cub", SOURCE)
+        path = require_path(folder / f"{stem}.txt", "cub", SOURCE)
+        tables[stem] = read_key_values(path, "cub")
+    require_path(folder / "images", "cub", SOURCE)
     boxes = folder / "bounding_boxes.txt"
-    box_table = read_table(boxes, "cub") if boxes.exists() else {}
+    box_table = read_key_values(boxes, "cub") if boxes.exists() else {}
     classes = tables["classes"]
-    entries = []
+    records = []
     for number, name in tables["images"].items():
         for stem in ("image_class_labels", "train_test_split"):
             if number not in tables[stem]:
@@ -43,13 +43,13 @@ def read(root: Path, split: str) -> Listing:
                 "is not in classes.txt"
             )
         box = _box(box_table[number], boxes) if number in box_table else None
-        entries.append(Entry(folder / "images" / name, classes[label], box))
-    expect_images(entries, "cub", folder / "images.txt")
-    return Listing(f"--data cub: {split} of {folder}", list(classes.values()), entries)
+        records.append(ImageRecord(folder / "images" / name, classes[label], box))
+    require_images(records, "cub", folder / "images.txt")
+    return Listing(f"--data cub: {split} of {folder}", list(classes.values()), records)
 
 
 def _box(text: str, path: Path) -> Box:
-    """`x y width height` as x1, y1, x2, y2."""
+    """Parse `x y width height`."""
     try:
         x, y, width, height = map(float, text.split())
     except ValueError:

@@ -1,37 +1,38 @@
-"""Stanford Dogs: train_list.mat and test_list.mat, Images/ and, for boxes, Annotation/."""
+"""Stanford Dogs: train_list.mat, test_list.mat, Images/ and, for boxes, Annotation/."""
 
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from wsdan.data.readers._layout import expect_file, expect_images, read_matlab
-from wsdan.data.samples import Box, Entry, Listing
+from wsdan.data.readers._layout import read_mat_file, require_images, require_path
+from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
 SOURCE = "see http://vision.stanford.edu/aditya86/ImageNetDogs/ for lists.tar and images.tar"
 
 
 def read(root: Path, split: str) -> Listing:
-    """The images of one split; classes are their folders, sorted as the published labels are.
+    """The images of one split; classes are their folders, sorted like the published labels.
 
-    Boxes are read to validate only, where training has no use for its 12,000 files of them.
+    Boxes are read for validation only: training does not use them, and has 12,000 files of them.
     """
     path = root / ("train_list.mat" if split == "train" else "test_list.mat")
     for needed in (path, root / "Images"):
-        expect_file(needed, "dogs", SOURCE)
-    (files,) = read_matlab(path, "dogs", ["file_list"])
-    entries = []
+        require_path(needed, "dogs", SOURCE)
+    (files,) = read_mat_file(path, "dogs", ["file_list"])
+    records = []
     for name in map(str, np.atleast_1d(files)):
         annotation = root / "Annotation" / name.removesuffix(".jpg")
         box = _box(annotation) if split != "train" and annotation.exists() else None
-        entries.append(Entry(root / "Images" / name, name.partition("/")[0], box))
-    expect_images(entries, "dogs", path)
-    return Listing(f"--data dogs: {path}", sorted({entry.name for entry in entries}), entries)
+        records.append(ImageRecord(root / "Images" / name, name.partition("/")[0], box))
+    require_images(records, "dogs", path)
+    classes = sorted({record.class_name for record in records})
+    return Listing(f"--data dogs: {path}", classes, records)
 
 
 def _box(path: Path) -> Box:
-    """The largest box of an annotation, which may show several dogs."""
+    """The largest box of an annotation, which may have several dogs."""
     edges = ("xmin", "ymin", "xmax", "ymax")
     try:
         found = ElementTree.parse(path).iter("bndbox")

@@ -1,47 +1,50 @@
-"""A tree of images, root/train/CLASS/*.jpg and root/val/CLASS/*.jpg (or test/)."""
+"""One folder per class: root/train/CLASS/*.jpg and root/val/CLASS/*.jpg (or test/)."""
 
 import os
 from pathlib import Path
 
 from wsdan.data.images import EXTENSIONS
-from wsdan.data.samples import Entry, Listing
+from wsdan.data.readers._layout import SPLIT_NAMES
+from wsdan.data.samples import ImageRecord, Listing
 from wsdan.errors import UserError
 
 
 def read(root: Path, split: str) -> Listing:
-    """The images of one split ("train" or "val"); classes are its folders, sorted.
+    """The images of one split; classes are its folders, sorted.
 
-    Links to folders are followed. What begins with a dot is left out: such are the copies that
-    notebooks and macOS leave beside images.
+    Links to folders are followed. Names that begin with a dot are skipped: notebooks and macOS
+    leave such copies beside images.
 
-    Raises UserError where the split's folder is missing or a class folder is empty.
+    Raises UserError if the split's folder is missing or a class folder is empty.
     """
-    folder = split_folder(root, ("train",) if split == "train" else ("val", "test"))
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and _shown(path.name))
-    entries = []
-    for name in names:
+    folder = _split_folder(root, SPLIT_NAMES[split])
+    classes = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and _visible(path.name)
+    )
+    records = []
+    for name in classes:
         files = _images_below(folder / name)
         if not files:
             raise UserError(f"{folder / name}: the class folder holds no image")
-        entries += [Entry(path, name) for path in files]
-    return Listing(str(folder), names, entries)
+        records += [ImageRecord(path, name) for path in files]
+    return Listing(str(folder), classes, records)
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """The images at any depth, sorted."""
+    """The image files at any depth, sorted."""
     found = []
     for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = filter(_shown, folders)
-        found += [Path(where, name) for name in files if _shown(name)]
+        folders[:] = filter(_visible, folders)
+        found += [Path(where, name) for name in files if _visible(name)]
     return sorted(path for path in found if path.suffix.lower() in EXTENSIONS)
 
 
-def _shown(name: str) -> bool:
+def _visible(name: str) -> bool:
     return not name.startswith(".")
 
 
-def split_folder(root: Path, names: tuple[str, ...]) -> Path:
-    """The first of root/NAME that is a folder. Raises UserError where there is none."""
+def _split_folder(root: Path, names: tuple[str, ...]) -> Path:
+    """The first of root/NAME that is a folder. Raises UserError if there is none."""
     for name in names:
         if (root / name).is_dir():
             return root / name

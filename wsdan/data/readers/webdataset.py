@@ -1,8 +1,8 @@
-"""WebDataset shards: train*.tar and val*.tar (or test*.tar) in a folder, read in any order.
+"""WebDataset shards: train*.tar and val*.tar (or test*.tar) in one folder, with random access.
 
-Members KEY.jpg (or another image) and KEY.cls, or KEY.json with "label", are one sample. The
-headers are read once; an image is then read by its offset, so that a run can shuffle, share out
-and go on exactly as with files.
+Members KEY.jpg (or another image format) and KEY.cls, or KEY.json with "label", are one sample. The
+tar headers are read once; images are then read by their offset, so that shuffling, distributing and
+resuming work exactly as with files.
 """
 
 import json
@@ -11,11 +11,11 @@ import tarfile
 from pathlib import Path
 
 from wsdan.data.images import EXTENSIONS
-from wsdan.data.readers._layout import read_lines
-from wsdan.data.samples import Entry, Listing, Member, sorted_names
+from wsdan.data.readers._layout import SPLIT_NAMES, read_lines
+from wsdan.data.samples import ImageRecord, Listing, TarMember, sort_class_names
 from wsdan.errors import UserError
 
-# As the format has it: the key ends at the first dot of the file's name.
+# As in the WebDataset format, the key ends at the first dot of the file's name.
 NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$")
 CLASSES = "classes.txt"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
@@ -24,18 +24,19 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 def read(root: Path, split: str) -> Listing:
     """The images of one split.
 
-    Where root/classes.txt is there, one name a line, whole numbers are indices into it and other
-    labels its names; without it all labels are names.
+    With root/classes.txt, one class name per line, integer labels are indices into it, and other
+    labels are names of it. Without it, all labels are class names.
 
-    Raises UserError for no shard, a compressed or damaged one, and a sample without a valid label.
+    Raises UserError for no shard, a compressed or damaged one, or a sample without a valid label.
     """
-    shards = _find(root, ("train",) if split == "train" else ("val", "test"))
-    known = None
+    shards = _find(root, SPLIT_NAMES[split])
+    classes = None
     if (root / CLASSES).exists():
-        known = [line.strip() for line in read_lines(root / CLASSES, "webdataset")]
-    entries = [entry for shard in shards for entry in _read(shard, known)]
-    names = sorted_names({entry.name for entry in entries}) if known is None else known
-    return Listing(f"--data webdataset: {split} of {root}", names, entries)
+        classes = [line.strip() for line in read_lines(root / CLASSES, "webdataset")]
+    records = [record for shard in shards for record in _read(shard, classes)]
+    if classes is None:
+        classes = sort_class_names({record.class_name for record in records})
+    return Listing(f"--data webdataset: {split} of {root}", classes, records)
 
 
 def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
@@ -52,10 +53,10 @@ def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
     raise UserError(f"--data webdataset: {root} has no {wanted}")
 
 
-def _read(shard: Path, known: list[str] | None) -> list[Entry]:
-    """The samples of one shard, in its order."""
-    images: dict[str, Member] = {}
-    labels: dict[str, tuple[bytes, str]] = {}  # the content of a file, and of which kind it is
+def _read(shard: Path, classes: list[str] | None) -> list[ImageRecord]:
+    """The samples of one shard, in their order."""
+    images: dict[str, TarMember] = {}
+    labels: dict[str, tuple[bytes, str]] = {}  # content and extension of the label file
     others: dict[str, str] = {}  # images of other kinds, such as KEY.mask.png
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -67,7 +68,7 @@ def _read(shard: Path, known: list[str] | None) -> list[Entry]:
                 if f".{kind}" in EXTENSIONS:
                     if key in images:
                         raise UserError(f"{shard}/{key}: a sample must have one image")
-                    images[key] = Member(shard, member.name, member.offset_data, member.size)
+                    images[key] = TarMember(shard, member.name, member.offset_data, member.size)
                 elif kind == "cls" or (kind == "json" and key not in labels):
                     labels[key] = tar.extractfile(member).read(), kind
                 elif kind.endswith(EXTENSIONS):
@@ -83,7 +84,9 @@ def _read(shard: Path, known: list[str] | None) -> list[Entry]:
         lacking = "label (.cls or .json)" if key in images else "image"
         raise UserError(f"{shard}/{key}: the sample has no {lacking}")
     return [
-        Entry(image, _name(_label(*labels[key], f"{shard}/{key}"), known, f"{shard}/{key}"))
+        ImageRecord(
+            image, _class_name(_label(*labels[key], f"{shard}/{key}"), classes, f"{shard}/{key}")
+        )
         for key, image in images.items()
     ]
 
@@ -99,11 +102,11 @@ def _label(content: bytes, kind: str, where: str) -> str:
     return str(label)
 
 
-def _name(label: str, known: list[str] | None, where: str) -> str:
-    if known is None or (label in known and not label.isdecimal()):
+def _class_name(label: str, classes: list[str] | None, where: str) -> str:
+    if classes is None or (label in classes and not label.isdecimal()):
         return label
-    if label.isdecimal() and int(label) < len(known):
-        return known[int(label)]
+    if label.isdecimal() and int(label) < len(classes):
+        return classes[int(label)]
     raise UserError(
-        f"{where}: the label must be in 0..{len(known) - 1} or a name of {CLASSES}; got {label}"
+        f"{where}: the label must be in 0..{len(classes) - 1} or a name of {CLASSES}; got {label}"
     )

@@ -1,0 +1,82 @@
+"""The folder of readers: each file is a choice of --data, and nothing else has to be edited."""
+
+import importlib
+import importlib.util
+import inspect
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import trees
+from trees import LAYOUTS
+
+from wsdan import config
+from wsdan.data import readers
+from wsdan.data.samples import ImageRecord, Listing
+from wsdan.data.splits import open_split
+
+FOLDER = Path(readers.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+NEW_READER = '''
+"""All images in one folder per split, NAME_NUMBER.png."""
+
+from wsdan.data.readers._layout import SPLIT_NAMES
+from wsdan.data.samples import ImageRecord, Listing
+
+
+def read(root, split):
+    """The images of one split; the class is the file name before the number."""
+    files = sorted((root / SPLIT_NAMES[split][0]).glob("*.png"))
+    records = [ImageRecord(path, path.stem.partition("_")[0]) for path in files]
+    return Listing(str(root), sorted({record.class_name for record in records}), records)
+'''
+
+
+def test_every_file_is_a_choice():
+    assert config.DATA[0] == "synthetic"
+    assert sorted(config.DATA[1:]) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_reader_has_a_documented_read(name):
+    read = importlib.import_module(f"wsdan.data.readers.{name}").read
+    assert list(inspect.signature(read).parameters) == ["root", "split"]
+    assert inspect.signature(read).return_annotation is Listing
+    assert inspect.getdoc(read)
+    assert inspect.getmodule(read).__doc__
+
+
+def test_every_reader_is_tested():
+    """Folders have tests of their own in test_data.py; all other layouts are in LAYOUTS."""
+    assert sorted([*LAYOUTS, "folder"]) == NAMES
+
+
+def test_a_new_file_is_a_new_choice(tmp_path, monkeypatch):
+    """A copy of the configuration beside a folder of readers with one more file."""
+    shutil.copytree(
+        FOLDER, tmp_path / "data" / "readers", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "data" / "readers" / "flat.py").write_text(NEW_READER)
+    (tmp_path / "data" / "readers" / "_helper.py").write_text("")
+    shutil.copy(config.__file__, tmp_path / "config.py")
+    spec = importlib.util.spec_from_file_location("copied_config", tmp_path / "config.py")
+    copied = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "copied_config", copied)
+    spec.loader.exec_module(copied)
+    assert sorted(copied.DATA) == sorted([*config.DATA, "flat"])
+
+    for colour in trees.COLOURS:
+        for split in ("train", "val"):
+            trees.paint(tmp_path / split / f"{colour}_1.png", colour)
+    monkeypatch.setattr(readers, "__path__", [str(tmp_path / "data" / "readers")])
+    monkeypatch.delitem(sys.modules, "wsdan.data.readers.flat", raising=False)
+    settings = copied.Config(data="flat", root=str(tmp_path)).resolved()
+    split = open_split(settings, "val", open_split(settings, "train").classes)
+    assert split.classes == list(trees.COLOURS)
+    assert [trees.colour_of(sample) for sample in split.samples] == list(trees.COLOURS)
+    sys.modules.pop("wsdan.data.readers.flat")
+
+
+def test_the_box_of_a_record_is_optional():
+    assert ImageRecord(Path("a.png"), "a").box is None
