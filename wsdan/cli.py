@@ -202,7 +202,12 @@ def _train(options: dict) -> None:
     path = options.pop("config")
     values = load_yaml(path) if path is not None else {}
     config = from_dict({**values, **options}, str(path))  # the options' types are checked already
-    check_settings(config.resolved())
+    resolved = config.resolved()
+    check_settings(resolved)
+    if not resolved.resume:
+        from wsdan.networks.backbones import check_backbone
+
+        check_backbone(resolved.backbone)  # layers and stages, before any image is read
 
     from wsdan.training.loop import train
 

@@ -1,12 +1,15 @@
-"""Which backbone names there are, read from the packages' sources: torch is not imported."""
+"""Names of backbones, read from the packages' sources, and the closest to an unknown one.
+
+Imports no torch.
+"""
 
 import heapq
 import importlib.util
-import os
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from wsdan.errors import UserError
@@ -67,7 +70,8 @@ def closest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
     def similarity(other: str) -> tuple[float, int, str]:
         matcher.set_seq1(other)
-        return matcher.ratio(), len(os.path.commonprefix([name, other])), other
+        pairs = takewhile(lambda pair: pair[0] == pair[1], zip(name, other, strict=False))
+        return matcher.ratio(), len(list(pairs)), other
 
     return heapq.nlargest(count, known, key=similarity)
 
