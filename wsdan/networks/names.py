@@ -1,9 +1,9 @@
 """The closest known names, for errors about an unknown one. Imports no torch."""
 
 import heapq
-import os
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import takewhile
 
 
 def closest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
@@ -15,7 +15,8 @@ def closest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
     def similarity(other: str) -> tuple[float, int, str]:
         matcher.set_seq1(other)
-        return matcher.ratio(), len(os.path.commonprefix([name, other])), other
+        pairs = takewhile(lambda pair: pair[0] == pair[1], zip(name, other, strict=False))
+        return matcher.ratio(), len(list(pairs)), other
 
     return heapq.nlargest(count, known, key=similarity)
 
