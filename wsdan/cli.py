@@ -1,21 +1,23 @@
-"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`."""
+"""The command line: wsdan train | eval | predict | convert | info, also as `python -m wsdan`.
+
+torch is imported by the commands, after their arguments were checked: help and mistakes are told at
+once. So nothing here, nor in the modules imported on top, may import it.
+"""
 
 import argparse
 import dataclasses
+import importlib.metadata
 import os
 import platform
 import signal
 import sys
 
-import torch
-import torchvision
-
-import wsdan_kernels
 from wsdan.config import (
     DATA,
     DEVICES,
     FINAL,
     GROUPS,
+    ORIGINS,
     PRECISIONS,
     RECIPES,
     Config,
@@ -23,19 +25,36 @@ from wsdan.config import (
     load_yaml,
     value_type,
 )
-from wsdan.distributed import is_main, process_group
 from wsdan.errors import StoppedError, UserError
-from wsdan.networks.published import ORIGINS
-from wsdan.validation import option_name
+from wsdan.networks.names import check_name
+from wsdan.validation import (
+    check_checkpoint_file,
+    check_file,
+    check_folder,
+    check_images,
+    check_paths,
+    option_name,
+)
 
 USER_MISTAKE = 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Raises UserError, a message of one line, instead of printing the usage."""
 
     def error(self, message: str):
         raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; argparse's own action wants it before it is asked for."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{parser.prog} {importlib.metadata.version('wsdan')}")
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"wsdan: error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except StoppedError as stop:
+        from wsdan.distributed import is_main
+
         if is_main():
             print(f"wsdan: {stop}", file=sys.stderr)
         return stop.status
@@ -62,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads the output any more, as after `| head -1`; it then goes nowhere."""
+    """Whether stdout is a pipe without a reader, as after `| head -1`; discards what follows."""
     try:
         print(flush=True)
     except BrokenPipeError:
@@ -73,9 +94,10 @@ def _reader_left() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wsdan", description="Train and run WS-DAN fine-grained classifiers.")
+    parser.add_argument("--version", action=_Version, help="print the version and end")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train = commands.add_parser(
-        "train", help="train, then evaluate; with no option on embedded images, in minutes"
+        "train", help="train and evaluate; without options on the embedded dataset, in minutes"
     )
     _add_settings(train)
     train.add_argument("--config", metavar="FILE", help="YAML of settings; options override it")
@@ -86,23 +108,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluation(evaluate)
     evaluate.set_defaults(run=_eval)
 
-    predict = commands.add_parser("predict", help="classify images: top 5 classes and the box")
+    predict = commands.add_parser(
+        "predict", help="classify images: the top 5 classes and the object's box"
+    )
     _add_checkpoint(predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--json", action="store_true", help="print one JSON object per line")
     predict.add_argument(
-        "--figure", metavar="DIR", help="save the views of each image there, as NAME.png"
+        "--figure", metavar="DIR", help="save a figure of each image's views there, as NAME.png"
     )
     predict.set_defaults(run=_predict)
 
     conversion = commands.add_parser(
-        "convert", help="a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch as one of ours"
+        "convert", help="convert a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch"
     )
     conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
     conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    conversion.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    conversion.add_argument("--classes", metavar="FILE", help="class names, one per line")
     conversion.add_argument(
-        "--origin", choices=ORIGINS, help="who wrote SOURCE, where the file does not tell"
+        "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
     )
     conversion.set_defaults(run=_convert)
 
@@ -113,28 +137,34 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="last.pt or best.pt")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to run")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="device to run on")
     parser.add_argument(
-        "--raw-weights", action="store_true", help="the trained weights, not their average (--ema)"
+        "--raw-weights",
+        action="store_true",
+        help="use the trained weights instead of their moving average (--ema)",
     )
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """What `wsdan eval` scores and how; settings not given are those of the checkpoint."""
+    """Options of `wsdan eval`; settings not given are those of the checkpoint."""
     parser.add_argument("--data", choices=DATA, help="default: the data it was trained on")
-    parser.add_argument("--root", metavar="DIR", help="the data set's folder")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step")
+    parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the network")
-    parser.add_argument("--final", choices=FINAL, help="what the final score is the mean of")
+    parser.add_argument("--precision", choices=PRECISIONS, help="precision of the network")
+    parser.add_argument(
+        "--final", choices=FINAL, help="average the views' probabilities or their logits"
+    )
     parser.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
-        help="also score test-time views: closer crops, and all in the mirror",
+        help="also evaluate test-time augmentation: closer crops, and horizontally flipped views",
     )
-    parser.add_argument("--skip-bad-images", action="store_true", help="count them and go on")
     parser.add_argument(
-        "--per-class", action="store_true", help="accuracy of each class, worst first"
+        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
+    )
+    parser.add_argument(
+        "--per-class", action="store_true", help="print the accuracy of each class, worst first"
     )
     parser.add_argument("--confusion", metavar="FILE", help="write the confusion matrix as csv")
     parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
@@ -162,22 +192,37 @@ def _help(item: dataclasses.Field) -> str:
     text = item.metadata["help"]
     if item.name in RECIPES["paper"]:
         ours, embedded = RECIPES["paper"][item.name], RECIPES["synthetic"][item.name]
-        return f"{text} (default: {ours}; embedded images: {embedded})"
+        return f"{text} (default: {ours}; embedded dataset: {embedded})"
     if item.default is None or value_type(item) is bool:
         return text
     return f"{text} (default: {item.default})"
 
 
 def _train(options: dict) -> None:
-    from wsdan.training.loop import train  # slow to import, and only this command needs it
-
     path = options.pop("config")
     values = load_yaml(path) if path is not None else {}
-    train(from_dict({**values, **options}, str(path)))  # the options' types are checked already
+    config = from_dict({**values, **options}, str(path))  # the options' types are checked already
+    check_settings(config.resolved())
+
+    from wsdan.training.loop import train
+
+    train(config)
+
+
+def check_settings(config: Config) -> None:
+    """Raise UserError for what can be told of a resolved configuration without importing torch."""
+    check_paths(config)
+    if not config.resume:
+        check_name(config.backbone)
 
 
 def _eval(options: dict) -> None:
+    check_checkpoint_file(options["checkpoint"])
+    if options["root"] is not None:
+        check_folder("--root", options["root"])
+
     from wsdan.data.loaders import val_loader
+    from wsdan.distributed import is_main, process_group
     from wsdan.inference.evaluate import evaluate
 
     classifier = _classifier(options)
@@ -209,6 +254,9 @@ def _report(result, classes: list[str], shown: dict) -> None:
 
 
 def _predict(options: dict) -> None:
+    check_checkpoint_file(options["checkpoint"])
+    check_images(options["images"])
+
     from wsdan.inference.predict import figure_paths, prediction_json, prediction_text
 
     classifier = _classifier(options)
@@ -223,6 +271,10 @@ def _predict(options: dict) -> None:
 
 
 def _convert(options: dict) -> None:
+    check_file("convert", options["source"])
+    if options["classes"] is not None:
+        check_file("--classes", options["classes"])
+
     from wsdan.networks.convert import convert
 
     found = convert(**options)
@@ -230,7 +282,7 @@ def _convert(options: dict) -> None:
 
 
 def _classifier(options: dict):
-    """The model that --checkpoint, --device and --raw-weights name, which are taken out."""
+    """The Classifier of --checkpoint, --device and --raw-weights, which `options` loses."""
     from wsdan.inference.predict import Classifier
     from wsdan.training.launch import pick_device
 
@@ -239,6 +291,11 @@ def _classifier(options: dict):
 
 
 def _info(options: dict) -> None:
+    import torch
+    import torchvision
+
+    import wsdan_kernels
+
     print(f"wsdan {wsdan_kernels.__version__}")
     print(f"python {platform.python_version()}, torch {torch.__version__}, ", end="")
     print(f"torchvision {torchvision.__version__}")

@@ -1,6 +1,7 @@
 """What the values of a configuration must be, and which exclude each other: one line each."""
 
 import dataclasses
+from pathlib import Path
 
 from wsdan.constants import SYNTHETIC_MIN_SIZE
 from wsdan.errors import UserError
@@ -50,7 +51,7 @@ def check_together(config) -> None:
     if config.data == "synthetic" and config.root is not None:
         raise UserError("--root is for images of your own; --data synthetic needs no folder")
     if config.data != "synthetic" and config.root is None:
-        raise UserError(f"--data {config.data} needs --root, the folder of the data set")
+        raise UserError(f"--data {config.data} needs --root, the folder of the dataset")
     if config.data == "synthetic" and (config.cache is not None or config.decode != "cpu"):
         raise UserError("--cache and --decode are for image files; --data synthetic has none")
     if config.cache is not None and config.decode == "gpu":
@@ -85,3 +86,39 @@ def check_ranges(config) -> None:
     for name in SHARES_BELOW_1:
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
+
+
+def check_paths(config) -> None:
+    """Raise UserError where a file or folder that the configuration names is not there."""
+    if config.root is not None:
+        check_folder("--root", config.root)
+    if config.weights is not None and not config.resume:
+        check_file("--weights", config.weights)
+
+
+def check_folder(option: str, path: str) -> None:
+    """Raise UserError unless `path` is a folder; `option` is named."""
+    if not Path(path).is_dir():
+        raise UserError(f"{option}: no such folder: {path}")
+
+
+def check_file(option: str, path: str | Path) -> None:
+    """Raise UserError unless `path` is a file; `option` is named."""
+    if not Path(path).is_file():
+        kind = "is a folder" if Path(path).is_dir() else "no such file"
+        raise UserError(f"{option}: {path}: {kind}")
+
+
+def check_checkpoint_file(path: str | Path) -> None:
+    """Raise UserError unless `path` is a file."""
+    if Path(path).is_dir():
+        raise UserError(f"checkpoint {path}: is a folder; name the file in it, such as best.pt")
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+
+
+def check_images(paths: list[str]) -> None:
+    """Raise UserError for the first of the image files that is not there."""
+    for path in paths:
+        if not Path(path).exists():
+            raise UserError(f"{path}: not a readable image: no such file")

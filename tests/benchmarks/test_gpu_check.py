@@ -311,7 +311,7 @@ def test_without_a_sanitizer_a_line_says_so(tmp_path, monkeypatch):
 
 def test_every_test_file_has_a_job(tmp_path):
     jobs = gpu_check.test_jobs(tmp_path)
-    files = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
     assert {job.command[-1] for job in jobs} == files
     slices = [job for job in jobs if job.command[-1] == gpu_check.SPLIT]
     assert len(slices) == gpu_check.SLICES

@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels as they are launched, for cards that need not be here.
+"""Compiles the Triton kernels as they are launched, for GPUs that need not be here.
 
 python tests/gpu/triton_report.py [--capability 90 ...] [--json FILE] prints a table: registers,
 spills, shared memory, occupancy, tensor-core instructions, widest loads and stores. Run as a
@@ -222,7 +222,7 @@ def _sample(shape) -> None:
 
 def reports(capability: int, only: str = "") -> list[dict]:
     """One report for each different launch."""
-    _launch.assumed = _launch.Card(capability, MULTIPROCESSORS[capability])
+    _launch.assumed = _launch.Gpu(capability, MULTIPROCESSORS[capability])
     found, seen = [], set()
     for title, work in works():
         if only not in title:

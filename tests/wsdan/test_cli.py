@@ -174,7 +174,7 @@ def test_config_file(small, tmp_path, capsys):
         (["train", "--epochs", "two"], "invalid int value: 'two'"),
         (["train", "--lr", "-1"], "--lr must be at least 0.0; got -1.0"),
         (["train", "--beta", "2"], "--beta must be in [0, 1]; got 2.0"),
-        (["train", "--backbone", "resnet0"], "no classification model 'resnet0'"),
+        (["train", "--backbone", "resnet0"], "torchvision has no model 'resnet0'; the closest are"),
         (["train", "--pretrained"], "the tiny backbone has no published weights"),
         (["train", "--resume"], "--resume and --overwrite need --out"),
         (["train", "--batchsize", "3"], "unrecognized arguments: --batchsize 3"),

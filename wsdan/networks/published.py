@@ -21,7 +21,6 @@ from wsdan.errors import UserError
 from wsdan.networks.scaling import InputScaling
 from wsdan.networks.weights import list_keys
 
-ORIGINS = ("guyuc", "cal")
 _EPS_DIFFERENCE = 1e-3 - 1e-5  # epsilon of the attention's batch norm: theirs less that of wsdan
 _POOL_EPS = {"guyuc": 1e-12, "cal": 1e-6}
 _INCEPTION = (

@@ -33,7 +33,7 @@ class Objective(nn.Module):
             "joint_views": config.joint_views,
             "label_smoothing": config.label_smoothing,
             "move_centers": False,  # once a step, by all its parts
-            "phases": profiler,
+            "profiler": profiler,
         }
 
     def forward(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
