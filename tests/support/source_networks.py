@@ -116,9 +116,16 @@ def settle(network: nn.Module, seed: int) -> nn.Module:
 
 
 @contextlib.contextmanager
-def without_initialization() -> Iterator[None]:
-    """Modules made within keep uninitialized weights, which is fast: for weights to be loaded."""
+def zero_initialization() -> Iterator[None]:
+    """Modules made within start at 0, which is fast, for tests that load weights or need none.
+
+    Not uninitialized: that memory might hold the very weights that a broken load does not load.
+    """
+
+    def zero(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        with torch.no_grad():
+            return tensor.zero_()
+
     names = ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_")
-    unchanged = {name: lambda tensor, *_, **__: tensor for name in names}
-    with mock.patch.multiple(nn.init, **unchanged):
+    with mock.patch.multiple(nn.init, **dict.fromkeys(names, zero)):
         yield

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from paths import ROOT
-from source_networks import without_initialization
+from source_networks import zero_initialization
 from torch import nn
 from trees import make_tree
 
@@ -95,7 +95,7 @@ def test_stages_of_transformers_take_weights_and_train_all_they_have(name):
 def test_transformers_of_torchvision(capfd):
     """MaxViT takes one size; ViT gives no map, and a stage of Swin has its channels last."""
     with (
-        without_initialization(),
+        zero_initialization(),
         pytest.raises(UserError, match="--image-size 96 does not suit the model"),
     ):
         build_model(settings(backbone="maxvit_t", image_size=96), 3)
@@ -103,7 +103,7 @@ def test_transformers_of_torchvision(capfd):
     for name, shape in (("vit_b_32", "(1, 50, 768)"), ("swin_t:features.1", "(1, 80, 80, 96)")):
         text = f"--backbone {name}: its output has shape {shape}, but a feature map (B, C, h, w)"
         match = re.escape(text) + ".*timm/NAME:STAGE"
-        with without_initialization(), pytest.raises(UserError, match=match):
+        with zero_initialization(), pytest.raises(UserError, match=match):
             build_backbone(name)
 
 

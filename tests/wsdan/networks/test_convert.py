@@ -13,7 +13,7 @@ from wsdan.cli import main
 from wsdan.config import RECIPES, Config
 from wsdan.errors import UserError
 from wsdan.inference.predict import Classifier
-from wsdan.networks.convert import convert
+from wsdan.networks.convert import convert as convert_checkpoint
 from wsdan.networks.model import build_model
 from wsdan.networks.published import from_sequential
 
@@ -27,6 +27,11 @@ def small_inputs(monkeypatch):
 
 GUYUC, CAL = 1e-12, 1e-6  # inside the signed root
 LOSSES = {"guyuc": "Raw Acc (1, 2), Crop Acc (1, 2), Drop Acc (1, 2)", "cal": "Aux Acc (1, 2)"}
+
+
+def convert(*arguments) -> str:
+    with source_networks.zero_initialization():
+        return convert_checkpoint(*arguments)
 
 
 def sequential(kind: str) -> source_networks.Sequential:
@@ -66,7 +71,7 @@ def write(path, network, kind: str, old_format: bool = False):
 def assert_same_outputs(network, checkpoint, size: int = source_networks.SIDE):
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
     logits, maps = network(images)
-    with source_networks.without_initialization():
+    with source_networks.zero_initialization():
         model = Classifier(checkpoint).model
     torch.testing.assert_close(model(images).logits, logits, atol=1e-4, rtol=0)
     model.to(
@@ -96,7 +101,7 @@ def test_sequential_sources(kind, backbone, attention, tmp_path, capsys):
     network = source_networks.settle(sequential(kind), seed=1)
     source, out = tmp_path / "source.ckpt", tmp_path / "out.pt"
     content = write(source, network, kind, old_format="bias" in kind)
-    with source_networks.without_initialization():
+    with source_networks.zero_initialization():
         assert main(["convert", str(source), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert f"{backbone}, 4 maps ({attention}), 5 classes, centers" in printed
@@ -141,7 +146,7 @@ def test_wvinzh(tmp_path, capsys):
     }  # fmt: skip
     torch.save(content, path, _use_new_zipfile_serialization=False)
     names.write_text("albatross\nbunting\ncardinal\ncatbird\nchat\n")
-    with source_networks.without_initialization():
+    with source_networks.zero_initialization():
         assert main(["convert", str(path), "--out", str(out), "--classes", str(names)]) == 0
     assert "Mixed_7a.branch3x3_2.conv.weight" in capsys.readouterr().out
     checkpoint = load_checkpoint(out)
@@ -191,6 +196,11 @@ def test_converted_weights_are_a_start(small, tmp_path):
         "data": "folder", "root": "x", "num_attentions": 4, "backbone": "resnet18:layer4:16",
         "pool_eps": 1e-6, "image_size": 96, "weights": str(out),
     }  # fmt: skip
+    with source_networks.zero_initialization():
+        check_start(settings, content)
+
+
+def check_start(settings: dict, content: dict) -> None:
     model = build_model(Config(**settings).resolved(), 5)
     assert torch.equal(model.classifier.weight, content["state_dict"]["fc.weight"])
     with pytest.raises(UserError, match=r"has 5 classes, the data 7; --ignore-classifier leaves"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from source_networks import without_initialization
+from source_networks import zero_initialization
 from torch.nn import functional as F
 
 from wsdan.config import Config
@@ -56,7 +56,7 @@ def test_backbones(name, channels, stride):
     ],
 )
 def test_wrong_backbones(name, text):
-    with without_initialization(), pytest.raises(UserError, match=text):
+    with zero_initialization(), pytest.raises(UserError, match=text):
         build_backbone(name)
 
 
