@@ -99,11 +99,11 @@ def _remember_attributes(kind: type, described: Callable[..., tuple[object, dict
     """
     make, made = kind.__init__, {}
 
-    def init(self, *arguments):
-        key, own = described(*arguments)
+    def init(self, *arguments, **keywords):
+        key, own = described(*arguments, **keywords)
         attributes = made.get(key)
         if attributes is None:
-            make(self, *arguments)
+            make(self, *arguments, **keywords)
             made[key] = {name: v for name, v in self.__dict__.items() if name not in own}
         else:
             self.__dict__.update(attributes)
