@@ -1,4 +1,5 @@
-# setup: install with everything the tests need; lint, test, bench: what they say.
+# setup: install with everything the tests need; lint, bench: what they say.
+# test: all tests, in two processes. test-fast: within two minutes, every operator and a training run.
 # fuzz: 10,000 random cases of the C++ operators against the reference, minutes.
 # gpu-check: on a machine with an NVIDIA GPU, build, all tests, the works against their targets; under
 # eight minutes, no network.
@@ -12,10 +13,11 @@ SANITIZER_FLAGS = -fsanitize=address,undefined -fno-wrapv -fno-omit-frame-pointe
 SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build/sanitized \
 	LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-NATIVE_TESTS = $(addprefix tests/test_,native.py resized.py properties.py ops.py boxes.py golden.py)
+NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.py ops.py boxes.py \
+	golden.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
-.PHONY: setup lint format test bench fuzz gpu-check sanitize
+.PHONY: setup lint format test test-fast bench fuzz gpu-check sanitize
 
 setup:
 	$(PYTHON) -m pip install -e '.[test]'
@@ -31,7 +33,10 @@ format:
 	$(CLANG_FORMAT) -i $(CPP_FILES)
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
+
+test-fast:
+	$(PYTHON) -m pytest -n 2 -m "not slow"
 
 bench:
 	$(PYTHON) benchmarks/augment_bench.py

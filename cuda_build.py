@@ -123,10 +123,10 @@ def parse_archs(text: str) -> list[int]:
 
 
 def compile_all(nvcc: str, archs: list[int]) -> list[Path]:
-    """The objects of csrc/cuda/*.cu, compiled where they are not up to date."""
+    """The objects of the .cu files of csrc/cuda, compiled where they are not up to date."""
     folder = ROOT / "build" / "cuda" / "-".join(map(str, archs))
     folder.mkdir(parents=True, exist_ok=True)
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
     processors = int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))
     codes = [*(f"sm_{arch}" for arch in archs), f"compute_{archs[0]}"]
     flags = [*FLAGS, *_gencode(archs), f"-DWSDAN_CUDA_ARCHS={' '.join(codes)}"]
@@ -141,7 +141,7 @@ def report_of(built: Path) -> Path:
 
 
 def _gencode(archs: list[int]) -> list[str]:
-    """Machine code for each, and PTX of the lowest for cards that have none."""
+    """Machine code for each, and PTX of the lowest for GPUs that have none."""
     first, *others = archs
     return [
         f"-gencode=arch=compute_{first},code=[sm_{first},compute_{first}]",

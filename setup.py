@@ -50,11 +50,11 @@ def native_build() -> dict:
 
     cpu = CppExtension(
         "wsdan_kernels._cpu",
-        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp")),
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").rglob("*.cpp")),
         depends=sorted(
             str(path.relative_to(ROOT))
             for folder in ("common", "cpu", "torch")
-            for path in (ROOT / "csrc" / folder).glob("*.h")
+            for path in (ROOT / "csrc" / folder).rglob("*.h")
         ),
         define_macros=cuda_build.STABLE_ABI,
         extra_compile_args=COMPILER_FLAGS,

@@ -109,8 +109,8 @@ def run_jobs(jobs: list[Job], at_once: int, seconds: float) -> None:
 
 
 def build(logs: Path, seconds: float, outcome: Outcome) -> None:
-    """Install the checkout with the machine's own torch and compilers, for this card alone."""
-    archs = os.environ.get("WSDAN_CUDA_ARCHS", str(card_among(cuda_build.ARCHS)))
+    """Install the checkout with the machine's own torch and compilers, for this GPU alone."""
+    archs = os.environ.get("WSDAN_CUDA_ARCHS", str(capability_among(cuda_build.ARCHS)))
     arguments = ["install", "--no-build-isolation", "--no-deps", "-e", "."]
     job = Job("build", [sys.executable, "-m", "pip", *arguments], logs / "build.log")
     job.environment["WSDAN_CUDA_ARCHS"] = archs
@@ -144,17 +144,17 @@ def test_jobs(logs: Path) -> list[Job]:
     return jobs
 
 
-def card_among(known: tuple[int, ...]) -> int:
-    """The newest of these capabilities (90 is 9.0) whose machine code this card runs."""
+def capability_among(known: tuple[int, ...]) -> int:
+    """The newest of these capabilities (90 is 9.0) whose machine code this GPU runs."""
     major, minor = torch.cuda.get_device_capability()
-    return max((card for card in known if card <= 10 * major + minor), default=min(known))
+    return max((item for item in known if item <= 10 * major + minor), default=min(known))
 
 
 def report_job(logs: Path) -> Job:
-    """Triton's compiler's report for this card, into the logs."""
+    """Triton's compiler's report for this GPU, into the logs."""
     command = [sys.executable, "tests/gpu/triton_report.py", "--capability"]
-    card = str(card_among((80, 90, 100)))
-    return Job("the compiler's report", [*command, card], logs / "triton_report.log")
+    capability = str(capability_among((80, 90, 100)))
+    return Job("the compiler's report", [*command, capability], logs / "triton_report.log")
 
 
 def sanitizer_jobs(logs: Path) -> list[Job]:

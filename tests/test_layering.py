@@ -16,15 +16,16 @@ from paths import ROOT
 ALLOWED = {
     "__init__": {"_version", "backends", "functional", "modules", "views"},
     "_checks": set(),
+    "_dtypes": set(),
     "_triton": {"_triton"},
     "_native": set(),
     "_version": set(),
     "backends": {"_native", "ops"},
-    "compat": {"functional", "views"},
-    "functional": {"_checks", "backends", "functional", "ops"},
+    "compat": {"_dtypes", "functional", "views"},
+    "functional": {"_checks", "_dtypes", "backends", "functional", "ops"},
     "modules": {"functional"},
-    "ops": {"_native", "ops", "reference"},  # _triton too, by name, at the first call
-    "reference": {"reference"},
+    "ops": {"_dtypes", "_native", "ops", "reference"},  # _triton too, by name, at the first call
+    "reference": {"_dtypes", "reference"},
     "testing": {"functional", "views"},
     "views": {"_checks", "backends", "functional", "ops"},
 }
@@ -82,7 +83,7 @@ def test_kernels_need_torch_triton_and_numpy_only(path):
     third_party = {"torch", "numpy", "triton"}
     standard = {
         "collections", "contextlib", "dataclasses", "functools", "importlib", "math", "os",
-        "pathlib", "random", "sys", "typing",
+        "pathlib", "pkgutil", "random", "sys", "typing",
     }  # fmt: skip
     for name in imported(path):
         top = name.split(".")[0]
@@ -177,7 +178,7 @@ def test_the_program_uses_public_names_only(path):
 
 def test_device_code_stands_without_torch():
     """The maths of csrc/common, and the kernels, which a plain C++ compiler takes as well."""
-    paths = [*(ROOT / "csrc" / "common").glob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
+    paths = [*(ROOT / "csrc" / "common").rglob("*.h"), *(ROOT / "csrc" / "cuda").rglob("*.cuh")]
     assert len(paths) > 8
     for path in paths:
         included = [

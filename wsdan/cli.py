@@ -40,7 +40,7 @@ USER_MISTAKE = 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Raises UserError, a message of one line, instead of printing the usage."""
 
     def error(self, message: str):
         raise UserError(f"{message} (see `{self.prog} --help`)")
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads the output any more, as after `| head -1`; it then goes nowhere."""
+    """Whether stdout is a pipe without a reader, as after `| head -1`; discards what follows."""
     try:
         print(flush=True)
     except BrokenPipeError:
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and end")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train = commands.add_parser(
-        "train", help="train, then evaluate; with no option on embedded images, in minutes"
+        "train", help="train and evaluate; without options on the embedded dataset, in minutes"
     )
     _add_settings(train)
     train.add_argument("--config", metavar="FILE", help="YAML of settings; options override it")
@@ -108,23 +108,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluation(evaluate)
     evaluate.set_defaults(run=_eval)
 
-    predict = commands.add_parser("predict", help="classify images: top 5 classes and the box")
+    predict = commands.add_parser(
+        "predict", help="classify images: the top 5 classes and the object's box"
+    )
     _add_checkpoint(predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--json", action="store_true", help="print one JSON object per line")
     predict.add_argument(
-        "--figure", metavar="DIR", help="save the views of each image there, as NAME.png"
+        "--figure", metavar="DIR", help="save a figure of each image's views there, as NAME.png"
     )
     predict.set_defaults(run=_predict)
 
     conversion = commands.add_parser(
-        "convert", help="a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch as one of ours"
+        "convert", help="convert a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch"
     )
     conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
     conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    conversion.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    conversion.add_argument("--classes", metavar="FILE", help="class names, one per line")
     conversion.add_argument(
-        "--origin", choices=ORIGINS, help="who wrote SOURCE, where the file does not tell"
+        "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
     )
     conversion.set_defaults(run=_convert)
 
@@ -135,28 +137,34 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="last.pt or best.pt")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to run")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="device to run on")
     parser.add_argument(
-        "--raw-weights", action="store_true", help="the trained weights, not their average (--ema)"
+        "--raw-weights",
+        action="store_true",
+        help="use the trained weights instead of their moving average (--ema)",
     )
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """What `wsdan eval` scores and how; settings not given are those of the checkpoint."""
+    """Options of `wsdan eval`; settings not given are those of the checkpoint."""
     parser.add_argument("--data", choices=DATA, help="default: the data it was trained on")
-    parser.add_argument("--root", metavar="DIR", help="the data set's folder")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step")
+    parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the network")
-    parser.add_argument("--final", choices=FINAL, help="what the final score is the mean of")
+    parser.add_argument("--precision", choices=PRECISIONS, help="precision of the network")
+    parser.add_argument(
+        "--final", choices=FINAL, help="average the views' probabilities or their logits"
+    )
     parser.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
-        help="also score test-time views: closer crops, and all in the mirror",
+        help="also evaluate test-time augmentation: closer crops, and horizontally flipped views",
     )
-    parser.add_argument("--skip-bad-images", action="store_true", help="count them and go on")
     parser.add_argument(
-        "--per-class", action="store_true", help="accuracy of each class, worst first"
+        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
+    )
+    parser.add_argument(
+        "--per-class", action="store_true", help="print the accuracy of each class, worst first"
     )
     parser.add_argument("--confusion", metavar="FILE", help="write the confusion matrix as csv")
     parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
@@ -184,7 +192,7 @@ def _help(item: dataclasses.Field) -> str:
     text = item.metadata["help"]
     if item.name in RECIPES["paper"]:
         ours, embedded = RECIPES["paper"][item.name], RECIPES["synthetic"][item.name]
-        return f"{text} (default: {ours}; embedded images: {embedded})"
+        return f"{text} (default: {ours}; embedded dataset: {embedded})"
     if item.default is None or value_type(item) is bool:
         return text
     return f"{text} (default: {item.default})"
@@ -274,7 +282,7 @@ def _convert(options: dict) -> None:
 
 
 def _classifier(options: dict):
-    """The model that --checkpoint, --device and --raw-weights name, which are taken out."""
+    """The Classifier of --checkpoint, --device and --raw-weights, which `options` loses."""
     from wsdan.inference.predict import Classifier
     from wsdan.training.launch import pick_device
 

@@ -1,8 +1,8 @@
 """Every setting of a run, its defaults by recipe, and its checks.
 
 A setting left None takes the value of the recipe of its data: `synthetic` is tuned so that a run
-ends in under three minutes on two CPU cores, `paper` is the published recipe (arXiv:1901.09891
-section 4.1 and the official code) on images of your own or of a published data set.
+ends in under three minutes on two CPU cores; `paper` is the published recipe (arXiv:1901.09891
+section 4.1 and the official code) on images of your own or a published dataset.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from wsdan.errors import UserError
 from wsdan.validation import check_choices, check_ranges, check_together
 
 METHODS = ("wsdan", "baseline")
-# One reader for each layout of a data set on disk: the modules of wsdan/data/readers.
+# One reader for each layout of a dataset on disk: the modules of wsdan/data/readers.
 _READERS = pkgutil.iter_modules([str(Path(__file__).parent / "data" / "readers")])
 DATA = ("synthetic", *(module.name for module in _READERS if not module.name.startswith("_")))
 OPTIMIZERS = ("sgd", "adamw")
@@ -27,6 +27,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
+RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
 ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
 
 RECIPES = {
@@ -71,15 +72,15 @@ RECIPES = {
 }
 # The settings' headings in the help, each from the setting named on.
 GROUPS = {
-    "data": "images",
+    "data": "data",
     "method": "network",
     "epochs": "training",
     "eval_every": "evaluation",
-    "device": "machine",
+    "device": "hardware",
     "out": "run",
 }
-# A WS-DAN step passes three views through the network: at this many epochs a baseline has the same
-# budget of passes.
+# A WS-DAN step passes three views through the network: a baseline of this many times the epochs has
+# the same number of forward passes.
 VIEWS_PER_STEP = 3
 
 
@@ -94,86 +95,110 @@ class Config:
     """Settings of one run. None stands for the recipe's value; `resolved` fills it in."""
 
     data: str = _setting(
-        "synthetic", "embedded images, an image folder, a published data set, or lists", DATA
+        "synthetic",
+        "the embedded dataset, an image folder, a published dataset, csv or WebDataset lists",
+        DATA,
     )
     root: str | None = _setting(
         None,
-        "the data set's folder; of folder: train/ and val/ (or test/), one folder a class",
+        "the dataset's folder; of --data folder: train/ and val/ (or test/), one folder per class",
         metavar="DIR",
     )
     image_size: int | None = _setting(None, "side of the square input, pixels")
     workers: int | None = _setting(None, "processes that load images")
     cache: str | None = _setting(
-        None, "keep decoded images at the input's scale, in memory or in a file", CACHES
+        None, "keep decoded and resized images in memory or in a file", CACHES
     )
     decode: str = _setting("cpu", "where JPEG files are decoded", DECODERS)
-    skip_bad_images: bool = _setting(False, "count unreadable images and go on")
+    skip_bad_images: bool = _setting(False, "skip unreadable images and count them")
     method: str = _setting(
-        "wsdan", "wsdan, or the plain backbone with the same budget of passes", METHODS
+        "wsdan", "wsdan, or the plain backbone with the same number of forward passes", METHODS
     )
     backbone: str | None = _setting(
         None, "tiny, a torchvision model, NAME:LAYER, timm/NAME or timm/NAME:STAGE"
     )
     pretrained: bool = _setting(False, "start from published ImageNet weights (downloads them)")
     weights: str | None = _setting(
-        None, "start from a file: weights of the backbone, or a checkpoint of ours", metavar="FILE"
+        None,
+        "start from a file: weights of the backbone, or a checkpoint of wsdan train",
+        metavar="FILE",
     )
     ignore_classifier: bool = _setting(
-        False, "of --weights, leave out the classifier and the centers: fine-tune to other classes"
+        False, "with --weights: skip the classifier and the centers, to fine-tune on other classes"
     )
     num_attentions: int | None = _setting(None, "attention maps (M)")
     attention: str = _setting(
-        "conv", "maps from a 1x1 convolution, or the first channels of the features", ATTENTIONS
+        "conv",
+        "attention maps from a 1x1 convolution, or the first channels of the features",
+        ATTENTIONS,
     )
     attention_bias: float | None = _setting(
-        None, "initial bias of the attention's batch norm; below 0 the maps start sparse"
+        None, "initial bias of the attention head's batch norm; below 0 the maps start sparse"
     )
-    pool_eps: float = _setting(1e-12, "inside the pooling's signed root (CAL: 1e-6)")
-    epochs: int | None = _setting(None, "passes over the training images")
-    batch_size: int | None = _setting(None, "images a step and process")
-    accumulate: int = _setting(1, "batches whose gradients make one step")
-    seed: int = _setting(0, "of the weights, the order of the images and the views")
+    pool_eps: float = _setting(1e-12, "epsilon of the pooling's signed square root (CAL: 1e-6)")
+    epochs: int | None = _setting(None, "epochs over the training images")
+    batch_size: int | None = _setting(None, "images per step and process")
+    accumulate: int = _setting(1, "batches whose gradients are accumulated into one step")
+    seed: int = _setting(0, "random seed of the weights, the shuffling and the views")
     optimizer: str | None = _setting(None, "sgd (momentum 0.9) or adamw", OPTIMIZERS)
     lr: float | None = _setting(None, "learning rate")
-    classifier_lr_scale: float | None = _setting(
-        None, "factor on the learning rate of the classifier"
-    )
+    classifier_lr_scale: float | None = _setting(None, "factor on the classifier's learning rate")
     weight_decay: float | None = _setting(None, "weight decay")
     schedule: str | None = _setting(None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES)
-    warmup: float | None = _setting(None, "share of the steps over which the rate rises")
-    label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
-    ema: float = _setting(0.0, "decay of averaged weights, which are evaluated; 0: none")
-    beta: float = _setting(0.05, "step of the feature centers")
+    warmup: float | None = _setting(
+        None, "fraction of the steps with linear warm-up of the learning rate"
+    )
+    label_smoothing: float = _setting(0.0, "label smoothing of the cross-entropies")
+    ema: float = _setting(
+        0.0, "decay of the exponential moving average of the weights, which is evaluated; 0: none"
+    )
+    beta: float = _setting(0.05, "update rate of the feature centers")
     center_weight: float = _setting(1.0, "weight of the center loss")
     counterfactual: float = _setting(
-        0.0, "weight of the loss against random maps (CAL, arXiv:2108.08728: 1); 0: none"
+        0.0, "weight of the counterfactual loss (CAL, arXiv:2108.08728: 1); 0: none"
     )
-    joint_views: bool = _setting(False, "the crop and the drop view pass the network as one batch")
-    max_skipped: int = _setting(10, "steps in a row without a finite loss that end the run")
+    joint_views: bool = _setting(
+        False, "pass the crop and the drop view through the network as one batch"
+    )
+    max_skipped: int = _setting(
+        10, "consecutive steps without a finite loss after which the run ends"
+    )
     eval_every: int | None = _setting(None, "epochs between evaluations")
-    refine_threshold: float | None = _setting(None, "share of the mean map's peak that is object")
-    refine_padding: float | None = _setting(None, "padding of the object's box, share of the side")
-    final: str = _setting("probabilities", "what the final score is the mean of", FINAL)
-    tta: bool = _setting(False, "also evaluate several refined views and their mirror images")
-    log_images: int = _setting(4, "images whose views are shown in TensorBoard; 0: none")
-    device: str = _setting("auto", "where to run", DEVICES)
+    refine_threshold: float | None = _setting(
+        None, "threshold of the refined view's box, as a fraction of the mean map's maximum"
+    )
+    refine_padding: float | None = _setting(
+        None, "padding of the refined view's box, as a fraction of the image's side"
+    )
+    final: str = _setting(
+        "probabilities", "average the views' probabilities or their logits", FINAL
+    )
+    tta: bool = _setting(
+        False, "test-time augmentation: several refined views, and all views flipped horizontally"
+    )
+    log_images: int = _setting(4, "images whose views are logged to TensorBoard; 0: none")
+    device: str = _setting("auto", "device to run on", DEVICES)
     precision: str = _setting(
-        "fp32", "of the network; bf16 and fp16 (with a scaled loss) by autocast", PRECISIONS
+        "fp32",
+        "precision of the network; bf16, and fp16 with loss scaling, by autocast",
+        PRECISIONS,
     )
     compile: bool = _setting(False, "compile the network with torch.compile")
     cuda_graph: bool = _setting(
         False,
-        "on a GPU, launch a whole batch's step as one CUDA graph; losses equal but for rounding",
+        "on a GPU, run the training step as one CUDA graph; losses equal up to rounding",
     )
-    sync_batchnorm: bool = _setting(False, "batch norm over the images of all processes")
-    profile: bool = _setting(False, "print where a step's time goes; on a GPU this slows the run")
+    sync_batchnorm: bool = _setting(False, "synchronize batch norm over all processes")
+    profile: bool = _setting(
+        False, "print the time of each phase of a step; slows the run on a GPU"
+    )
     out: str | None = _setting(
         None, "output folder (default: a new numbered folder under runs/)", metavar="DIR"
     )
     save_every: int | None = _setting(
-        None, "steps between checkpoints within an epoch; 0: at its end only"
+        None, "steps between checkpoints within an epoch; 0: only at its end"
     )
-    resume: bool = _setting(False, "go on from last.pt in --out")
+    resume: bool = _setting(False, "resume from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
 
     def resolved(self) -> "Config":
@@ -206,6 +231,7 @@ def from_dict(values: dict, source: str) -> Config:
     checked = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
+        name = RENAMED.get(name, name)
         if name not in fields:
             raise UserError(f"{source}: unknown setting {key!r}")
         checked[name] = _converted(fields[name], value, f"{source}: {key}")

@@ -51,7 +51,7 @@ def check_together(config) -> None:
     if config.data == "synthetic" and config.root is not None:
         raise UserError("--root is for images of your own; --data synthetic needs no folder")
     if config.data != "synthetic" and config.root is None:
-        raise UserError(f"--data {config.data} needs --root, the folder of the data set")
+        raise UserError(f"--data {config.data} needs --root, the folder of the dataset")
     if config.data == "synthetic" and (config.cache is not None or config.decode != "cpu"):
         raise UserError("--cache and --decode are for image files; --data synthetic has none")
     if config.cache is not None and config.decode == "gpu":

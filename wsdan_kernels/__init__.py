@@ -1,5 +1,6 @@
 """Fused operators for WS-DAN (arXiv:1901.09891), attention-guided fine-grained classification."""
 
+# ruff: noqa: F401  (imported to be public here)
 from wsdan_kernels._version import VERSION
 from wsdan_kernels.backends import BackendUnavailableError, available, explain
 from wsdan_kernels.functional import (
@@ -17,21 +18,7 @@ from wsdan_kernels.views import attention_crop, attention_crop_drop, attention_r
 
 __version__ = VERSION
 
-__all__ = [
-    "BackendUnavailableError",
-    "BilinearAttentionPool",
-    "FeatureCenters",
-    "attend_and_pool",
-    "attention_boxes",
-    "attention_crop",
-    "attention_crop_drop",
-    "attention_drop",
-    "attention_refine",
-    "available",
-    "bilinear_attention_pool",
-    "center_loss",
-    "crop_resize",
-    "explain",
-    "sample_attention",
-    "update_centers_",
-]
+# Every function and class imported above.
+__all__ = sorted(
+    name for name, value in vars().items() if callable(value) and not name.startswith("_")
+)

@@ -1,7 +1,7 @@
 """Argument checks of the public functions, and the wording of their errors.
 
-Every error names the function, the argument, the rule and what came: TypeError for a wrong kind of
-value (not a tensor, wrong dtype), ValueError for a wrong one (shape, range, device mix).
+Every error names the function, the argument, the rule and the value given: TypeError for a wrong
+type (not a tensor, wrong dtype), ValueError for a wrong value (shape, range, mixed devices).
 """
 
 import sys
@@ -76,7 +76,7 @@ def choice(op: str, name: str, value: object, allowed: tuple) -> None:
 
 
 def number(op: str, name: str, value: float, low: float, high: float = LARGEST) -> None:
-    """Check that `value` is a real number with low <= value <= high, which infinities are not."""
+    """Check that `value` is a real number with low <= value <= high, infinities excluded."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise wrong_type(op, name, "a number", type(value).__name__)
     if not low <= value <= high:
@@ -89,6 +89,19 @@ def number(op: str, name: str, value: float, low: float, high: float = LARGEST) 
 def flag(op: str, name: str, value: bool) -> None:
     if not isinstance(value, bool):
         raise wrong_type(op, name, "True or False", type(value).__name__)
+
+
+def index_range(op: str, name: str, value: Tensor, size: int) -> None:
+    """Check that the integers of `value` (N,) lie in [0, size).
+
+    Only on the CPU and outside of torch.compile: on a GPU the host would wait for the device.
+    """
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
+        return
+    numbers = value.tolist()
+    low, high = min(numbers), max(numbers)
+    if low < 0 or high >= size:
+        raise wrong_value(op, name, f"in [0, {size})", str(low if low < 0 else high))
 
 
 def image_size(op: str, name: str, value: tuple[int, int]) -> tuple[int, int]:

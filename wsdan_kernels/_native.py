@@ -1,7 +1,7 @@
-"""Loads the C++ and the CUDA library on first use, and keeps the reason where one does not load.
+"""Loads the C++ and the CUDA library on first use, and keeps the reason if one does not load.
 
-Schemas are defined here in Python, in the namespace `wsdan_native`; the libraries only add kernels
-to them, through the libtorch stable ABI, so one build works under every torch from 2.11 on.
+Schemas are defined here, in the namespace `wsdan_native`. The libraries only add kernels, through
+the libtorch stable ABI, so one build works with every torch from 2.11 on.
 """
 
 import functools
@@ -28,17 +28,17 @@ def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
 
     schema: "name(arguments)"; the native operator takes `outputs` tensors to fill after them.
     allocate: called with the same arguments, returns the uninitialised results: a tensor, or a
-    tuple of them. An operator's fake kernel does this, so that both always agree.
+    tuple of them. It is the operator's fake kernel, so that both always agree.
     """
-    name, arguments = schema[:-1].split("(", 1)
+    name, _, arguments = schema.removesuffix(")").partition("(")
     targets = "".join(f", Tensor({chr(97 + i)}!) out{i}" for i in range(outputs))
     _SCHEMAS.define(f"{name}({arguments}{targets}) -> ()")
     operator = getattr(torch.ops.wsdan_native, name)
 
     def run(*values):
-        on_card = any(isinstance(value, torch.Tensor) and value.is_cuda for value in values)
-        # Loads the library, where an exported program calls the op first.
-        reason = failure("cuda" if on_card else "cpu")
+        on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in values)
+        # An exported program calls the op before anything else has loaded the library.
+        reason = failure("cuda" if on_gpu else "cpu")
         if reason is not None:
             raise RuntimeError(f"{name}: {reason}")
         results = allocate(*values)
@@ -52,7 +52,7 @@ def kernel(schema: str, outputs: int, allocate: Callable) -> Callable:
 def failure(name: str) -> str | None:
     """Load the library `_<name>` on first use; None, or one line that says why it cannot be used.
 
-    name: "cpu" or "cuda"; a CUDA library that loads may still find no card.
+    name: "cpu" or "cuda"; a CUDA library that loads may still find no GPU.
     """
     if os.environ.get(DISABLE, "0") not in ("", "0"):
         return f"switched off by {DISABLE}={os.environ[DISABLE]}"
@@ -97,13 +97,13 @@ def mkl_here() -> bool:
 def cuda_archs() -> tuple[str, ...]:
     """What the CUDA library was compiled for, such as ("sm_80", "sm_90", "compute_80").
 
-    Machine code, and the PTX that newer cards translate; needs failure("cuda") to be None.
+    Machine code, and the PTX that newer GPUs translate; needs failure("cuda") to be None.
     """
     return tuple(torch.ops.wsdan_native.cuda_archs().split())
 
 
 def cuda_driver_error() -> str:
-    """Empty, or why the CUDA runtime in the library cannot use a card that torch can.
+    """Empty, or why the CUDA runtime in the library cannot use a GPU that torch can.
 
     An old driver, as a rule; needs failure("cuda") to be None.
     """

@@ -1,4 +1,4 @@
-"""Which backends can run here, which one runs an operator, and why not the others.
+"""Which backends can run here, which one runs an operator, and why the others do not.
 
 A backend is a set of kernels: `reference` (plain PyTorch, everywhere), `cpu` (C++), `triton` and
 `cuda` (C++/CUDA). An operator need not have a kernel in each.
@@ -16,7 +16,7 @@ from wsdan_kernels.ops import KERNELS
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = ("cuda", "triton", "cpu", "reference")
-_OLDEST_TRITON, _OLDEST_CARD = (3, 6), (8, 0)
+_OLDEST_TRITON, _OLDEST_CAPABILITY = (3, 6), (8, 0)
 
 
 class BackendUnavailableError(RuntimeError):
@@ -31,11 +31,15 @@ def available() -> dict[str, str | None]:
 def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str | None:
     """Why `backend` cannot run `op` on such a tensor, or None where it can.
 
-    op: a name of `wsdan_kernels.ops.KERNELS`; backend: one of NAMES; device_type: "cpu", "cuda" ...
+    op: a name of `wsdan_kernels.ops.KERNELS`, else ValueError; backend: one of NAMES; device_type:
+    "cpu", "cuda" ...
     """
     failure = _failure(backend)
     if failure is not None:
         return failure
+    if op not in KERNELS:
+        names = ", ".join(KERNELS)
+        raise ValueError(f"{op!r} must be an operator of wsdan_kernels/ops, one of {names}")
     kernel = KERNELS[op].get(backend)
     if kernel is None:
         return f"no {backend} kernel for {op} in this version"
@@ -72,7 +76,7 @@ resolve._dynamo_marked_constant = True
 
 
 def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """Text: each backend with why it cannot run, then what "auto" takes for each operator and why.
+    """A text: which backends can run, or why not; then what "auto" takes for each operator and why.
 
     device: a device type or device string; dtype: of the operator's first tensor.
     """
@@ -106,39 +110,39 @@ def _failure(backend: str) -> str | None:
     return _triton_failure(_interpreted()) if backend == "triton" else None
 
 
-@functools.cache  # every call of an operator asks, and the packages are read from disk
+@functools.cache  # called for every operator call, and reads package metadata from disk
 def _triton_failure(interpreted: bool) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; `pip install triton`"
     version = importlib.metadata.version("triton")
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TRITON:
         return f"triton {version} is older than {'.'.join(map(str, _OLDEST_TRITON))}"
-    return None if interpreted else _cards_failure()
+    return None if interpreted else _gpu_failure()
 
 
 @functools.cache
 def _cuda_failure() -> str | None:
-    failure = _native.failure("cuda") or _cards_failure()
+    failure = _native.failure("cuda") or _gpu_failure()
     if failure is not None:
         return failure
     error = _native.cuda_driver_error()
     if error:
         return f"the CUDA library cannot use this driver: {error}"
     archs = _native.cuda_archs()
-    for card in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(card)
+    for device in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(device)
         if not _runs_on(archs, major, minor):
             return (
-                f"{torch.cuda.get_device_name(card)} has compute capability {major}.{minor}, the "
+                f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, the "
                 f"CUDA library is for {' '.join(archs)}; build it with WSDAN_CUDA_ARCHS unset"
             )
     return None
 
 
 def _runs_on(archs: tuple[str, ...], major: int, minor: int) -> bool:
-    """Whether a card has machine code among them, or translates their PTX.
+    """Whether a GPU of this compute capability runs one of `archs`.
 
-    Machine code runs on later cards of the same major version, PTX on all later ones.
+    Machine code runs on later GPUs of the same major version, PTX on all later ones.
     """
     for arch in archs:
         kind, _, number = arch.partition("_")
@@ -148,16 +152,16 @@ def _runs_on(archs: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _cards_failure() -> str | None:
-    """Why torch has no NVIDIA GPU, or not only new enough ones."""
+def _gpu_failure() -> str | None:
+    """Why the NVIDIA GPUs cannot be used: there is none, or one is too old."""
     if torch.version.hip is not None:
         return "the kernels are for NVIDIA GPUs, this torch is built for AMD's"
     if not torch.cuda.is_available():
         return "no NVIDIA GPU that torch can use"
-    for card in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_capability(card)
-        if found < _OLDEST_CARD:
-            name, rule = torch.cuda.get_device_name(card), ".".join(map(str, _OLDEST_CARD))
+    for device in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_capability(device)
+        if found < _OLDEST_CAPABILITY:
+            name, rule = torch.cuda.get_device_name(device), ".".join(map(str, _OLDEST_CAPABILITY))
             return f"{name} has compute capability {found[0]}.{found[1]}, {rule} is needed"
     return None
 

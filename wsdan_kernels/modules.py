@@ -1,4 +1,4 @@
-"""nn.Module shells over the operators, for models that are built from modules."""
+"""The operators as modules, for models that are built from modules."""
 
 import torch
 from torch import Tensor, nn

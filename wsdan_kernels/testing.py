@@ -1,14 +1,13 @@
-"""One OpCase for every operator: inputs, shapes, tolerances. Tests and benchmarks draw from it."""
+"""An OpCase or more for every operator: inputs and shapes for the tests and the benchmarks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wsdan_kernels import functional as ops
-from wsdan_kernels import views
+from wsdan_kernels import functional, views
 
 # Largest difference allowed between two backends, relative to the largest value.
 TOLERANCES = {
@@ -19,24 +18,30 @@ TOLERANCES = {
 }
 
 Inputs = dict[str, Tensor]
+Result = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class OpCase:
     """An operator with inputs to call it on.
 
-    name: the case; op: the dispatcher operator it exercises.
-    run: called as run(inputs, backend), returns the result (a tensor or a tuple of tensors).
+    name: the case. op: the dispatcher operator it exercises.
+    call: called as call(**inputs, **options, backend=backend), returns a tensor or a tuple of them.
     make: called as make(shape, dtype, generator), returns the inputs on the CPU.
     shapes: small shapes, odd ones among them. differentiable: names of the inputs with a gradient.
     """
 
     name: str
     op: str
-    run: Callable[[Inputs, str], Tensor | tuple[Tensor, ...]]
+    call: Callable[..., Result]
     make: Callable[[tuple[int, ...], torch.dtype, torch.Generator], Inputs]
     shapes: tuple[tuple[int, ...], ...]
+    options: dict[str, object] = field(default_factory=dict)
     differentiable: tuple[str, ...] = ()
+
+    def run(self, inputs: Inputs, backend: str) -> Result:
+        """The operator's result on these inputs."""
+        return self.call(**inputs, **self.options, backend=backend)
 
     def inputs(
         self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0
@@ -94,11 +99,10 @@ def _pool_case(name: str, make=_pool_inputs, **options) -> OpCase:
     return OpCase(
         name=f"bilinear_attention_pool[{name}]",
         op="bilinear_attention_pool",
-        run=lambda inputs, backend: ops.bilinear_attention_pool(
-            **inputs, **options, backend=backend
-        ),
+        call=functional.bilinear_attention_pool,
         make=make,
         shapes=_POOL_SHAPES,
+        options=options,
         differentiable=("features", "attentions"),
     )
 
@@ -122,14 +126,22 @@ def _attend_inputs(shape, dtype, generator) -> Inputs:
     }
 
 
-def _attend_case(name: str, **options) -> OpCase:
-    def run(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
-        features, weight, vectors = inputs["features"], inputs["weight"], inputs["norm"]
-        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        norm = _Norm(vectors[0], vectors[1], vectors[2], vectors[3].abs() + 0.5)
-        return ops.attend_and_pool(features, weight, norm, **options, backend=backend)
+def _attend(features: Tensor, weight: Tensor, norm: Tensor, **options) -> tuple[Tensor, Tensor]:
+    """norm (4,M): scale, shift, mean, and the variance as a number of any sign."""
+    vectors = norm.to(torch.promote_types(norm.dtype, torch.float32))
+    module = _Norm(vectors[0], vectors[1], vectors[2], vectors[3].abs() + 0.5)
+    return functional.attend_and_pool(features, weight, module, **options)
 
-    return OpCase(f"attend_and_pool[{name}]", "attend_and_pool", run, _attend_inputs, _POOL_SHAPES)
+
+def _attend_case(name: str, **options) -> OpCase:
+    return OpCase(
+        name=f"attend_and_pool[{name}]",
+        op="attend_and_pool",
+        call=_attend,
+        make=_attend_inputs,
+        shapes=_POOL_SHAPES,
+        options=options,
+    )
 
 
 def _sample_inputs(shape, dtype, generator) -> Inputs:
@@ -152,21 +164,29 @@ def _map_inputs(shape, dtype, generator) -> Inputs:
 _MAP_SHAPES = ((2, 5, 4, 24, 17), (1, 1, 1, 1, 1), (3, 7, 7, 13, 29), (2, 9, 1, 5, 31))
 
 
-def _boxes_case(name: str, **options) -> OpCase:
-    def run(inputs: Inputs, backend: str) -> Tensor:
-        size = tuple(inputs["images"].shape[2:])
-        return ops.attention_boxes(inputs["maps"], size, **options, backend=backend)
+def _boxes(maps: Tensor, images: Tensor, **options) -> Tensor:
+    return functional.attention_boxes(maps, tuple(images.shape[2:]), **options)
 
-    return OpCase(f"attention_boxes[{name}]", "attention_boxes", run, _map_inputs, _MAP_SHAPES)
+
+def _boxes_case(name: str, **options) -> OpCase:
+    return OpCase(
+        name=f"attention_boxes[{name}]",
+        op="attention_boxes",
+        call=_boxes,
+        make=_map_inputs,
+        shapes=_MAP_SHAPES,
+        options=options,
+    )
 
 
 def _drop_case(name: str, **options) -> OpCase:
     return OpCase(
         name=f"attention_drop[{name}]",
         op="attention_drop",
-        run=lambda inputs, backend: ops.attention_drop(**inputs, **options, backend=backend),
+        call=functional.attention_drop,
         make=_map_inputs,
         shapes=_MAP_SHAPES,
+        options=options,
         differentiable=("images",),
     )
 
@@ -184,23 +204,23 @@ def _crop_case(name: str, **options) -> OpCase:
     return OpCase(
         name=f"crop_resize[{name}]",
         op="crop_resize",
-        run=lambda inputs, backend: ops.crop_resize(**inputs, **options, backend=backend),
+        call=functional.crop_resize,
         make=_crop_inputs,
         shapes=((2, 11, 9), (1, 1, 1), (3, 13, 4)),
+        options=options,
         differentiable=("images",),
     )
 
 
-def _crop_drop(inputs: Inputs, backend: str) -> tuple[Tensor, Tensor]:
-    maps = inputs["maps"]
-    return views.attention_crop_drop(
-        inputs["images"],
-        maps,
-        maps.flip(1),
-        crop_threshold=0.5,
-        drop_threshold=torch.full((maps.shape[0],), 0.35, device=maps.device),
-        backend=backend,
-    )
+def _crop_drop_inputs(shape, dtype, generator) -> Inputs:
+    made = _map_inputs(shape, dtype, generator)
+    maps = made["maps"]
+    return {
+        "images": made["images"],
+        "crop_maps": maps,
+        "drop_maps": maps.flip(1),
+        "drop_threshold": torch.full((maps.shape[0],), 0.35),
+    }
 
 
 def _center_inputs(shape, dtype, generator) -> Inputs:
@@ -215,16 +235,19 @@ def _center_inputs(shape, dtype, generator) -> Inputs:
 _CENTER_SHAPES = ((5, 3, 8), (1, 1, 1), (4, 7, 33))
 
 
-def _update_case(duplicates: str) -> OpCase:
-    def run(inputs: Inputs, backend: str) -> Tensor:
-        centers = inputs["centers"].clone()
-        ops.update_centers_(
-            centers, inputs["features"], inputs["labels"], duplicates=duplicates, backend=backend
-        )
-        return centers
+def _updated(centers: Tensor, **arguments) -> Tensor:
+    return functional.update_centers_(centers.clone(), **arguments)
 
-    name = f"update_centers_[{duplicates}]"
-    return OpCase(name, "update_centers_", run, _center_inputs, _CENTER_SHAPES)
+
+def _update_case(duplicates: str) -> OpCase:
+    return OpCase(
+        name=f"update_centers_[{duplicates}]",
+        op="update_centers_",
+        call=_updated,
+        make=_center_inputs,
+        shapes=_CENTER_SHAPES,
+        options={"duplicates": duplicates},
+    )
 
 
 CASES: tuple[OpCase, ...] = (
@@ -237,11 +260,11 @@ CASES: tuple[OpCase, ...] = (
     _attend_case("mean"),
     _attend_case("sum,part", reduce="sum", normalize="part", scale=100.0),
     OpCase(
-        "sample_attention",
-        "sample_attention",
-        lambda inputs, backend: ops.sample_attention(**inputs, backend=backend),
-        _sample_inputs,
-        ((3, 5, 4, 4), (1, 1, 1, 1), (2, 7, 1, 9)),
+        name="sample_attention",
+        op="sample_attention",
+        call=functional.sample_attention,
+        make=_sample_inputs,
+        shapes=((3, 5, 4, 4), (1, 1, 1, 1), (2, 7, 1, 9)),
     ),
     _boxes_case("paper", threshold=0.5, padding=0.1),
     _boxes_case("guyuc", threshold=0.3, padding=0.05, rule="guyuc"),
@@ -252,20 +275,21 @@ CASES: tuple[OpCase, ...] = (
     _drop_case("paper", threshold=0.4),
     _drop_case("guyuc", threshold=0.2, rule="guyuc", align_corners=False),
     OpCase(
-        "attention_crop_drop",
-        "attention_crop_drop",
-        _crop_drop,
-        _map_inputs,
-        _MAP_SHAPES,
-        ("images",),
+        name="attention_crop_drop",
+        op="attention_crop_drop",
+        call=views.attention_crop_drop,
+        make=_crop_drop_inputs,
+        shapes=_MAP_SHAPES,
+        options={"crop_threshold": 0.5},
+        differentiable=("images",),
     ),
     OpCase(
-        "center_loss",
-        "center_loss",
-        lambda inputs, backend: ops.center_loss(**inputs, backend=backend),
-        _center_inputs,
-        _CENTER_SHAPES,
-        ("features",),
+        name="center_loss",
+        op="center_loss",
+        call=functional.center_loss,
+        make=_center_inputs,
+        shapes=_CENTER_SHAPES,
+        differentiable=("features",),
     ),
     _update_case("accumulate"),
     _update_case("mean"),

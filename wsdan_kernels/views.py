@@ -1,7 +1,7 @@
-"""The attention-guided views of an image: crop, drop, both, and the refined view of test time.
+"""The attention-guided views of an image: crop, drop, both at once, and the refined view.
 
-They compose the operators of `wsdan_kernels.functional`; crop and drop together have an op of their
-own, which reads the images once.
+They are made of the operators of `wsdan_kernels.functional`. Crop and drop together are one op,
+which reads the images once.
 """
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from wsdan_kernels import _checks as check
 from wsdan_kernels import ops
 from wsdan_kernels.backends import resolve
-from wsdan_kernels.functional import attention_boxes, check_drop, crop_resize
+from wsdan_kernels.functional.attending import attention_boxes, check_drop, crop_resize
 
 
 def attention_crop(
@@ -33,7 +33,7 @@ def attention_crop(
         views (B,C,H,W) of the images' dtype, and boxes (B,4) int32, x1 y1 x2 y2, half-open.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     check.tensor("attention_crop", "images", images, "B C H W", check.IMAGES)
     boxes = attention_boxes(
@@ -71,7 +71,7 @@ def attention_crop_drop(
         crops and drops, each (B,C,H,W) of the images' dtype.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "attention_crop_drop"
     options = {"rule": rule, "align_corners": align_corners}
@@ -115,7 +115,7 @@ def attention_refine(
         views (B,C,H,W) of the images' dtype, and boxes (B,4) int32, x1 y1 x2 y2, half-open.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     check.tensor("attention_refine", "attentions", attentions, "B M h w")
     check.not_empty("attention_refine", "attentions", attentions, (1, 2, 3))

@@ -139,7 +139,7 @@ def input_sets(size: int, device: str) -> int:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of one large copy on the card."""
+    """Bytes a second, read and written, of one large copy on the GPU."""
     source = torch.rand(COPY_BYTES // 4, device=NAME)
     target = torch.empty_like(source)
     watch = Stopwatch(lambda: target.copy_(source))

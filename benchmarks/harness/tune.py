@@ -1,4 +1,4 @@
-"""Times other tiles for the Triton kernels on this card: python -m benchmarks.harness.tune.
+"""Times other tiles for the Triton kernels on this GPU: python -m benchmarks.harness.tune.
 
 For each entry of wsdan_kernels/_triton/_tuning.TILES: a handful of tiles around the shipped one, at
 the paper's shape, and the line to paste where another is faster. Nothing calls this by itself.
@@ -39,11 +39,11 @@ def candidates(own: Tile) -> list[Tile]:
 
 @contextlib.contextmanager
 def tried(kernel: str, size: int, place: int, tile: Tile) -> Iterator[None]:
-    """In the body every card takes this tile for at most FEW_MAPS maps (place 0), or more (1)."""
+    """In the body every GPU takes this tile for at most FEW_MAPS maps (place 0), or more (1)."""
     before = tuning.TILES[kernel, size]
     tuning.TILES[kernel, size] = {
-        card: tuple(tile if i == place else other for i, other in enumerate(tiles))
-        for card, tiles in before.items()
+        capability: tuple(tile if i == place else other for i, other in enumerate(tiles))
+        for capability, tiles in before.items()
     }
     try:
         yield
@@ -65,7 +65,7 @@ def call_of(kernel: str, size: int, maps: int, batch: int) -> Callable[[], objec
 
 
 def seconds(call: Callable[[], run.Result], truth: run.Result, size: int) -> float | None:
-    """Of one call, or None where the card does not take the tile. truth: the shipped tile's result.
+    """Of one call, or None where the GPU does not take the tile. truth: the shipped tile's result.
 
     AssertionError where the tile changes the result by more than the dtype's tolerance.
     """
@@ -100,7 +100,7 @@ def main() -> int:
     capability = 10 * major + minor
     lines = []
     for kernel, size in list(tuning.TILES):
-        newest = max(card for card in tuning.TILES[kernel, size] if card <= capability)
+        newest = max(known for known in tuning.TILES[kernel, size] if known <= capability)
         best = list(tuning.TILES[kernel, size][newest])
         for place, own in enumerate(best):
             call = call_of(kernel, size, MAPS[place], options.batch)

@@ -42,14 +42,14 @@ const T* stretch_of(At at, const S* row, int64_t i, int64_t count, T* buffer) {
     if constexpr (std::is_same_v<S, T>) {
         return row + i;
     } else {
-        convert_row(at, row + i, 1, buffer, count);
+        convert_row(at, row + i, buffer, count);
         return buffer;
     }
 }
 
 // 1 / max(||center||, 1e-12)
 template <typename At, typename S, typename T>
-T inverse_norm(At at, const S* center, int64_t dim, T) {
+T inverse_norm(At at, const S* center, int64_t dim, T /*type*/) {
     alignas(64) T buffer[kStretch];
     const double squares = sum_of_stretches(dim, [&](int64_t i, int64_t count) {
         const T* values = stretch_of(at, center, i, count, buffer);
@@ -124,7 +124,7 @@ struct Group {
 // the rows that it read for the loss.
 std::vector<Group> groups_of(const int64_t* label, std::vector<int64_t>& order) {
     const int64_t batch = static_cast<int64_t>(order.size());
-    std::iota(order.begin(), order.end(), 0);
+    std::iota(order.begin(), order.end(), int64_t{0});
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
         return label[a] < label[b];
     });
@@ -176,13 +176,13 @@ void update_centers_(
                 alignas(64) T buffer[kStretch], center[kStretch], sum[kStretch];
                 const Group group = groups[task / parts];
                 const T inverse = inverses[task / parts];
-                const int64_t begin = task % parts * share, end = std::min(dim, begin + share);
+                const int64_t begin = (task % parts) * share, end = std::min(dim, begin + share);
                 const int64_t divide = duplicates == "mean" ? group.end - group.begin : 1;
                 const T step = static_cast<T>(beta / static_cast<double>(divide));
                 S* target = center_data + label[order[group.begin]] * dim;
                 for (int64_t i = begin; i < end; i += kStretch) {
                     const int64_t count = std::min(kStretch, end - i);
-                    convert_row(at, target + i, 1, center, count);
+                    convert_row(at, target + i, center, count);
                     std::fill(sum, sum + count, T(0));
                     for (int64_t n = group.begin; n < group.end; ++n) {
                         const S* feature = feature_data + order[n] * dim;
@@ -192,7 +192,7 @@ void update_centers_(
                     }
                     for (int64_t j = 0; j < count; ++j)
                         center[j] += step * sum[j];
-                    convert_row(at, center, 1, target + i, count);
+                    convert_row(at, center, target + i, count);
                 }
             });
         });

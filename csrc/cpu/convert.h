@@ -65,36 +65,32 @@ __attribute__((target("avx"))) inline void stream_copy(const void* from, void* t
 }
 #endif
 
-// to[i] = from[i * stride], i < count
+// to[i] = from[i], i < count
 template <typename At, typename From, typename To>
-void convert_row(At, const From* from, int64_t stride, To* to, int64_t count) {
+void convert_row(At /*at*/, const From* from, To* to, int64_t count) {
     if constexpr (std::is_same_v<From, To>) {
-        if (stride == 1) {
-            std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(To));
-            return;
-        }
+        std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(To));
+        return;
     }
     int64_t i = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
     if constexpr (At::value != Level::baseline) {
         if constexpr (std::is_same_v<From, Half> && std::is_same_v<To, float>) {
-            if (stride == 1)
-                i = widen_halves(from, to, count);
+            i = widen_halves(from, to, count);
         } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, Half>) {
-            if (stride == 1)
-                i = narrow_to_halves(from, to, count);
+            i = narrow_to_halves(from, to, count);
         }
     }
 #endif
     for (; i < count; ++i)
         if constexpr (std::is_same_v<To, uint8_t> && !std::is_same_v<From, uint8_t>)
-            to[i] = byte_of(from[i * stride]);
+            to[i] = byte_of(from[i]);
         else
-            to[i] = static_cast<To>(from[i * stride]);
+            to[i] = static_cast<To>(from[i]);
 }
 
-// The same for a dense row; with `stream` past the cache, where the types are the same. A task that
-// streams ends with end_streams.
+// The same; with `stream` past the cache, where the types are the same. A task that streams ends
+// with end_streams.
 template <typename At, typename From, typename To>
 void store_row(At at, const From* from, To* to, int64_t count, bool stream) {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -103,7 +99,7 @@ void store_row(At at, const From* from, To* to, int64_t count, bool stream) {
             return stream_copy(from, to, count * static_cast<int64_t>(sizeof(To)));
     }
 #endif
-    convert_row(at, from, 1, to, count);
+    convert_row(at, from, to, count);
 }
 
 inline void end_streams() {

@@ -47,11 +47,11 @@ void run_apart(AtLevel<Level::baseline> at, const Body& body) {
 }
 #if defined(__x86_64__) && defined(__GNUC__)
 template <typename Body>
-void run_apart(AtLevel<Level::avx2>, const Body& body) {
+void run_apart(AtLevel<Level::avx2> /*at*/, const Body& body) {
     run_avx2(body);
 }
 template <typename Body>
-void run_apart(AtLevel<Level::avx512>, const Body& body) {
+void run_apart(AtLevel<Level::avx512> /*at*/, const Body& body) {
     run_avx512(body);
 }
 #endif

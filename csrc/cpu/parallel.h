@@ -14,7 +14,7 @@ template <typename Body>
 void for_each_task(int64_t tasks, int64_t cost, const Body& body) {
     constexpr int64_t kWorthAThread = 32768;
     const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, cost));
-    torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(/*begin=*/0, tasks, grain, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task)
             body(task);
     });

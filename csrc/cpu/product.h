@@ -1,8 +1,9 @@
 // Small matrix products, register-blocked: a few rows by one panel are accumulated in registers,
 // each element of the left matrix broadcast against a row of the panel.
 //
-// Include it in a file that allows contraction (see bilinear_attention_pool.cpp). An output is one
-// chain of sums for each call, in the order of the depth, so its bits do not depend on the threads.
+// Include it in a file that allows contraction (see pooling/bilinear_attention_pool.cpp). An output
+// is one chain of sums for each call, in the order of the depth, so its bits do not depend on the
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +23,7 @@ template <typename At, typename T>
 constexpr int64_t kPanel = 2 * At::template lanes<T>;
 
 template <typename At, typename T>
-int64_t panels_of(At, int64_t columns) {
+int64_t panels_of(At /*at*/, int64_t columns) {
     return (columns + kPanel<At, T> - 1) / kPanel<At, T>;
 }
 
@@ -75,7 +76,7 @@ void multiply_block(
     }
 #pragma GCC unroll 1
     for (const int64_t last = std::min(p.depth, r + lines); r < last; ++r, fetch += 64) {
-        __builtin_prefetch(fetch, 0, 2);
+        __builtin_prefetch(fetch, /*write=*/0, /*locality=*/2);
         step(r);
     }
     for (; r < p.depth; ++r)
@@ -105,13 +106,13 @@ void multiply_rows(
 
 template <typename At, typename T>
 void multiply(At at, const Product<T>& p) {
-    run_apart(at, [&p](auto) {
+    run_apart(at, [&p](auto /*at*/) {
         constexpr int lanes = At::template lanes<T>;
         constexpr int rows = At::rows;
         if (p.columns <= lanes) {  // one vector: twice the rows hide the latency of the sums
             for (int64_t i = 0; i < p.rows; i += 2 * rows)
                 multiply_rows<T, lanes, 2 * rows, 1>(
-                    p, i, std::min<int64_t>(p.rows - i, 2 * rows), 0, p.ahead
+                    p, i, std::min<int64_t>(p.rows - i, 2 * rows), /*panel=*/0, p.ahead
                 );
             return;
         }

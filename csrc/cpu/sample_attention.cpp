@@ -28,7 +28,7 @@ void mass_weights(At at, const S* maps, int64_t count, int64_t positions, double
     const Scratch<float> map(positions);
     bool usable = false;
     for (int64_t m = 0; m < count; ++m) {
-        convert_row(at, maps + m * positions, 1, map.data(), positions);
+        convert_row(at, maps + m * positions, map.data(), positions);
         const float sum = ordered_sum<float>(positions, [&](int64_t k) { return map[k]; });
         const double mass = sum / static_cast<float>(positions);
         weights[m] = std::isfinite(mass) && mass > 0 ? std::sqrt(mass) : 0.0;
@@ -54,7 +54,7 @@ void sample_attention(
     const double* number = data_of<const double>(numbers);
     int64_t* pick = data_of<int64_t>(picks);
     const bool by_mass = weighting == "sqrt_mass";
-    with_types(maps.scalar_type(), "sample_attention", [&](auto stored, auto) {
+    with_types(maps.scalar_type(), "sample_attention", [&](auto stored, auto /*computed*/) {
         using S = decltype(stored);
         const S* map_data = data_of<const S>(maps);
         for_each_task(maps.size(0), by_mass ? count * positions : count, [&](int64_t b) {

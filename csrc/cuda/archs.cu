@@ -16,10 +16,11 @@ std::string archs() {
     return WSDAN_TEXT_OF(WSDAN_CUDA_ARCHS);
 }
 
-// Empty, or why the runtime cannot reach the first card.
+// Empty, or why the runtime cannot reach the first GPU.
 std::string driver_error() {
     int major = 0;
-    const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    const cudaError_t error =
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, /*device=*/0);
     if (error == cudaSuccess)
         return "";
     cudaGetLastError();  // else the next launch would report it as its own

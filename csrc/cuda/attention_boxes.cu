@@ -1,7 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "attention_boxes.cuh"
-#include "map_launch.h"
+#include "launch/map_launch.h"
 
 namespace wsdan {
 namespace {

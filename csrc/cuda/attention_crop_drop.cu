@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "attention_crop_drop.cuh"
-#include "cut_maps.h"
-#include "views.h"
+#include "launch/cut_maps.h"
+#include "launch/views.h"
 
 namespace wsdan {
 namespace {
@@ -15,7 +15,7 @@ void attention_crop_drop(
     constexpr const char* op = "attention_crop_drop";
     check_batches(images, maps, thresholds, op);
     if (maps.scalar_type() == ScalarType::Double) {  // rare: not worth kernels of its own
-        crop_resize(images, boxes, images.size(2), images.size(3), true, crops);
+        crop_resize(images, boxes, images.size(2), images.size(3), /*align_corners=*/true, crops);
         attention_drop(images, maps, thresholds, rule, align_corners, drops);
         return;
     }
@@ -41,9 +41,9 @@ void attention_crop_drop(
             const int drop_blocks = blocks_for(drop_shares, kViewThreads);
             launch(
                 attention_crop_drop_kernel<S, W, count>,
-                batch * (drop_blocks + int64_t{crop_blocks} * crop.planes), kViewThreads, 0, from,
-                data_of<const int32_t>(corners), cuts.get(), geometry, crop, drop, crop_shares,
-                drop_shares, crop_blocks, drop_blocks
+                batch * (drop_blocks + int64_t{crop_blocks} * crop.planes), kViewThreads,
+                /*shared=*/0, from, data_of<const int32_t>(corners), cuts.get(), geometry, crop,
+                drop, crop_shares, drop_shares, crop_blocks, drop_blocks
             );
         });
     });

@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kViewThreads) attention_crop_drop_kernel(
     if (index >= crop_shares.size())
         return;
     CropShare<S, count> crop(
-        images, crops, box_inside(boxes + 4 * b, images.height, images.width), true, b,
-        block / crop_blocks, crop_shares.at(static_cast<int>(index))
+        images, crops, box_inside(boxes + 4 * b, images.height, images.width),
+        /*align_corners=*/true, b, block / crop_blocks, crop_shares.at(static_cast<int>(index))
     );
     crop.make();
 }

@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "attention_drop.cuh"
-#include "cut_maps.h"
-#include "views.h"
+#include "launch/cut_maps.h"
+#include "launch/views.h"
 
 namespace wsdan {
 
@@ -29,8 +29,8 @@ void attention_drop(
                 const Shares shares = shares_of(to, x.size(0), count, multiprocessors);
                 const int blocks = blocks_for(shares, kViewThreads);
                 launch(
-                    attention_drop_kernel<W, T, count>, x.size(0) * blocks, kViewThreads, 0, from,
-                    to, cuts.get(), geometry, shares, blocks
+                    attention_drop_kernel<W, T, count>, x.size(0) * blocks, kViewThreads,
+                    /*shared=*/0, from, to, cuts.get(), geometry, shares, blocks
                 );
             });
         });

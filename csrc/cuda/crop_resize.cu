@@ -4,14 +4,15 @@
 
 #include "crop_resize.cuh"
 #include "crop_resize_backward.cuh"
-#include "launch.h"
-#include "types.h"
-#include "views.h"
+#include "launch/launch.h"
+#include "launch/types.h"
+#include "launch/views.h"
 
 namespace wsdan {
 
 void crop_resize(
-    const Tensor& images, const Tensor& boxes, int64_t, int64_t, bool align_corners, Tensor crops
+    const Tensor& images, const Tensor& boxes, int64_t /*height*/, int64_t /*width*/,
+    bool align_corners, Tensor crops
 ) {
     constexpr const char* op = "crop_resize";
     const Launcher launch(op, images);
@@ -27,7 +28,7 @@ void crop_resize(
             const Shares shares = shares_of(to, planes, count, multiprocessors);
             const int blocks = blocks_for(shares, kViewThreads);
             launch(
-                crop_resize_kernel<S, count>, planes * blocks, kViewThreads, 0, from,
+                crop_resize_kernel<S, count>, planes * blocks, kViewThreads, /*shared=*/0, from,
                 data_of<const int32_t>(corners), align_corners, to, shares, blocks
             );
         });
@@ -38,8 +39,8 @@ namespace {
 
 // grad_crops (B,C,S,T), boxes (B,4) int32 -> grad_images (B,C,H,W).
 void crop_resize_backward(
-    const Tensor& grad_crops, const Tensor& boxes, int64_t, int64_t, bool align_corners,
-    Tensor grad_images
+    const Tensor& grad_crops, const Tensor& boxes, int64_t /*height*/, int64_t /*width*/,
+    bool align_corners, Tensor grad_images
 ) {
     constexpr const char* op = "crop_resize_backward";
     const Launcher launch(op, grad_crops);

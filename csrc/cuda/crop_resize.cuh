@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kViewThreads) crop_resize_kernel(
     const int64_t index = int64_t{blockIdx.x % blocks} * kViewThreads + threadIdx.x;
     if (index >= shares.size())
         return;
-    const int plane = blockIdx.x / blocks % images.planes;
+    const int plane = (blockIdx.x / blocks) % images.planes;
     const int64_t b = blockIdx.x / blocks / images.planes;
     CropShare<S, count> crop(
         images, crops, box_inside(boxes + 4 * b, images.height, images.width), align_corners, b,

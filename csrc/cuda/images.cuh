@@ -45,7 +45,7 @@ struct Shares {
     __device__ Share at(int index) const {
         const int chunks = row_size / count;
         const int top = index / chunks * strip;
-        return {index % chunks * count, top, top + strip < rows ? top + strip : rows};
+        return {(index % chunks) * count, top, top + strip < rows ? top + strip : rows};
     }
 };
 

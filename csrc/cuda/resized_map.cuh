@@ -2,7 +2,7 @@
 // its peak (arXiv:1901.09891 section 3.2: T = threshold * peak), cell by cell, and skips the cells
 // that cannot reach what is looked for.
 //
-// Rounding is that of csrc/cpu/resized_map.h: horizontal first.
+// Rounding is that of csrc/cpu/views/resized_map.h: horizontal first.
 #pragma once
 
 #include "../common/bilinear.h"
@@ -94,7 +94,7 @@ __device__ void look_through(const ResizedMap<T>& map, T floor, Visitor& visitor
     const Axis<T, int>&rows = map.geometry.rows, &columns = map.geometry.columns;
     const int strips = (columns.out + kWarp - 1) / kWarp, warps = blockDim.x / kWarp;
     for (int unit = threadIdx.x / kWarp; unit < strips * rows.in; unit += warps) {
-        const int r = unit / strips, x = unit % strips * kWarp + threadIdx.x % kWarp;
+        const int r = unit / strips, x = (unit % strips) * kWarp + threadIdx.x % kWarp;
         const int begin = map.bands[r], end = map.bands[r + 1];
         if (begin == end || x >= columns.out || !visitor.wants(x, begin, end))
             continue;

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels for every card that they are built for; none needs to be here.
+"""What nvcc made of the CUDA kernels for each GPU they are built for; none needs to be present.
 
 python tests/gpu/cuda_report.py [--capability 90 ...] [--only TEXT] [--json FILE] prints a table:
 registers, spills, shared memory, occupancy, widest loads and stores. It reads the objects that
@@ -35,8 +35,9 @@ SIZES = """
 #include <cstdio>
 template <typename T>
 int map_bytes() {
-    const wsdan::MapGeometry<T> paper{{26, 448, true}, {26, 448, true}, wsdan::BoxRule::paper};
-    return static_cast<int>(wsdan::map_shared_bytes<T>(paper, true));
+    const wsdan::Axis<T, int> axis(26, 448, /*align_corners=*/true);
+    const wsdan::MapGeometry<T> paper{axis, axis, wsdan::BoxRule::paper};
+    return static_cast<int>(wsdan::map_shared_bytes<T>(paper, /*values_in_shared=*/true));
 }
 int main() {
     std::printf("{\\"float\\": %d, \\"double\\": %d, \\"sums\\": %d}", map_bytes<float>(),

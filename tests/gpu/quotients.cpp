@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <random>
 
-#include "../csrc/common/bilinear.h"
+#include "../../csrc/common/bilinear.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-"""What the CUDA kernels become on each card: spills, registers, shared memory, wide accesses."""
+"""What the CUDA kernels become on each GPU: spills, registers, shared memory, wide accesses."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def report(tmp_path_factory, root):
 
 @pytest.fixture(params=cuda_build.ARCHS)
 def compiled(request, report):
-    """The rows of one card."""
+    """The rows of one GPU."""
     rows = [row for row in report if row["capability"] == request.param]
     if not rows and "WSDAN_CUDA_REPORT" not in os.environ:
         nvcc = cuda_build.usable_nvcc(os.environ)
@@ -57,7 +57,7 @@ def compiled(request, report):
 
 def test_every_kernel_is_compiled(compiled, root):
     named = set()
-    for path in (root / "csrc" / "cuda").glob("*.cu*"):
+    for path in (root / "csrc" / "cuda").rglob("*.cu*"):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"__global__ void (?:__launch_bounds__\(.*\) )?(\w+)\(", text)
         assert len(found) == text.count("__global__"), path

@@ -151,7 +151,7 @@ def test_where_nothing_was_pooled_the_gradient_is_zero():
 
 
 def pooled_in_parts(monkeypatch, multiprocessors):
-    """The pooling of one input on a card with so many multiprocessors, and how often it splits."""
+    """The pooling of one input on a GPU with so many multiprocessors, and how often it splits."""
     counts = []
     split = tuning.splits
 

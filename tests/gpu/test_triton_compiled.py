@@ -1,4 +1,4 @@
-"""What the Triton kernels become on each card, compiled here in every shipped configuration."""
+"""What the Triton kernels become on each GPU, compiled here in every shipped configuration."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ def report(tmp_path_factory, root):
 
 @pytest.fixture(params=CAPABILITIES)
 def compiled(request, report):
-    """The rows of one card."""
+    """The rows of one GPU."""
     rows = [row for row in report if row["capability"] == request.param]
     assert rows
     return rows
@@ -93,7 +93,7 @@ def test_every_shipped_tile_is_compiled(compiled):
 
     capability = compiled[0]["capability"]
     used = {tuple(row["tile"]) for row in compiled if row["tile"]}
-    for (kernel, size), by_card in tuning.TILES.items():
-        card = max(card for card in by_card if card <= capability)
-        for tile in by_card[card]:
+    for (kernel, size), by_capability in tuning.TILES.items():
+        newest = max(known for known in by_capability if known <= capability)
+        for tile in by_capability[newest]:
             assert (tile.channels, tile.positions) in used, (kernel, size, tile)

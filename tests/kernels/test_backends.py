@@ -47,6 +47,15 @@ def test_every_op_has_a_reference_kernel_that_takes_everything():
                 assert backends.why_not(op, "reference", device, dtype) is None
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference", "triton"])
+def test_an_operator_that_is_not_in_the_table_is_named(backend):
+    rule = "'attention_swap' must be an operator of wsdan_kernels/ops, one of .*crop_resize"
+    with pytest.raises(ValueError, match=rule):
+        backends.resolve("attention_swap", backend, "cpu", torch.float32)
+    with pytest.raises(ValueError, match=rule):
+        backends.why_not("attention_swap", "cpu", "cpu", torch.float32)
+
+
 def test_explain_names_every_backend_and_op():
     text = wk.explain()
     for name in backends.NAMES:
@@ -75,8 +84,8 @@ def other_machine(monkeypatch):
     forget()
 
 
-class Card:
-    """Stands for torch.cuda where a card is to be there that is not."""
+class FakeCuda:
+    """Stands for torch.cuda with one GPU of this compute capability, or with none."""
 
     def __init__(self, *capability):
         self.capability = capability
@@ -87,20 +96,20 @@ class Card:
     def device_count(self):
         return 1
 
-    def get_device_capability(self, card):
+    def get_device_capability(self, device):
         return self.capability
 
-    def get_device_name(self, card):
-        return "a card"
+    def get_device_name(self, device):
+        return "a GPU"
 
 
 def test_triton_says_why_it_cannot_run(other_machine):
-    other_machine(torch, "cuda", Card())
+    other_machine(torch, "cuda", FakeCuda())
     assert backends.available()["triton"] == "no NVIDIA GPU that torch can use"
     with pytest.raises(wk.BackendUnavailableError, match="'triton' cannot run: no NVIDIA GPU"):
         wk.bilinear_attention_pool(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), backend="triton")
-    other_machine(torch, "cuda", Card(7, 5))
-    reason = "a card has compute capability 7.5, 8.0 is needed"
+    other_machine(torch, "cuda", FakeCuda(7, 5))
+    reason = "a GPU has compute capability 7.5, 8.0 is needed"
     assert backends.available()["triton"] == reason
     assert backends.resolve("center_loss", "auto", "cuda", torch.float32) == "reference"
     other_machine(torch.version, "hip", "6.0")
@@ -111,8 +120,8 @@ def test_triton_says_why_it_cannot_run(other_machine):
     assert backends.available()["triton"] == "triton is not installed; `pip install triton`"
 
 
-def test_triton_takes_what_a_newer_card_offers(other_machine):
-    other_machine(torch, "cuda", Card(9, 0))
+def test_triton_takes_what_a_newer_gpu_offers(other_machine):
+    other_machine(torch, "cuda", FakeCuda(9, 0))
     for op in ("bilinear_attention_pool", "attend_and_pool", "center_loss", "sample_attention"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             assert backends.resolve(op, "auto", "cuda", dtype) == "triton"
@@ -132,19 +141,19 @@ def put_library(other_machine, *archs, failure=None, driver_error=""):
 
 
 def test_cuda_says_why_it_cannot_run(other_machine):
-    other_machine(torch, "cuda", Card())
+    other_machine(torch, "cuda", FakeCuda())
     put_library(other_machine, "sm_90", "compute_90")
     assert backends.available()["cuda"] == "no NVIDIA GPU that torch can use"
     text = "cuda: cannot run: no NVIDIA GPU that torch can use (compiled for sm_90 compute_90)"
     assert text in wk.explain()
-    other_machine(torch, "cuda", Card(7, 5))
-    assert backends.available()["cuda"] == "a card has compute capability 7.5, 8.0 is needed"
-    other_machine(torch, "cuda", Card(8, 6))
+    other_machine(torch, "cuda", FakeCuda(7, 5))
+    assert backends.available()["cuda"] == "a GPU has compute capability 7.5, 8.0 is needed"
+    other_machine(torch, "cuda", FakeCuda(8, 6))
     assert backends.available()["cuda"] == (
-        "a card has compute capability 8.6, the CUDA library is for sm_90 compute_90; "
+        "a GPU has compute capability 8.6, the CUDA library is for sm_90 compute_90; "
         "build it with WSDAN_CUDA_ARCHS unset"
     )
-    other_machine(torch, "cuda", Card(9, 0))
+    other_machine(torch, "cuda", FakeCuda(9, 0))
     assert backends.available()["cuda"] is None
     assert "cuda: can run (compiled for sm_90 compute_90)" in wk.explain()
     put_library(other_machine, "sm_90", driver_error="CUDA driver version is insufficient")
@@ -155,7 +164,7 @@ def test_cuda_says_why_it_cannot_run(other_machine):
 
 
 def test_a_cuda_tensor_without_the_cuda_library(other_machine):
-    other_machine(torch, "cuda", Card(9, 0))
+    other_machine(torch, "cuda", FakeCuda(9, 0))
     put_library(other_machine, failure="the CUDA library was not built")
     for op in ("attention_boxes", "crop_resize", "attention_drop", "attention_crop_drop"):
         assert backends.resolve(op, "auto", "cuda", torch.float32) == "reference"
@@ -171,7 +180,7 @@ def test_a_cuda_tensor_without_the_cuda_library(other_machine):
 
 
 @pytest.mark.parametrize(
-    ("archs", "card", "runs"),
+    ("archs", "capability", "runs"),
     [
         ("sm_80 compute_80", (8, 0), True),
         ("sm_80 compute_80", (8, 9), True),
@@ -184,8 +193,8 @@ def test_a_cuda_tensor_without_the_cuda_library(other_machine):
         ("sm_120", (10, 0), False),
     ],
 )
-def test_the_cards_that_machine_code_and_ptx_run_on(archs, card, runs):
-    assert backends._runs_on(tuple(archs.split()), *card) is runs
+def test_the_gpus_that_machine_code_and_ptx_run_on(archs, capability, runs):
+    assert backends._runs_on(tuple(archs.split()), *capability) is runs
 
 
 def test_a_torch_without_cuda_asks_for_no_cuda_library(monkeypatch):
@@ -193,7 +202,7 @@ def test_a_torch_without_cuda_asks_for_no_cuda_library(monkeypatch):
     assert _native.failure.__wrapped__("cuda") == "this torch is built without CUDA"
 
 
-def test_the_cuda_library_loads_without_a_card():
+def test_the_cuda_library_loads_without_a_gpu():
     reason = _native.failure("cuda")
     if reason is not None:
         pytest.skip(f"{reason} (CI builds it)")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import wsdan_kernels as wk
 from wsdan_kernels import backends
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.reference.attention_boxes import resize_maps
 
 BOX_BACKENDS = [
@@ -119,7 +120,7 @@ def test_boxes_differ_from_the_reference_only_within_rounding(
     maps = random(*shape, seed=seed).relu().to(dtype)
     options = {"padding": padding, "rule": rule, "align_corners": align_corners}
     found = wk.attention_boxes(maps, size, threshold=THRESHOLDS, backend=backend, **options)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = accumulation_dtype(dtype)
     thresholds = torch.tensor(THRESHOLDS, dtype=wide).expand(shape[0], len(THRESHOLDS))
     parity.check_boxes(found, maps, thresholds, *size, padding, rule, align_corners)
 

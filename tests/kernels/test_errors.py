@@ -14,6 +14,8 @@ BOXES = torch.tensor([[0, 0, 4, 4]] * 2)
 POOLED = torch.ones(2, 6)
 CENTERS = torch.ones(3, 6)
 LABELS = torch.tensor([0, 1])
+WEIGHT = torch.ones(5, 3, 1, 1)
+NORM = torch.nn.BatchNorm2d(5)
 META = torch.device("meta")
 
 
@@ -37,6 +39,23 @@ def drop(images=IMAGES, maps=MAPS, threshold=0.5, **options):
     return wk.attention_drop(images, maps, threshold=threshold, **options)
 
 
+def crop_drop(
+    images=IMAGES, crop_maps=MAPS, drop_maps=MAPS, crop_threshold=0.5, drop_threshold=0.3, **options
+):
+    return wk.attention_crop_drop(
+        images,
+        crop_maps,
+        drop_maps,
+        crop_threshold=crop_threshold,
+        drop_threshold=drop_threshold,
+        **options,
+    )
+
+
+def attend(features=F, weight=WEIGHT, norm=NORM, **options):
+    return wk.attend_and_pool(features, weight, norm, **options)
+
+
 def loss(features=POOLED, centers=CENTERS, labels=LABELS):
     return wk.center_loss(features, centers, labels)
 
@@ -45,6 +64,17 @@ def update(features=POOLED, centers=CENTERS, labels=LABELS, **options):
     return wk.update_centers_(centers.clone(), features, labels, **options)
 
 
+OPERATORS = {
+    pool: "bilinear_attention_pool",
+    attend: "attend_and_pool",
+    sample: "sample_attention",
+    boxes: "attention_boxes",
+    crop: "crop_resize",
+    drop: "attention_drop",
+    crop_drop: "attention_crop_drop",
+    loss: "center_loss",
+    update: "update_centers_",
+}
 MISTAKES = [
     (pool, {"features": [1.0]}, TypeError, "features must be a torch.Tensor, but got list"),
     (pool, {"features": F.to_sparse()}, TypeError, "features must be a dense"),
@@ -80,6 +110,17 @@ MISTAKES = [
     (pool, {"groups": 0}, ValueError, "groups must be finite and >= 1"),
     (pool, {"groups": 5, "normalize": None}, ValueError, "groups must be .*normalize"),
     (pool, {"backend": "gpu"}, ValueError, "backend must be one of 'auto', 'reference'.*got 'gpu'"),
+    (attend, {"features": F[0]}, ValueError, r"features must be of shape \(B, C, h, w\)"),
+    (attend, {"weight": WEIGHT[:, :2]}, ValueError, r"weight must be of 3 columns.*\(5, 2\)"),
+    (attend, {"weight": WEIGHT[:0]}, ValueError, "weight must be non-empty along axis 0"),
+    (attend, {"weight": WEIGHT.to(META)}, ValueError, "weight must be on the device of features"),
+    (
+        attend,
+        {"norm": torch.nn.BatchNorm2d(4)},
+        ValueError,
+        r"norm must be a BatchNorm2d\(5\), affine and with running statistics",
+    ),
+    (attend, {"reduce": "max"}, ValueError, "reduce must be one of 'mean', 'sum', but got 'max'"),
     (sample, {"attentions": MAPS}, ValueError, r"attentions must be of shape \(B, M, h, w\)"),
     (sample, {"num_samples": 0}, ValueError, "num_samples must be .*got 0"),
     (sample, {"weighting": "mass"}, ValueError, "weighting must be one of 'sqrt_mass', 'uniform'"),
@@ -116,6 +157,11 @@ MISTAKES = [
     (drop, {"maps": MAPS[:1]}, ValueError, "maps must be of the batch size of images"),
     (drop, {"maps": MAPS.to(META)}, ValueError, "maps must be on the device of images"),
     (drop, {"threshold": (0.1, 0.2)}, ValueError, "threshold must be one number per image"),
+    (crop_drop, {"images": IMAGES.int()}, TypeError, "images must be of dtype .*uint8"),
+    (crop_drop, {"drop_maps": A}, ValueError, r"drop_maps must be of shape \(B, h, w\)"),
+    (crop_drop, {"crop_maps": MAPS[:1]}, ValueError, "crop_maps must be of the batch size"),
+    (crop_drop, {"drop_threshold": 2.0}, ValueError, r"drop_threshold must be in \[0, 1\]"),
+    (crop_drop, {"crop_threshold": (0.1, 0.2)}, ValueError, "crop_threshold must be one number"),
     (loss, {"labels": LABELS.float()}, TypeError, "labels must be of dtype int64 or int32"),
     (loss, {"labels": LABELS + 2}, ValueError, r"labels must be in \[0, 3\), but got 3"),
     (loss, {"labels": LABELS - 1}, ValueError, r"labels must be in \[0, 3\), but got -1"),
@@ -136,18 +182,9 @@ MISTAKES = [
 )
 def test_mistake(function, mistake, kind, text):
     function()  # right without the mistake
-    names = {
-        pool: "bilinear_attention_pool",
-        sample: "sample_attention",
-        boxes: "attention_boxes",
-        crop: "crop_resize",
-        drop: "attention_drop",
-        loss: "center_loss",
-        update: "update_centers_",
-    }
     with pytest.raises(kind, match=text) as caught:
         function(**mistake)
-    assert str(caught.value).startswith(names[function] + ": ")
+    assert str(caught.value).startswith(OPERATORS[function] + ": ")
 
 
 def test_a_refused_update_leaves_the_centers_alone():

@@ -6,9 +6,12 @@ a GPU's streams, runs on the CPU, under a mode that refuses operators that would
 """
 
 import contextlib
+import itertools
+from typing import NamedTuple
 
 import pytest
 import torch
+from parity import Recorder, results
 from tape import NoWaiting
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -20,8 +23,8 @@ from wsdan.training.objective import OBJECTIVES
 from wsdan.training.optim import build_optimizer
 from wsdan.training.step import build_step
 from wsdan_kernels import _native, attention_boxes, ops
-from wsdan_kernels.ops import bilinear_attention_pool as pool
-from wsdan_kernels.ops import crop_resize, sample_attention
+from wsdan_kernels.ops._declare import Kernel
+from wsdan_kernels.testing import CASES, OpCase
 
 BATCH, MAPS, SIZE = 4, 4, 96
 
@@ -117,58 +120,85 @@ def test_the_whole_step_waits_for_nothing(backbone, method, optimizer):
     assert any("_fused" in name for name in mode.seen)
 
 
-@gpu()
-def test_the_reference_stays_on_the_device():
+class Call(NamedTuple):
+    """A call of a dispatcher operator, less the backend's name."""
+
+    name: str
+    arguments: tuple
+
+    def kernels(self) -> dict[str, Kernel]:
+        """The operator's kernels by backend."""
+        module = getattr(ops, self.name.removesuffix("_backward"))
+        return module.BACKWARD_KERNELS if self.name.endswith("_backward") else module.KERNELS
+
+    def on_the_gpu(
+        self, dtype: torch.dtype, boxes: torch.dtype, memory_format: torch.memory_format
+    ) -> list:
+        """The arguments inside `gpu()`: floating-point tensors (B,C,H,W) of this dtype and format,
+        int32 tensors of the dtype of `boxes`; the images may be uint8.
+        """
+        results = []
+        for value in self.arguments:
+            if isinstance(value, torch.Tensor):
+                wanted = boxes if value.dtype == torch.int32 else value.dtype
+                if value.dim() == 4 and value.dtype.is_floating_point:
+                    wanted = dtype
+                value = torch.empty_strided(value.shape, value.stride(), dtype=wanted)
+                if value.dim() == 4:
+                    value = value.contiguous(memory_format=memory_format)
+            results.append(value)
+        return results
+
+
+def calls_of(case: OpCase, shape: tuple[int, ...]) -> list[Call]:
+    """What a call of the case and its backward pass ask of the dispatcher, on the CPU."""
+    with Recorder() as recorder:
+        results(case, case.inputs(shape), "reference")
+    return [
+        Call(func._schema.name.removeprefix("wsdan::"), tuple(arguments[:-1]))
+        for func, arguments in recorder.calls
+    ]
+
+
+def on_backend(backend: str) -> list[OpCase]:
+    return [case for case in CASES if backend in ops.KERNELS[case.op]]
+
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.mark.parametrize("case", on_backend("reference"), ids=str)
+def test_the_reference_stays_on_the_device(case):
     """What a GPU runs where it has no kernel of ours, and the backward passes of the views."""
-    images, labels = batch()
-    maps, thresholds = torch.rand(BATCH, 12, 12), torch.rand(BATCH)
-    boxes = torch.zeros(BATCH, 4, dtype=torch.int32)
-    features, attentions = torch.rand(BATCH, 8, 12, 12), torch.rand(BATCH, MAPS, 12, 12)
-    options = ("mean", True, "all", 1, 1e-12, 1.0)
-    pooled, centers = torch.rand(BATCH, MAPS * 8), torch.rand(3, MAPS * 8)
-    run = {name: kernels["reference"].run for name, kernels in ops.KERNELS.items()}
-    with NoWaiting("cuda"):
-        run["sample_attention"](attentions, torch.rand(BATCH, 2), "sqrt_mass")
-        for rule in ("paper", "guyuc"):
-            shared = (rule, True)
-            run["attention_boxes"](maps, thresholds[:, None], SIZE, SIZE, 0.1, *shared)
-            run["attention_drop"](images, maps, thresholds, *shared)
-            run["attention_crop_drop"](images, boxes, maps, thresholds, *shared)
-        run["crop_resize"](images, boxes, SIZE, SIZE, True)
-        crop_resize.BACKWARD_KERNELS["reference"].run(images, boxes, SIZE, SIZE, True)
-        output, unscaled, index = run["bilinear_attention_pool"](features, attentions, *options)
-        pool.BACKWARD_KERNELS["reference"].run(
-            output, features, attentions, unscaled, index, *options
-        )
-        run["center_loss"](pooled, centers, labels)
-        ops.center_loss.UPDATE_KERNELS["reference"].run(centers, pooled, labels, 0.1, "mean")
+    calls = calls_of(case, case.shapes[0])
+    assert case.op in {call.name for call in calls}
+    with gpu(), NoWaiting("cuda"):
+        for call, memory_format in itertools.product(calls, FORMATS):
+            arguments = call.on_the_gpu(torch.float32, torch.int32, memory_format)
+            call.kernels()["reference"].run(*arguments)
 
 
-@gpu()
-def test_the_cuda_operators_stay_on_the_device(monkeypatch):
+@pytest.mark.parametrize("case", on_backend("cuda"), ids=str)
+def test_the_cuda_operators_stay_on_the_device(case, monkeypatch):
     """What Python does around the CUDA library, which need not be there."""
     launched = []
     monkeypatch.setattr(_native, "failure", lambda name: None)
-    images, _ = batch()
-    maps, thresholds = torch.rand(BATCH, 12, 12), torch.rand(BATCH)
-    run = {name: kernels["cuda"].run for name, kernels in ops.KERNELS.items() if "cuda" in kernels}
-    run["crop_resize_backward"] = crop_resize.BACKWARD_KERNELS["cuda"].run
-    with torch.library._scoped_library("wsdan_native", "FRAGMENT") as library:
-        for name in run:
+    calls = [call for call in calls_of(case, case.shapes[0]) if "cuda" in call.kernels()]
+    names = {call.name for call in calls}
+    assert case.op in names
+    with gpu(), torch.library._scoped_library("wsdan_native", "FRAGMENT") as library:
+        for name in names:
             torch.library.register_fake(
                 f"wsdan_native::{name}", lambda *_, name=name: launched.append(name), lib=library
             )
         with NoWaiting("cuda"):
-            for kind in (images, images.to(torch.bfloat16), images.to(torch.uint8)):
-                boxes = run["attention_boxes"](
-                    maps, thresholds[:, None], SIZE, SIZE, 0.1, "paper", True
-                ).squeeze(1)
-                run["attention_drop"](kind, maps, thresholds, "paper", True)
-                run["attention_crop_drop"](kind, boxes, maps, thresholds, "paper", True)
-                crops = run["crop_resize"](kind, boxes.to(torch.int64), SIZE, SIZE, True)
-                run["crop_resize_backward"](crops, boxes, SIZE, SIZE, True)
-    assert set(launched) == set(run)
-    assert len(launched) >= 3 * len(run)
+            for call, memory_format in itertools.product(calls, FORMATS):
+                kernel = call.kernels()["cuda"]
+                for dtype in kernel.dtypes or (torch.float32,):
+                    for boxes in (torch.int32, torch.int64):
+                        kernel.run(*call.on_the_gpu(dtype, boxes, memory_format))
+    assert set(launched) == names
+    assert len(launched) >= 3 * len(names)
 
 
 class Launches:
@@ -184,36 +214,54 @@ class Launches:
         self.count += 1
 
 
-@gpu()
-def test_the_triton_launchers_stay_on_the_device(monkeypatch):
-    pytest.importorskip("triton")
-    from wsdan_kernels._triton import _launch
-    from wsdan_kernels._triton import bilinear_attention_pool as pool_launcher
-    from wsdan_kernels._triton import center_loss as center_launcher
-    from wsdan_kernels._triton import sample_attention as sample_launcher
+# Launches of a call at POOL_SHAPE, by the operator: at most three for each direction.
+LAUNCHES = {
+    "bilinear_attention_pool": 3,  # max: 2
+    "bilinear_attention_pool_backward": 3,
+    "attend_and_pool": 3,
+    "sample_attention": 1,
+    "center_loss": 3,
+    "update_centers_": 2,
+}
+POOL_SHAPE = (BATCH, MAPS, 8, 12, 12)  # its positions are split between programs
 
-    kernels = Launches()
-    for module in (pool_launcher, center_launcher, sample_launcher):
+
+@pytest.fixture
+def launches(monkeypatch) -> Launches:
+    """Counts the launches of Triton kernels, none of which runs."""
+    pytest.importorskip("triton")
+    from wsdan_kernels._triton import (
+        _launch,
+        attend_and_pool,
+        bilinear_attention_pool,
+        center_loss,
+        sample_attention,
+    )
+
+    counted = Launches()
+    for module in (attend_and_pool, bilinear_attention_pool, center_loss, sample_attention):
         for name in vars(module).copy():
             if name.endswith("_kernel"):
-                monkeypatch.setattr(module, name, kernels)
+                monkeypatch.setattr(module, name, counted)
         monkeypatch.setattr(module, "device_of", lambda tensor: contextlib.nullcontext())
-    monkeypatch.setattr(pool_launcher, "card_of", lambda tensor: _launch.assumed)
-    _, labels = batch()
-    features, attentions = torch.rand(BATCH, 8, 12, 12), torch.rand(BATCH, MAPS, 12, 12)
-    features = features.contiguous(memory_format=torch.channels_last)
-    pooled, centers = torch.rand(BATCH, MAPS * 8), torch.rand(3, MAPS * 8)
-    with NoWaiting("cuda"):
-        sample_attention.KERNELS["triton"].run(attentions, torch.rand(BATCH, 2), "sqrt_mass")
-        for reduce in ("mean", "max"):
-            options = (reduce, True, "all", 1, 1e-12, 1.0)
-            output, unscaled, index = pool.KERNELS["triton"].run(features, attentions, *options)
-            pool.BACKWARD_KERNELS["triton"].run(
-                output, features, attentions, unscaled, index, *options
-            )
-        ops.center_loss.KERNELS["triton"].run(pooled, centers, labels)
-        ops.center_loss.UPDATE_KERNELS["triton"].run(centers, pooled, labels, 0.1, "accumulate")
-    assert kernels.count == 1 + (3 + 3) + (2 + 3) + 3 + 2  # forward and backward: mean, max
+        if hasattr(module, "gpu_of"):
+            monkeypatch.setattr(module, "gpu_of", lambda tensor: _launch.assumed)
+    return counted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", on_backend("triton"), ids=str)
+def test_the_triton_launchers_stay_on_the_device(case, dtype, launches):
+    pooling = len(case.shapes[0]) == len(POOL_SHAPE)
+    calls = calls_of(case, POOL_SHAPE if pooling else case.shapes[0])
+    assert case.op in {call.name for call in calls}
+    with gpu(), NoWaiting("cuda"):
+        for call, memory_format in itertools.product(calls, FORMATS):
+            arguments = call.on_the_gpu(dtype, torch.int32, memory_format)
+            launches.count = 0
+            call.kernels()["triton"].run(*arguments)
+            forward_max = "max" in arguments and not call.name.endswith("_backward")
+            assert launches.count == (2 if forward_max else LAUNCHES[call.name]), call.name
 
 
 @gpu()

@@ -1,24 +1,16 @@
 """Every operator: dispatcher registration, gradients, compilation, dtypes, strides, odd shapes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from parity import as_tuple
+from parity import Recorder, as_tuple, results
 
 from wsdan_kernels import backends
-from wsdan_kernels.testing import CASES, TOLERANCES, OpCase, relative_error
+from wsdan_kernels.testing import CASES, TOLERANCES, relative_error
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
-
-
-def results(case: OpCase, inputs, backend: str):
-    """Outputs and, for the differentiable inputs, gradients under a fixed upstream gradient."""
-    outputs = as_tuple(case.run(inputs, backend))
-    if not case.differentiable:
-        return outputs
-    upstream = [torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype) for out in outputs]
-    leaves = [inputs[name] for name in case.differentiable]
-    return (*outputs, *torch.autograd.grad(outputs, leaves, upstream))
 
 
 def assert_close(case, found, expected, tolerance):
@@ -28,20 +20,6 @@ def assert_close(case, found, expected, tolerance):
             assert relative_error(value, truth) <= tolerance, case
         else:
             assert torch.equal(value, truth), case
-
-
-class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
-    """Collects the calls of the project's dispatcher operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "wsdan":
-            copies = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args]
-            self.calls.append((func, copies))
-        return func(*args, **(kwargs or {}))
 
 
 @each_case
@@ -118,12 +96,8 @@ def test_compiles_with_inductor():
     case = next(case for case in CASES if case.name == "attention_crop_drop")
     inputs = case.inputs(case.shapes[0])
     expected = results(case, inputs, "auto")
-    compiled = torch.compile(lambda values: case.run(values, "auto"), fullgraph=True)
-    found = results(
-        OpCase(case.name, case.op, lambda v, _: compiled(v), case.make, (), case.differentiable),
-        inputs,
-        "auto",
-    )
+    compiled = replace(case, call=torch.compile(case.call, fullgraph=True))
+    found = results(compiled, inputs, "auto")
     assert_close(case, found, expected, TOLERANCES[torch.float32])
 
 

@@ -30,6 +30,7 @@ from parity import (
 )
 
 from wsdan_kernels import backends
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.ops.crop_resize import int32_boxes
 from wsdan_kernels.testing import TOLERANCES
 
@@ -80,7 +81,7 @@ def draw_sides(rng, budget):
 def draw_thresholds(rng, maps, columns):
     """Thresholds (B,columns) of the dtype that the maps are computed in."""
     rows = [[rng.choice([0.0, 1.0, rng.random()]) for _ in range(columns)] for _ in maps]
-    wide = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    wide = accumulation_dtype(maps.dtype)
     return torch.tensor(rows, dtype=wide).view(maps.shape[0], columns)
 
 

@@ -18,7 +18,7 @@ NAN, INF = float("nan"), float("inf")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_layout = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 each_strides = pytest.mark.parametrize("strides", STRIDES)
-# Shapes that MKL takes forward and backward where it is (csrc/cpu/pool_mkl.h): (M,C,h,w).
+# Shapes that MKL takes forward and backward where it is (csrc/cpu/pooling/pool_mkl.h): (M,C,h,w).
 MKL = {"contiguous": (8, 160, 29, 31), "channels_last": (40, 70, 21, 19)}
 # Large enough to be split between threads (csrc/cpu/parallel.h), less the batch.
 LARGE = {

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from wsdan_kernels import backends
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.ops import KERNELS
 from wsdan_kernels.ops.bilinear_attention_pool import RESIZING
 from wsdan_kernels.reference._layout import memory_format
@@ -215,7 +216,7 @@ def check_pool(
 
 def edges(maps, thresholds):
     """Thresholds 2 ulp lower and 2 ulp higher: the resized map is exact to that."""
-    wide = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    wide = accumulation_dtype(maps.dtype)
     thresholds = thresholds.to(wide)
     return (thresholds * (1 + side * 2 * torch.finfo(wide).eps) for side in (-1, 1))
 
@@ -267,3 +268,27 @@ def check_drop(found, images, maps, thresholds, rule, align_corners):
 
 def as_tuple(result):
     return result if isinstance(result, tuple) else (result,)
+
+
+def results(case, inputs, backend: str):
+    """Outputs and, for the differentiable inputs, gradients under a fixed upstream gradient."""
+    outputs = as_tuple(case.run(inputs, backend))
+    if not case.differentiable:
+        return outputs
+    upstream = [torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype) for out in outputs]
+    leaves = [inputs[name] for name in case.differentiable]
+    return (*outputs, *torch.autograd.grad(outputs, leaves, upstream))
+
+
+class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Collects the calls of the project's dispatcher operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "wsdan":
+            copies = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args]
+            self.calls.append((func, copies))
+        return func(*args, **(kwargs or {}))

@@ -1,1 +1,1 @@
-"""Triton kernels and their launchers. Imported on first use only; they know no autograd."""
+"""Triton kernels and their launchers, imported on first use. Autograd is declared in ops/."""

@@ -1,4 +1,4 @@
-"""What every launcher needs: how a tensor lies in memory, the products' precision, the device."""
+"""Shared by the launchers: the memory layout of tensors, the precision of products, the GPU."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -66,27 +66,27 @@ def dot_precision(dtype: torch.dtype, other: torch.dtype | None = None) -> str:
     return "tf32" if other == torch.float32 else "ieee"  # 16 bits: exact, summed in float32
 
 
-class Card(NamedTuple):
+class Gpu(NamedTuple):
     """Compute capability times ten, and the number of multiprocessors."""
 
     capability: int
     multiprocessors: int
 
 
-# Of tensors that lie on no card: in the interpreter, and where kernels are compiled for another.
-assumed = Card(80, 108)
+# Of tensors that lie on no GPU: in the interpreter, and where kernels are compiled for another one.
+assumed = Gpu(80, 108)
 
 
-def card_of(tensor: Tensor) -> Card:
-    """The card that the tensor lies on."""
+def gpu_of(tensor: Tensor) -> Gpu:
+    """The GPU that the tensor lies on."""
     if not tensor.is_cuda:
         return assumed
     properties = torch.cuda.get_device_properties(tensor.device)
-    return Card(10 * properties.major + properties.minor, properties.multi_processor_count)
+    return Gpu(10 * properties.major + properties.minor, properties.multi_processor_count)
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:
-    """A context in which kernels are launched on the tensor's card and its current stream."""
+    """A context in which kernels are launched on the tensor's GPU and its current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 

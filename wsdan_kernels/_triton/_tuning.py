@@ -1,9 +1,9 @@
-"""Every launch configuration of the Triton kernels: one table by kernel, dtype, maps and card.
+"""Launch configurations of the Triton kernels by kernel, dtype, maps and compute capability.
 
 The figures follow from the bytes that must be in flight and from the compiler's report for each
-card (docs/kernels.md); tests/gpu/triton_report.py compiles every one of them. A first call compiles
-one configuration; nothing is searched at run time. `python -m benchmarks.harness.tune` measures
-others.
+GPU (docs/development/kernels.md); tests/gpu/triton_report.py compiles every one of them. A first
+call compiles one configuration; nothing is searched at run time. `python -m
+benchmarks.harness.tune` measures others.
 """
 
 from typing import NamedTuple
@@ -51,17 +51,17 @@ FILL = 2  # programs that each multiprocessor should get before the positions ar
 
 
 def tile(kernel: str, element_bytes: int, maps: int, capability: int) -> Tile:
-    """The tile for a card: that of the newest capability not newer than the card's own.
+    """The tile for a GPU: that of the newest capability not newer than its own.
 
     maps: of a program's tile.
     """
-    by_card = TILES[kernel, element_bytes]
-    tiles = by_card[max(card for card in by_card if card <= max(capability, OLDEST))]
+    by_capability = TILES[kernel, element_bytes]
+    tiles = by_capability[max(known for known in by_capability if known <= max(capability, OLDEST))]
     return tiles[0] if maps <= FEW_MAPS else tiles[1]
 
 
 def splits(programs: int, steps: int, multiprocessors: int) -> int:
-    """How many programs share the positions of a block: a power of two that fills the card.
+    """How many programs share the positions of a block: a power of two that fills the GPU.
 
     programs: without splitting; steps: tiles of positions, of which a split keeps two at least.
     """

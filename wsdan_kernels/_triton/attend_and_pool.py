@@ -13,9 +13,9 @@ from wsdan_kernels._triton import _tuning as tuning
 from wsdan_kernels._triton._device import aligned, features_tile, flipped, known, product, rows_tile
 from wsdan_kernels._triton._launch import (
     as_rows,
-    card_of,
     device_of,
     dot_precision,
+    gpu_of,
     up_to_power_of_two,
 )
 from wsdan_kernels._triton._pool_product import store_block
@@ -44,15 +44,15 @@ def forward(
     if batch == 0:
         return
     f, a = as_rows(features), as_rows(attentions)
-    card = card_of(features)
+    gpu = gpu_of(features)
     block = up_to_power_of_two(maps, 16, triton.next_power_of_2(maps))
-    tile = tuning.tile("attend", features.element_size(), block, card.capability)
+    tile = tuning.tile("attend", features.element_size(), block, gpu.capability)
     most = max(1, tuning.ATTEND_SUMS // (block * tile.channels))
     blocks = triton.cdiv(channels, tile.channels)
     groups = triton.cdiv(blocks, most)
     each = triton.cdiv(blocks, groups)
     splits = tuning.splits(
-        batch * groups, triton.cdiv(positions, tile.positions), card.multiprocessors
+        batch * groups, triton.cdiv(positions, tile.positions), gpu.multiprocessors
     )
     pooled = output.new_empty(output.shape)
     squares = output.new_empty((batch, blocks, maps))

@@ -8,9 +8,9 @@ from wsdan_kernels._triton import _tuning as tuning
 from wsdan_kernels._triton._launch import (
     Rows,
     as_rows,
-    card_of,
     device_of,
     dot_precision,
+    gpu_of,
     up_to_power_of_two,
 )
 from wsdan_kernels._triton._pool_max import max_gradients_kernel, max_kernel
@@ -143,7 +143,7 @@ def _product(
     channel_blocks = triton.cdiv(channels, tile.channels)
     programs = batch * triton.cdiv(maps, block) * channel_blocks
     steps = triton.cdiv(positions, tile.positions)
-    splits = tuning.splits(programs, steps, card_of(f.tensor).multiprocessors)
+    splits = tuning.splits(programs, steps, gpu_of(f.tensor).multiprocessors)
     squares = pooled.new_empty((batch, channel_blocks, maps))
     parts = pooled if splits == 1 else pooled.new_empty((splits, *pooled.shape))
     pool_kernel[(programs * splits,)](
@@ -216,6 +216,6 @@ def _max_gradients(
 
 def _tile(kernel: str, f: Rows, maps: int) -> tuning.Tile:
     size = f.tensor.element_size()
-    tile = tuning.tile(kernel, size, maps, card_of(f.tensor).capability)
+    tile = tuning.tile(kernel, size, maps, gpu_of(f.tensor).capability)
     # Under 4 bytes nothing is copied asynchronously: tiles in flight would lie in registers.
     return tile if f.vector * size >= 4 else tile._replace(stages=1)

@@ -1,5 +1,5 @@
-"""Drop-in twins of the published PyTorch code's functions: same names, arguments and returns.
+"""Replacements of the published PyTorch functions, with the same names, arguments and results.
 
-`guyuc` twins WS-DAN.PyTorch (and CAL's use of it), `paper` the listing behind WS_DAN_PyTorch. The
-random draws consume Python's and numpy's generators in the order of the published functions.
+`guyuc` replaces those of WS-DAN.PyTorch (and of CAL), `paper` those of the listing behind
+WS_DAN_PyTorch. Random numbers are drawn from Python's and numpy's generators in the same order.
 """

@@ -1,10 +1,11 @@
-"""Twins of WS-DAN.PyTorch's BAP, CenterLoss and batch_augment."""
+"""Replacements of WS-DAN.PyTorch's BAP, CenterLoss and batch_augment."""
 
 import random
 
 import torch
 from torch import Tensor, nn
 
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.functional import attention_drop, bilinear_attention_pool
 from wsdan_kernels.views import attention_crop
 
@@ -65,8 +66,7 @@ def batch_augment(
     maps = attention_map[:, 0]
     if isinstance(theta, tuple):
         draws = [random.uniform(*theta) for _ in range(images.shape[0])]
-        dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
-        theta = torch.tensor(draws, dtype=dtype).to(maps.device)
+        theta = torch.tensor(draws, dtype=accumulation_dtype(maps.dtype)).to(maps.device)
     rule = "guyuc"
     if mode == "drop":
         return attention_drop(images, maps, threshold=theta, rule=rule)

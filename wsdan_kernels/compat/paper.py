@@ -1,4 +1,4 @@
-"""Twins of the published listing's functions, as WS_DAN_PyTorch has them.
+"""Replacements of the published listing's functions, as in WS_DAN_PyTorch.
 
 The functions take (attention_maps, input_image) in this order and resize the maps with
 align_corners=True, as the listing does; WS_DAN_PyTorch as published left it False (the default of

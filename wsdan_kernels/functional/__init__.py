@@ -7,26 +7,13 @@ backend="auto" | "reference" | "cpu" | "triton" | "cuda"; "auto" takes the faste
 BackendUnavailableError with the reason.
 """
 
+# ruff: noqa: F401  (imported to be public here)
 from wsdan_kernels.functional.attending import (
     RULES,
     attention_boxes,
     attention_drop,
-    check_drop,
     crop_resize,
     sample_attention,
 )
 from wsdan_kernels.functional.centers import center_loss, update_centers_
 from wsdan_kernels.functional.pooling import attend_and_pool, bilinear_attention_pool
-
-__all__ = [
-    "RULES",
-    "attend_and_pool",
-    "attention_boxes",
-    "attention_drop",
-    "bilinear_attention_pool",
-    "center_loss",
-    "check_drop",
-    "crop_resize",
-    "sample_attention",
-    "update_centers_",
-]

@@ -1,4 +1,4 @@
-"""Where the maps look: drawing maps, boxes, crops and drops (arXiv:1901.09891 section 3.2)."""
+"""Drawing attention maps, boxes, crops and drops (arXiv:1901.09891 section 3.2)."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wsdan_kernels import _checks as check
 from wsdan_kernels import ops
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.backends import resolve
 
 RULES = ("paper", "guyuc")
@@ -38,7 +39,7 @@ def sample_attention(
         (B,num_samples) int64 in [0,M).
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "sample_attention"
     check.tensor(op, "attentions", attentions, "B M h w")
@@ -47,7 +48,7 @@ def sample_attention(
     check.choice(op, "weighting", weighting, ("sqrt_mass", "uniform"))
     shape = (attentions.shape[0], num_samples)
     if uniforms is None:
-        # Not torch.rand: traced, it takes no generator beside a batch size that may change.
+        # Not torch.rand: torch.compile traces it with a generator only for a fixed batch size.
         uniforms = torch.empty(shape, device=attentions.device).uniform_(generator=generator)
     check.tensor(op, "uniforms", uniforms, "B num_samples")
     check.same_device(op, ("attentions", attentions), ("uniforms", uniforms))
@@ -94,8 +95,8 @@ def attention_boxes(
         (B,4) or (B,T,4) int32: x1 y1 x2 y2, half-open.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came; ValueError naming the first
-        such sample with validate=True.
+        TypeError, ValueError: for a wrong argument, with its rule and the value. ValueError naming
+            the first such sample with validate=True.
     """
     op = "attention_boxes"
     _check_maps(op, "maps", maps)
@@ -113,7 +114,7 @@ def attention_boxes(
             rule = "finite, with a position at or above its threshold"
             raise check.wrong_value(op, f"maps[{sample}]", rule, "a map without one")
     chosen = resolve(op, backend, maps.device.type, maps.dtype)
-    padding = min(float(padding), 1.0)  # it reaches both edges; far more is beyond 64 bits
+    padding = min(float(padding), 1.0)  # 1 reaches both edges; much more overflows 64 bits
     boxes = ops.attention_boxes.forward(
         maps, thresholds, height, width, padding, rule, align_corners, chosen
     )
@@ -144,7 +145,7 @@ def crop_resize(
         rounded to nearest, ties to even.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "crop_resize"
     check.tensor(op, "images", images, "B C H W", check.IMAGES)
@@ -184,7 +185,7 @@ def attention_drop(
         (B,C,H,W) of the images' dtype.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "attention_drop"
     thresholds = check_drop(op, images, maps, threshold, rule, align_corners)
@@ -205,7 +206,7 @@ def check_drop(
     map_name: str = "maps",
     threshold_name: str = "threshold",
 ) -> Tensor:
-    """The checks of a drop's arguments, for `op`; returns the thresholds as a tensor (B,)."""
+    """Check the arguments of a drop, for `op`, and return the thresholds as a tensor (B,)."""
     check.tensor(op, "images", images, "B C H W", check.IMAGES)
     check.not_empty(op, "images", images, (1, 2, 3))
     _check_maps(op, map_name, maps)
@@ -228,7 +229,7 @@ def _thresholds(
     op: str, name: str, value: float | Sequence[float] | Tensor, maps: Tensor
 ) -> tuple[Tensor, bool]:
     """Thresholds as (B,T) in the dtype the maps are computed in, and whether T was left out."""
-    dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(maps.dtype)
     batch = maps.shape[0]
     if isinstance(value, Tensor):
         if value.dim() not in (1, 2) or value.shape[0] != batch:

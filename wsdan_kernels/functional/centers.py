@@ -26,7 +26,7 @@ def center_loss(
         Scalar, float64 for float64 inputs, else float32; 0 for an empty batch.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "center_loss"
     _check_centers(op, features, centers, labels)
@@ -59,7 +59,7 @@ def update_centers_(
         centers.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "update_centers_"
     _check_centers(op, features, centers, labels)
@@ -69,7 +69,7 @@ def update_centers_(
         rule = "a buffer that does not require a gradient"
         raise check.wrong_value(op, "centers", rule, "requires_grad=True")
     chosen = resolve(op, backend, centers.device.type, centers.dtype)
-    ops.center_loss.update(
+    ops.update_centers_.forward(
         centers, features.detach(), labels.to(torch.int64), float(beta), duplicates, chosen
     )
     return centers
@@ -87,10 +87,4 @@ def _check_centers(op: str, features: Tensor, centers: Tensor, labels: Tensor) -
     if features.shape[1] != centers.shape[1]:
         rule = f"of the width of centers {check.shape_text(centers)}"
         raise check.wrong_value(op, "features", rule, check.shape_text(features))
-    if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:
-        return
-    numbers = labels.tolist()
-    low, high = min(numbers), max(numbers)
-    if low < 0 or high >= centers.shape[0]:
-        rule = f"in [0, {centers.shape[0]})"
-        raise check.wrong_value(op, "labels", rule, str(low if low < 0 else high))
+    check.index_range(op, "labels", labels, centers.shape[0])

@@ -44,7 +44,7 @@ def bilinear_attention_pool(
         (B,M,C); float64 for float64 inputs, else float32. Accumulated in that dtype.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "bilinear_attention_pool"
     check.tensor(op, "features", features, "B C h w")
@@ -102,7 +102,7 @@ def attend_and_pool(
         dtype and memory format of the features.
 
     Raises:
-        TypeError, ValueError: naming argument, rule and what came.
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "attend_and_pool"
     check.tensor(op, "features", features, "B C h w")

@@ -1,25 +1,14 @@
-"""The dispatcher operators `torch.ops.wsdan.*`, each declared once in its own module."""
+"""The dispatcher operators `torch.ops.wsdan.*`, each declared once in a module of its own name."""
 
-from wsdan_kernels.ops import (
-    attend_and_pool,
-    attention_boxes,
-    attention_crop_drop,
-    attention_drop,
-    bilinear_attention_pool,
-    center_loss,
-    crop_resize,
-    sample_attention,
-)
+import importlib
+import pkgutil
+
 from wsdan_kernels.ops._declare import Kernel
 
+# Each operator's kernels by backend. A module of this folder whose name has no leading underscore
+# is an operator, and its KERNELS are listed here.
 KERNELS: dict[str, dict[str, Kernel]] = {
-    "bilinear_attention_pool": bilinear_attention_pool.KERNELS,
-    "attend_and_pool": attend_and_pool.KERNELS,
-    "sample_attention": sample_attention.KERNELS,
-    "attention_boxes": attention_boxes.KERNELS,
-    "crop_resize": crop_resize.KERNELS,
-    "attention_drop": attention_drop.KERNELS,
-    "attention_crop_drop": attention_crop_drop.KERNELS,
-    "center_loss": center_loss.KERNELS,
-    "update_centers_": center_loss.UPDATE_KERNELS,
+    module.name: importlib.import_module(f"{__name__}.{module.name}").KERNELS
+    for module in pkgutil.iter_modules(__path__)
+    if not module.name.startswith("_")
 }

@@ -1,11 +1,11 @@
-"""How an operator is declared: a schema, its kernels by backend, its fake kernel, its autograd.
+"""How an operator is declared: its schema, kernels by backend, fake kernel and autograd formula.
 
 Every dispatcher op `wsdan::<name>` takes the name of the resolved backend as its last argument, so
 that the choice is part of the graph and reaches the backward pass on every thread.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Kernel:
     run: called with the op's arguments less the backend's name.
     devices: device types it runs on, or None for all.
     dtypes: dtypes of the op's first tensor that it takes, or None for all the op takes.
-    note: what a user should know of it, for explain().
+    note: shown to the user by explain().
     """
 
     run: Callable
@@ -62,13 +62,19 @@ def declare(
     kernels: dict[str, Kernel],
     fake: Callable,
     *,
+    backward: Callable | None,
     setup_context: Callable | None = None,
-    backward: Callable | None = None,
-    tags: Iterable[torch.Tag] = (torch.Tag.pt2_compliant_tag,),
 ) -> Callable:
-    """Register `wsdan::<schema>` and return the op; `kernels` has one kernel for each backend."""
-    name = schema.partition("(")[0]
-    LIBRARY.define(schema, tags=tuple(tags))
+    """Register the dispatcher op `wsdan::<name>` and return it.
+
+    schema: "name(arguments) -> results"; `str backend` is appended to the arguments.
+    kernels: one kernel for each backend. fake: the fake kernel.
+    backward: the autograd formula, or None for an op that is not differentiable, whose inputs the
+    public function detaches. setup_context: what the formula saves.
+    """
+    arguments, _, results = schema.partition(") -> ")
+    name = arguments.partition("(")[0]
+    LIBRARY.define(f"{arguments}, str backend) -> {results}", tags=(torch.Tag.pt2_compliant_tag,))
 
     def run(*arguments):
         kernel = kernels[arguments[-1]].run

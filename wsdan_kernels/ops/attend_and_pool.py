@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.ops import bilinear_attention_pool as pool
 from wsdan_kernels.ops._declare import Kernel, declare, triton_kernel
 from wsdan_kernels.reference import attend_and_pool as reference
 from wsdan_kernels.reference._layout import memory_format
-from wsdan_kernels.reference.bilinear_attention_pool import accumulation_dtype
 
 _FORWARD = (
     "attend_and_pool(Tensor features, Tensor weight, Tensor gamma, Tensor beta, Tensor mean, "
@@ -48,7 +48,7 @@ _TWO_STEPS = _two_steps("triton")
 
 
 def _triton(features, weight, *arguments):
-    """One pass where a program's registers hold what it needs, see docs/kernels.md."""
+    """One pass if the sums fit a program's registers (docs/development/kernels.md), else two."""
     one_pass = features.element_size() == 2 and weight.shape[0] <= 32
     return (_ONE_PASS.run if one_pass else _TWO_STEPS)(features, weight, *arguments)
 
@@ -60,4 +60,4 @@ KERNELS = {
         _ONE_PASS, run=_triton, note="one pass for 16 bits and M <= 32, else two steps"
     ),
 }
-forward = declare(f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor)", KERNELS, _fake)
+forward = declare(f"{_FORWARD} -> (Tensor, Tensor)", KERNELS, _fake, backward=None)

@@ -22,7 +22,7 @@ KERNELS = {
     "cpu": Kernel(_native_run, devices=("cpu",)),
     "cuda": Kernel(_native_run, devices=("cuda",)),
 }
-forward = declare(f"{_FORWARD[:-1]}, str backend) -> Tensor", KERNELS, _fake)
+forward = declare(f"{_FORWARD} -> Tensor", KERNELS, _fake, backward=None)
 
 
 def first_unreached(maps, thresholds, *options) -> int | None:

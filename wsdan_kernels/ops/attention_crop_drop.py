@@ -44,7 +44,7 @@ def _backward(ctx, grad_crops, grad_drops):
 
 
 forward = declare(
-    f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor)",
+    f"{_FORWARD} -> (Tensor, Tensor)",
     KERNELS,
     _fake,
     setup_context=_setup_context,

@@ -34,7 +34,7 @@ def _backward(ctx, grad_output):
 
 
 forward = declare(
-    f"{_FORWARD[:-1]}, str backend) -> Tensor",
+    f"{_FORWARD} -> Tensor",
     KERNELS,
     _fake,
     setup_context=_setup_context,

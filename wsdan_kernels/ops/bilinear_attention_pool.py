@@ -3,6 +3,7 @@
 import torch
 
 from wsdan_kernels import _native
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.ops._declare import Kernel, declare, triton_kernel
 from wsdan_kernels.reference import bilinear_attention_pool as reference
 from wsdan_kernels.reference._layout import empty_like
@@ -19,7 +20,7 @@ _BACKWARD = (
 
 def _fake(features, attentions, reduce, *options):
     shape = (features.shape[0], attentions.shape[1], features.shape[1])
-    dtype = reference.accumulation_dtype(features.dtype)
+    dtype = accumulation_dtype(features.dtype)
     output = features.new_empty(shape, dtype=dtype)
     positions = features.shape[2] * features.shape[3]
     index = features.new_empty(
@@ -37,7 +38,8 @@ KERNELS = {
     "cpu": Kernel(_native.kernel(_FORWARD, 3, _fake), devices=("cpu",)),
     "triton": triton_kernel(_NAME, "forward", _fake, _LAYOUTS),
 }
-RESIZING = ("cpu",)  # backends that take maps (B,M,h',w') and resize them on their way, and back
+# Backends that take maps (B,M,h',w') of any size, and resize them and their gradient.
+RESIZING = ("cpu",)
 BACKWARD_KERNELS = {
     "reference": Kernel(reference.backward),
     "cpu": Kernel(_native.kernel(_BACKWARD, 2, _fake_backward), devices=("cpu",)),
@@ -61,18 +63,18 @@ def _backward(ctx, grad_output, grad_pooled, grad_index):
 
 
 def _refuse(ctx, *grads):
-    # Left to torch, the kernels' second derivatives would be 0, with a warning.
+    # Otherwise torch would take the second derivatives as 0, with a warning.
     raise NotImplementedError(f"{_NAME}: has no second derivatives")
 
 
 backward = declare(
-    f"{_BACKWARD[:-1]}, str backend) -> (Tensor, Tensor)",
+    f"{_BACKWARD} -> (Tensor, Tensor)",
     BACKWARD_KERNELS,
     _fake_backward,
     backward=_refuse,
 )
 forward = declare(
-    f"{_FORWARD[:-1]}, str backend) -> (Tensor, Tensor, Tensor)",
+    f"{_FORWARD} -> (Tensor, Tensor, Tensor)",
     KERNELS,
     _fake,
     setup_context=_setup_context,

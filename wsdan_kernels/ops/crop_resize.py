@@ -22,7 +22,7 @@ def _fake(images, boxes, height, width, *options):
 
 
 def int32_boxes(boxes):
-    """Boxes as the native kernels take them; what does not fit is outside of every image."""
+    """Boxes as the int32 that native kernels take; clamped, which moves none into an image."""
     limits = torch.iinfo(torch.int32)
     return boxes if boxes.dtype == torch.int32 else boxes.clamp(limits.min, limits.max).int()
 
@@ -63,14 +63,14 @@ def _backward_of_backward(ctx, grad_images):
 
 
 backward = declare(
-    f"{_BACKWARD[:-1]}, str backend) -> Tensor",
+    f"{_BACKWARD} -> Tensor",
     BACKWARD_KERNELS,
     _fake,
     setup_context=_setup_context,
     backward=_backward_of_backward,
 )
 forward = declare(
-    f"{_FORWARD[:-1]}, str backend) -> Tensor",
+    f"{_FORWARD} -> Tensor",
     KERNELS,
     _fake,
     setup_context=_setup_context,

@@ -18,4 +18,4 @@ KERNELS = {
     "cpu": Kernel(_native.kernel(_FORWARD, 1, _fake), devices=("cpu",)),
     "triton": triton_kernel("sample_attention", "forward", _fake),
 }
-forward = declare(f"{_FORWARD[:-1]}, str backend) -> Tensor", KERNELS, _fake)
+forward = declare(f"{_FORWARD} -> Tensor", KERNELS, _fake, backward=None)

@@ -1,1 +1,1 @@
-"""Plain PyTorch: the equations, the fallback on every device, and the truth in every test."""
+"""The operators in plain PyTorch. They run on every device; other backends are tested on them."""

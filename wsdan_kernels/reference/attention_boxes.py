@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsdan_kernels._dtypes import accumulation_dtype
+
 
 def resize_maps(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """maps (B,h,w) -> (B,height,width), bilinear, in float32 (float64 stays float64)."""
-    maps = maps if maps.dtype == torch.float64 else maps.to(torch.float32)
+    maps = maps.to(accumulation_dtype(maps.dtype))
     size = (height, width)
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=align_corners)[:, 0]
 

@@ -7,14 +7,10 @@ Y = scale * S / max(||S||_2, 1e-12).
 import torch
 from torch import Tensor
 
+from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.reference._layout import memory_format
 
 MIN_NORM = 1e-12
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays float64, everything else is computed and returned in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def index_dtype(positions: int) -> torch.dtype:

@@ -4,14 +4,15 @@ c_b = centers[labels_b] / max(||centers[labels_b]||_2, 1e-12);
 loss = mean over b of ||f_b - c_b||^2.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from wsdan_kernels._dtypes import accumulation_dtype
 
 
 def _difference(features: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
     """f_b - c_b (B,D), in float32 (float64 stays float64)."""
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(features.dtype)
     return features.to(dtype) - F.normalize(centers[labels].to(dtype), dim=1)
 
 

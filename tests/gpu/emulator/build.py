@@ -44,7 +44,7 @@ def operators() -> Path:
     """The library of csrc/cuda: its operators in the namespace wsdan_emulated, on the CPU."""
     torch_folder = Path(torch.__file__).parent
     headers = ("-isystem", str(torch_folder / "include"), "-include", "prelude.h")
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
     libraries = (f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10")
     return _library("operators", sources, (*_STABLE_ABI, *headers), libraries)
 

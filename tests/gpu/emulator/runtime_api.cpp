@@ -110,7 +110,7 @@ cudaError_t cudaGetDevice(int* device) {
     return cudaSuccess;
 }
 
-// A small card: loops over more blocks than it holds at once are run.
+// A small GPU: loops over more blocks than it holds at once are run.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     static const std::map<cudaDeviceAttr, int> values = {
         {cudaDevAttrMaxThreadsPerBlock, emulator::most_threads},

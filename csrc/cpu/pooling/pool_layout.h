@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "convert.h"
-#include "product.h"
-#include "scratch.h"
+#include "../convert.h"
+#include "../product.h"
+#include "../scratch.h"
 
 namespace wsdan {
 
@@ -59,7 +59,7 @@ void pack_panels(
         if constexpr (std::is_same_v<S, T>) {
             source = from.row(first + i) + begin;
         } else {
-            convert_row(at, from.row(first + i) + begin, 1, row, end - begin);
+            convert_row(at, from.row(first + i) + begin, row, end - begin);
             source = row;
         }
         T* target = panels + i * width;
@@ -90,7 +90,7 @@ void transpose(
 
 // The transpose of `from` (M x n, dense) as panels of (n x kPanel) over M.
 template <typename At, typename T>
-void pack_transposed(At, const T* from, int64_t maps, int64_t n, T* panels) {
+void pack_transposed(At /*at*/, const T* from, int64_t maps, int64_t n, T* panels) {
     constexpr int64_t width = kPanel<At, T>;
     for (int64_t m = 0; m < maps; m += width, panels += n * width) {
         const int64_t count = std::min(width, maps - m);
@@ -127,7 +127,7 @@ void along_rows(
             left = x.row(i);
         } else {
             for (int64_t n = 0; n < p.rows; ++n)
-                convert_row(at, x.row(i + n), 1, converted.data() + n * x.columns, x.columns);
+                convert_row(at, x.row(i + n), converted.data() + n * x.columns, x.columns);
             left = converted.data();
         }
         p.out = out + (i - begin) * out_row;
@@ -222,7 +222,7 @@ void unpack_panels(
     constexpr int64_t width = kPanel<At, T>;
     for (int64_t j = begin; j < end; j += width, panels += maps * width)
         for (int64_t m = 0; m < maps; ++m)
-            convert_row(at, panels + m * width, 1, rows + m * stride + j, std::min(width, end - j));
+            convert_row(at, panels + m * width, rows + m * stride + j, std::min(width, end - j));
 }
 
 }  // namespace wsdan

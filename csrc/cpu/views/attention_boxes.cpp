@@ -12,11 +12,11 @@
 #include <cstdint>
 #include <string>
 
-#include "../common/boxes.h"
-#include "levels.h"
-#include "parallel.h"
+#include "../../common/boxes.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../tensors.h"
 #include "resized_map.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {
@@ -89,16 +89,18 @@ void attention_boxes(
         const Tensor dense_maps = dense_as<T>(maps), dense_thresholds = dense_as<T>(thresholds);
         const T* map_data = data_of<const T>(dense_maps);
         const T* threshold_data = data_of<const T>(dense_thresholds);
-        torch::stable::parallel_for(0, maps.size(0), 1, [&](int64_t begin, int64_t end) {
-            at_cpu_level([&](auto at) {
-                ResizedMap<decltype(at), T> resized(geometry);
-                for (int64_t b = begin; b < end; ++b)
-                    image_boxes(
-                        resized, map_data + b * geometry.map_size(), threshold_data + b * count,
-                        count, padding, box_data + b * count * 4
-                    );
-            });
-        });
+        torch::stable::parallel_for(
+            /*begin=*/0, maps.size(0), /*grain_size=*/1, [&](int64_t begin, int64_t end) {
+                at_cpu_level([&](auto at) {
+                    ResizedMap<decltype(at), T> resized(geometry);
+                    for (int64_t b = begin; b < end; ++b)
+                        image_boxes(
+                            resized, map_data + b * geometry.map_size(), threshold_data + b * count,
+                            count, padding, box_data + b * count * 4
+                        );
+                });
+            }
+        );
     });
 }
 

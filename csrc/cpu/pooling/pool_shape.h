@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../tensors.h"
 #include "pool_layout.h"
-#include "tensors.h"
 
 namespace wsdan {
 

@@ -4,6 +4,7 @@
 // product.h; only the stretch that held the largest is looked through again for the position.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -87,7 +88,7 @@ void max_panel(
     At at, int64_t count, const T* x, int64_t x_row, const T* panel, int64_t depth, T* best,
     IndexOf<T>* stretch
 ) {
-    run_apart(at, [&](auto) {
+    run_apart(at, [&](auto /*at*/) {
         max_rows<T, At::template lanes<T>, At::rows>(count, x, x_row, panel, depth, best, stretch);
     });
 }
@@ -150,7 +151,7 @@ const T* channel_rows(
         }
         row = x.columns;
         for (int64_t i = 0; i < count; ++i)
-            convert_row(at, x.row(first + i), 1, copy + i * x.columns, x.columns);
+            convert_row(at, x.row(first + i), copy + i * x.columns, x.columns);
         return copy;
     }
     row = x.rows;
@@ -242,7 +243,7 @@ void max_backward(
                     grad_x.row(k)[first + i] = static_cast<S>(grads[i * depth + k]);
         } else {
             for (int64_t i = 0; i < tile; ++i)
-                convert_row(at, grads.data() + i * depth, 1, grad_x.row(first + i), depth);
+                convert_row(at, grads.data() + i * depth, grad_x.row(first + i), depth);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "levels.h"
+#include "../levels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 #include <dlfcn.h>

@@ -7,13 +7,13 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "levels.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../scratch.h"
 #include "mkl.h"
-#include "parallel.h"
 #include "pool_epilogue.h"
 #include "pool_maps.h"
 #include "pool_shape.h"
-#include "scratch.h"
 
 namespace wsdan {
 
@@ -28,7 +28,7 @@ Matrix<T> image_matrix(const Tensor& t, int64_t b) {
 }
 
 inline bool read_by_mkl(const Tensor& t) {
-    return positions_in_line(t) && image_matrix<const float>(t, 0).dense();
+    return positions_in_line(t) && image_matrix<const float>(t, /*b=*/0).dense();
 }
 
 // Where MKL is faster: the time of our kernels over MKL's, first with features and gradients in the
@@ -127,7 +127,7 @@ inline void mkl_pool(
     float* pooled_data = data_of<float>(pooled);
     float* output_data = data_of<float>(output);
     const auto finish = [&](int64_t b) {
-        at_cpu_level([&](auto) {
+        at_cpu_level([&](auto /*at*/) {
             float* image = pooled_data + b * size;
             if (divide != 1)
                 for (int64_t i = 0; i < size; ++i)

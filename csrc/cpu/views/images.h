@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../torch/tensors.h"
+#include "../../torch/tensors.h"
 
 namespace wsdan {
 

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "min_norm.h"
-#include "ordered_sum.h"
+#include "../min_norm.h"
+#include "../ordered_sum.h"
 
 namespace wsdan {
 

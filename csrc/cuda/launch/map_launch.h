@@ -38,11 +38,11 @@ struct MapLaunch {
 
     MapLaunch(const Launcher& launch, const Tensor& maps, const MapGeometry<T>& geometry, int most)
         : dense(maps) {
-        shared = map_shared_bytes<T>(geometry, true);
+        shared = map_shared_bytes<T>(geometry, /*values_in_shared=*/true);
         in_shared = shared <= launch.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
         if (!in_shared) {
             dense = dense_as<T>(maps);
-            shared = map_shared_bytes<T>(geometry, false);
+            shared = map_shared_bytes<T>(geometry, /*values_in_shared=*/false);
         }
         const int64_t units =
             int64_t{geometry.rows.in} * ((geometry.columns.out + kWarp - 1) / kWarp);

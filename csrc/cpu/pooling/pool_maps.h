@@ -11,10 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "levels.h"
-#include "parallel.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../taps.h"
 #include "pool_shape.h"
-#include "taps.h"
 
 namespace wsdan {
 
@@ -36,7 +36,7 @@ public:
     // (h'w' x M), its rows `step` apart -> (K x M)
     template <typename At>
     void forward(At at, const T* from, int64_t step, T* to) const {
-        run_apart(at, [this, from, step, to](auto) {
+        run_apart(at, [this, from, step, to](auto /*at*/) {
             T* target = to;
             for_each_corners([&](const int64_t* corner, const T* weight) {
                 const T* const a = from + corner[0] * step;
@@ -54,7 +54,7 @@ public:
     // The transpose: (K x M) -> (h'w' x M)
     template <typename At>
     void backward(At at, const T* from, T* to) const {
-        run_apart(at, [this, from, to](auto) {
+        run_apart(at, [this, from, to](auto /*at*/) {
             const T* source = from;
             std::fill(to, to + positions() * maps_, T(0));
             for_each_corners([&](const int64_t* corner, const T* weight) {
@@ -72,7 +72,7 @@ public:
 private:
     // As in torch, an axis that keeps its size has no neighbours: a NaN would pass to them.
     static std::vector<Tap<T>> taps(int64_t in, int64_t out) {
-        std::vector<Tap<T>> axis = bilinear_taps<T>(in, out, true);
+        std::vector<Tap<T>> axis = bilinear_taps<T>(in, out, /*align_corners=*/true);
         if (in == out)
             for (Tap<T>& tap : axis)
                 tap.upper = tap.lower;
@@ -136,7 +136,7 @@ public:
     template <typename At>
     void load(At at, int64_t b, T* maps) const {
         if (!resized_ && !interleaved_)
-            return convert_row(at, data_of<const S>(stored_) + b * size(), 1, maps, size());
+            return convert_row(at, data_of<const S>(stored_) + b * size(), maps, size());
         const Scratch<T> across(size());
         load_across(at, b, across.data());
         transpose(across.data(), maps_, positions_, maps_, maps, positions_);
@@ -145,7 +145,7 @@ public:
     // The same transposed, (K x M) dense.
     template <typename At>
     void load_across(At at, int64_t b, T* maps) const {
-        run_apart(at, [this, at, b, maps](auto) {
+        run_apart(at, [this, at, b, maps](auto /*at*/) {
             const auto x = image_rows(stored_, data_of<const S>(stored_), b, interleaved_);
             if constexpr (std::is_same_v<S, T>) {
                 if (resized_ && interleaved_)
@@ -174,7 +174,7 @@ public:
         }
         load_across(at, b, maps.data());
         const Rows<const T> across{maps.data(), positions_, maps_, maps_};
-        pack_panels(at, across, 0, positions_, 0, maps_, panels, row.data());
+        pack_panels(at, across, /*first=*/0, positions_, /*begin=*/0, maps_, panels, row.data());
     }
 
     // From grads (M x K) the gradient of the maps of an image as they are stored, (M x h'w').
@@ -189,7 +189,7 @@ public:
         } else {
             const Scratch<T> rows(stored_size());
             transpose(sums.data(), maps_, small, maps_, rows.data(), small);
-            convert_row(at, rows.data(), 1, grad_maps, stored_size());
+            convert_row(at, rows.data(), grad_maps, stored_size());
         }
     }
 
@@ -199,8 +199,8 @@ private:
     void round(At at, T* maps) const {
         if constexpr (!std::is_same_v<S, T>) {
             const Scratch<S> rounded(size());
-            convert_row(at, maps, 1, rounded.data(), size());
-            convert_row(at, rounded.data(), 1, maps, size());
+            convert_row(at, maps, rounded.data(), size());
+            convert_row(at, rounded.data(), maps, size());
         }
     }
 
@@ -208,7 +208,7 @@ private:
     template <typename At>
     void pack_rows(At at, const Rows<const S>& x, T* to) const {
         for (int64_t i = 0; i < x.rows; ++i)
-            convert_row(at, x.row(i), 1, to + i * maps_, maps_);
+            convert_row(at, x.row(i), to + i * maps_, maps_);
     }
 
     // M dense rows of n as rows of M.
@@ -218,7 +218,7 @@ private:
             transpose(maps, n, maps_, n, to, maps_);
         } else {
             const Scratch<T> converted(maps_ * n);
-            convert_row(at, maps, 1, converted.data(), maps_ * n);
+            convert_row(at, maps, converted.data(), maps_ * n);
             transpose(converted.data(), n, maps_, n, to, maps_);
         }
     }

@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <limits>
 
-#include "../common/elements.h"
-#include "../common/words.h"
-#include "../torch/tensors.h"
-#include "images.cuh"
-#include "resized_map.cuh"
+#include "../../common/elements.h"
+#include "../../common/words.h"
+#include "../../torch/tensors.h"
+#include "../images.cuh"
+#include "../resized_map.cuh"
 
 namespace wsdan {
 
@@ -91,7 +91,7 @@ inline int blocks_for(const Shares& shares, int threads) {
 }
 
 // How `planes` planes like those of `result` are shared out, `count` elements of a row a thread. A
-// thread goes down so many rows that the card is full first and strips have few starts then.
+// thread goes down so many rows that the GPU is full first and strips have few starts then.
 template <typename S>
 Shares shares_of(const Images<S>& result, int64_t planes, int count, int multiprocessors) {
     constexpr int64_t least = 4, most = 16, resident = 2048;

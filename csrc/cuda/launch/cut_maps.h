@@ -3,7 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "attention_drop.cuh"
+#include "../attention_drop.cuh"
 #include "map_launch.h"
 
 namespace wsdan {

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "../common/words.h"
-#include "convert.h"
+#include "../../common/words.h"
+#include "../convert.h"
+#include "../scratch.h"
 #include "images.h"
 #include "resized_map.h"
-#include "scratch.h"
 
 namespace wsdan {
 
@@ -28,7 +28,7 @@ public:
           masked_(image.row_size()) {}
 
     void make_row(int64_t y) {
-        run_apart(At{}, [this, y](auto) { mask_row(y); });
+        run_apart(At{}, [this, y](auto /*at*/) { mask_row(y); });
     }
 
 private:
@@ -61,7 +61,7 @@ private:
             for (int64_t i = 0; i < count; ++i)
                 to[i] = from[i] & keep[i];
             if (stream_)
-                store_row(At{}, target, result_.row(plane, y), count, true);
+                store_row(At{}, target, result_.row(plane, y), count, /*stream=*/true);
         }
     }
 

@@ -7,11 +7,11 @@
 #include <type_traits>
 #include <vector>
 
-#include "convert.h"
+#include "../convert.h"
+#include "../product.h"
+#include "../scratch.h"
+#include "../taps.h"
 #include "images.h"
-#include "product.h"
-#include "scratch.h"
-#include "taps.h"
 
 namespace wsdan {
 
@@ -24,7 +24,7 @@ public:
     using V = typename VectorOf<T, lanes>::type;
     using I = typename VectorOf<Int, lanes>::type;
 
-    ShuffledTaps(const std::vector<Tap<T>>& taps)
+    explicit ShuffledTaps(const std::vector<Tap<T>>& taps)
         : count_((static_cast<int64_t>(taps.size()) + lanes - 1) / lanes),
           base_(count_),
           offset_(count_ * lanes),
@@ -49,13 +49,22 @@ public:
             const T* source = in + base_[block];
             const I order = *reinterpret_cast<const I*>(offset_.data() + block * lanes);
             const V weight = *reinterpret_cast<const V*>(weight_.data() + block * lanes);
-            const V lower = __builtin_shuffle(*reinterpret_cast<const V*>(source), order);
-            const V upper = __builtin_shuffle(*reinterpret_cast<const V*>(source + 1), order);
+            const V lower = shuffled(*reinterpret_cast<const V*>(source), order);
+            const V upper = shuffled(*reinterpret_cast<const V*>(source + 1), order);
             *reinterpret_cast<V*>(out + block * lanes) = lower * (1 - weight) + upper * weight;
         }
     }
 
 private:
+    // values[order[0]], values[order[1]], ...
+    static V shuffled(const V& values, const I& order) {
+#if defined(__clang__)
+        return __builtin_shufflevector(values, order);
+#else
+        return __builtin_shuffle(values, order);
+#endif
+    }
+
     int64_t count_;
     std::vector<int64_t> base_;
     std::vector<Int> offset_;
@@ -89,7 +98,7 @@ public:
     }
 
     void make_row(int64_t i) {
-        run_apart(At{}, [this, i](auto) { blend_row(i); });
+        run_apart(At{}, [this, i](auto /*at*/) { blend_row(i); });
     }
 
 private:
@@ -126,7 +135,7 @@ private:
     void widen(const S* source, T* wide) {
         const int64_t count = box_.width() * image_.pixel, pixel = image_.pixel;
         T* line = line_.data();
-        convert_row(At{}, source, 1, line, count);
+        convert_row(At{}, source, line, count);
         for (int64_t i = 0; i < kRoom; ++i)
             line[count + i] = line[count - pixel + i % pixel];
         if (pixel == 1 && shuffled_.usable())

@@ -10,9 +10,9 @@
 #include <limits>
 #include <vector>
 
-#include "../common/boxes.h"
-#include "levels.h"
-#include "taps.h"
+#include "../../common/boxes.h"
+#include "../levels.h"
+#include "../taps.h"
 
 namespace wsdan {
 
@@ -54,7 +54,7 @@ public:
     // Takes a map (h x w). Its peak is then the maximum that the rule asks for, or 0 for a map that
     // is dead: one that holds a NaN or an infinity, or has nothing above 0.
     void load(const T* map) {
-        run_apart(At{}, [this, map](auto) { widen(map); });
+        run_apart(At{}, [this, map](auto /*at*/) { widen(map); });
     }
 
     T peak() const {

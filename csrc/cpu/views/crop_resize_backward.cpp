@@ -10,13 +10,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "convert.h"
+#include "../convert.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../scratch.h"
+#include "../taps.h"
+#include "../tensors.h"
 #include "images.h"
-#include "levels.h"
-#include "parallel.h"
-#include "scratch.h"
-#include "taps.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {
@@ -47,7 +47,7 @@ public:
             const Tap<T> tap = rows_[i];
             for (; row < tap.lower; ++row)
                 written = close_row(plane, row, written);
-            convert_row(At{}, crop_.row(plane, i), 1, slope_.data(), count);
+            convert_row(At{}, crop_.row(plane, i), slope_.data(), count);
             add(tap.lower, T(1) - tap.weight);
             add(tap.upper, tap.weight);
         }
@@ -80,7 +80,7 @@ private:
         for (int64_t c = 0; c < image_.pixel; ++c)
             narrow(wide + c, line_.data() + box_.left * image_.pixel + c);
         zero_rows(plane, written, box_.top + y);
-        convert_row(At{}, line_.data(), 1, image_.row(plane, box_.top + y), image_.row_size());
+        convert_row(At{}, line_.data(), image_.row(plane, box_.top + y), image_.row_size());
         std::fill(wide, wide + crop_.row_size(), T(0));
         return box_.top + y + 1;
     }

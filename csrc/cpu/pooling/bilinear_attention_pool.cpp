@@ -15,19 +15,20 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
-#include "levels.h"
-#include "parallel.h"
+#include "../levels.h"
+#include "../parallel.h"
+#include "../scratch.h"
+#include "../tensors.h"
 #include "pool_epilogue.h"
 #include "pool_layout.h"
 #include "pool_maps.h"
 #include "pool_max.h"
 #include "pool_mkl.h"
 #include "pool_shape.h"
-#include "scratch.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {
@@ -51,7 +52,7 @@ struct Part {
     Part(int64_t task, int64_t parts, int64_t units, int64_t step)
         : image(task / parts), begin(0), end(units) {
         const int64_t share = ((units + parts - 1) / parts + step - 1) / step * step;
-        begin = std::min(units, task % parts * share);
+        begin = std::min(units, (task % parts) * share);
         end = std::min(units, begin + share);
     }
 };
@@ -129,7 +130,7 @@ void pool_forward(
     if (parts == 1)
         return;
     for_each_task(shape.batch, maps * channels, [&](int64_t b) {
-        at_cpu_level([&](auto) {
+        at_cpu_level([&](auto /*at*/) {
             const int64_t start = b * maps * channels;
             pool_output(pooled_data + start, output_data + start, maps, channels, options);
         });
@@ -148,7 +149,7 @@ void backward_rows_of_positions(
     const Scratch<T> packed(block * columns), map_panels(maps * columns), sums(maps * columns);
     const Scratch<T> row(columns), buffer(At::rows * columns);
     const Rows<const T> map_rows{weights, maps, x.columns, x.columns};
-    pack_panels(at, map_rows, 0, maps, begin, end, map_panels.data(), row.data());
+    pack_panels(at, map_rows, /*first=*/0, maps, begin, end, map_panels.data(), row.data());
     for (int64_t first = 0; first < channels; first += block) {
         const int64_t count = std::min(block, channels - first);
         across_rows(
@@ -177,17 +178,19 @@ void backward_rows_of_channels(
     const Scratch<T> sums(tile * padded), row(std::max(columns, tile)), buffer(At::rows * columns);
     const Rows<const T> slope_rows{slopes, maps, channels, channels};
     pack_transposed(at, slopes, maps, channels, transposed.data());
-    pack_panels(at, slope_rows, 0, maps, 0, channels, panels.data(), row.data());
+    pack_panels(
+        at, slope_rows, /*first=*/0, maps, /*begin=*/0, channels, panels.data(), row.data()
+    );
     for (int64_t first = begin; first < end; first += tile) {
         const int64_t count = std::min(tile, end - first);
         along_rows(at, x, first, first + count, transposed.data(), maps, sums.data());
         for (int64_t m = 0; m < maps; ++m) {
             for (int64_t i = 0; i < count; ++i)
                 row[i] = sums[i * padded + m];
-            convert_row(at, row.data(), 1, grad_maps + m * x.rows + first, count);
+            convert_row(at, row.data(), grad_maps + m * x.rows + first, count);
         }
         outer_rows(
-            at, weights, x.rows, panels.data(), maps, grad_x, first, count, 0, channels,
+            at, weights, x.rows, panels.data(), maps, grad_x, first, count, /*begin=*/0, channels,
             buffer.data(), stream
         );
     }
@@ -204,7 +207,7 @@ Scratch<T> pooled_gradients(
     const int64_t size = shape.maps * shape.channels;
     Scratch<T> slopes(shape.batch * size);
     for_each_task(shape.batch, size, [&](int64_t b) {
-        at_cpu_level([&](auto) {
+        at_cpu_level([&](auto /*at*/) {
             pool_output_backward(
                 grad_data + b * size, pooled_data + b * size, slopes.data() + b * size, shape.maps,
                 shape.channels, divide, options
@@ -253,7 +256,7 @@ void pool_backward(
                         at, x, shape.channels_last, weights.data(), maps, slope, where.data(),
                         grad_x, sums.data()
                     );
-                    convert_row(at, sums.data(), 1, grad_maps, maps * positions);
+                    convert_row(at, sums.data(), grad_maps, maps * positions);
                 } else if (shape.channels_last) {
                     backward_rows_of_channels(
                         at, x, grad_x, weights.data(), slope, maps, part.begin, part.end, grad_maps,

@@ -8,15 +8,16 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <string>
 
+#include "../levels.h"
+#include "../parallel.h"
+#include "../tensors.h"
 #include "crop_rows.h"
 #include "drop_rows.h"
 #include "images.h"
-#include "levels.h"
-#include "parallel.h"
 #include "resized_map.h"
-#include "tensors.h"
 
 namespace wsdan {
 namespace {
@@ -27,7 +28,7 @@ void for_each_band(const Tensor& images, int64_t rows, int64_t cost, const Body&
     const int64_t parts = parts_per_image(images.size(0), rows / 16);
     const int64_t share = (rows + parts - 1) / parts;
     for_each_task(images.size(0) * parts, cost * share, [&](int64_t task) {
-        const int64_t from = task % parts * share, to = std::min(rows, from + share);
+        const int64_t from = (task % parts) * share, to = std::min(rows, from + share);
         if (from < to)
             at_cpu_level([&](auto at) {
                 body(at, task / parts, from, to);
@@ -81,7 +82,7 @@ void attention_drop(
     const Tensor x = laid_out_as(images, drops);
     const bool interleaved = !is_planar(drops), stream = worth_streaming(size_of(drops));
     const MapGeometry geometry = map_geometry(maps, thresholds, images, rule, align_corners);
-    with_types(x.scalar_type(), "attention_drop", [&](auto stored, auto) {
+    with_types(x.scalar_type(), "attention_drop", [&](auto stored, auto /*computed*/) {
         using S = decltype(stored);
         const S* from = data_of<const S>(x);
         S* to = data_of<S>(drops);
@@ -131,7 +132,8 @@ void attention_crop_drop(
                 const auto image = image_rows(x, from, b, interleaved);
                 const Box box = box_inside(box_data + 4 * b, x.size(2), x.size(3));
                 CropRows<decltype(at), S, C> crop(
-                    image, box, image_rows(crops, crop_data, b, interleaved), true, stream
+                    image, box, image_rows(crops, crop_data, b, interleaved),
+                    /*align_corners=*/true, stream
                 );
                 ResizedMap<decltype(at), T> map(geometry);
                 map.load(map_data + b * geometry.map_size());
