@@ -67,6 +67,7 @@ def job(name, code, folder):
     return gpu_check.Job(name, [sys.executable, "-c", code], folder / f"{name}.log")
 
 
+@pytest.mark.slow
 def test_jobs_end_in_their_time(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     sleeper = "import subprocess, sys; subprocess.run([sys.executable, '-c', '{}'])".format(
@@ -205,6 +206,7 @@ def test_the_build_and_the_report_are_for_this_card(tmp_path, monkeypatch):
     assert outcome.built == "ok"
 
 
+@pytest.mark.slow
 def test_slices_are_the_whole(tmp_path):
     """One as gpu_check calls pytest, then all of the plugin alone."""
     (tmp_path / "test_it.py").write_text(

@@ -36,6 +36,7 @@ def emulator():
 
 
 @pytest.mark.parametrize("name", gpu_rows.ROWS)
+@pytest.mark.slow
 def test_every_group_is_measured_and_ours_is_right(name, tiny, monkeypatch, request):
     if EMULATED and name.split()[0] in VIEWS:
         request.getfixturevalue("emulator")

@@ -9,7 +9,10 @@ import parity
 import pytest
 from paths import ROOT
 
-pytestmark = pytest.mark.skipif(parity.GPU == "cuda", reason="the machine has a CUDA device")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(parity.GPU == "cuda", reason="the machine has a CUDA device"),
+]
 SCRIPT = ["benchmarks/bap_bench.py", "--device", "cuda"]
 # Run one after the other in one process, which imports torch once.
 COMMANDS = [

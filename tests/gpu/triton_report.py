@@ -9,7 +9,6 @@ architecture, compiler and of this file: what has not changed is not compiled ag
 """
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
+from kept import kept
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -35,7 +35,6 @@ from wsdan_kernels._triton import bilinear_attention_pool as pool
 from wsdan_kernels.ops import bilinear_attention_pool as pool_op
 from wsdan_kernels.testing import paper_shape
 
-KEPT = Path(__file__).parents[2] / "build" / "triton-report"
 CAPABILITIES = (80, 90, 100)
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 # Bytes of shared memory of a multiprocessor (CUDA C++ Programming Guide, technical
@@ -108,28 +107,14 @@ def tool(name: str, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def kept_in(launch: Launch) -> Path:
-    """The file of what is found in the binary of this launch."""
+def report(launch: Launch) -> dict:
+    """The row of one launch, from what is kept or from its binary."""
     parts = (
         triton.__version__, launch.capability, launch.source.hash(), sorted(launch.options.items()),
         Path(__file__).read_bytes(),
     )  # fmt: skip
-    return KEPT / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
-
-
-def report(launch: Launch) -> dict:
-    """The row of one launch, from what is kept or from its binary."""
-    path = kept_in(launch)
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        found = inspected(launch)
-        KEPT.mkdir(parents=True, exist_ok=True)
-        own = path.with_suffix(f".{os.getpid()}")
-        own.write_text(json.dumps(found), encoding="utf-8")
-        own.replace(path)
-    name, kernel = launch.title, launch.kernel.fn.__name__
-    return {"name": name, "kernel": kernel, "tile": launch.tile, **found}
+    found = kept("triton-report", parts, partial(inspected, launch))
+    return {"name": launch.title, "kernel": launch.kernel.fn.__name__, "tile": launch.tile, **found}
 
 
 def inspected(launch: Launch) -> dict:
