@@ -16,6 +16,7 @@ sys.path.append(str(ROOT))  # for cuda_build; last, so that wsdan_kernels is the
 
 if interpreter.interpreting() and importlib.util.find_spec("triton") is not None:
     interpreter.round_as_the_gpu()
+    interpreter.remember_what_repeats()
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -16,6 +16,7 @@ from golden import (
     assert_parity,
     load,
     named,
+    names,
     pooled_with_gradients,
 )
 from harness import compiled_views, others, published, report, run, view_inputs
@@ -70,7 +71,7 @@ def test_published_chosen_views(name):
 @pytest.mark.parametrize("align_corners", [True, False], ids=["seed", "wvinzh"])
 def test_published_views_per_part(align_corners, monkeypatch):
     prefix = "crop_drop_seed" if align_corners else "crop_drop_wvinzh"
-    for name in named(prefix).args[1]:
+    for name in names(prefix):
         case = load(name)
         picks, thetas = (iter(case[key].flatten().tolist()) for key in ("picks", "thetas"))
         monkeypatch.setattr(np.random, "choice", lambda count, size, p, picks=picks: [next(picks)])
@@ -219,6 +220,7 @@ def test_no_value_is_at_its_threshold():
 
 
 @pytest.mark.parametrize("rule", ["paper", "guyuc"])
+@pytest.mark.slow
 def test_the_references_views_can_be_compiled_in_one_piece(rule, monkeypatch):
     """As on a GPU, but for the code generator."""
     monkeypatch.setattr(

@@ -35,6 +35,7 @@ def test_the_images_are_like_photographs(tmp_path):
         assert Image.open(path).size == (500, 375)
 
 
+@pytest.mark.slow
 def test_all_ways_to_load_are_measured(tmp_path, capsys):
     options = ["--images", "8", "--batch", "4", "--image-size", "64"]
     assert data_bench.main([*options, "--json", str(tmp_path / "it.json")]) == 0

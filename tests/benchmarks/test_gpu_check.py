@@ -1,147 +1,18 @@
-"""make gpu-check, less what needs a GPU: its rows, targets, time budget and report."""
+"""make gpu-check, less what needs a GPU: its jobs, time budget and report."""
 
 import json
 import os
 import sys
 import time
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import gpu_check
-import parity
 import pytest
 import torch
-import train_bench
-from emulator import build, install
-from harness import gpu, gpu_measure, gpu_rows, report, run, sanitized, shard
-from measured import FACTS, ROW, TINY
+from harness import gpu_rows, report, run, sanitized, shard
+from measured import FACTS, found_of, rows_of
 from paths import ROOT
-
-VIEWS = ("views", "boxes", "crop", "drop", "refine")
-STEPS = {"auto", "graph"} if parity.GPU == "cuda" else {"auto"}
-EMULATED = parity.GPU == "cpu" and build.missing() is None
-CPP = {"cuda"} if EMULATED or parity.GPU == "cuda" else {"cpu"}  # views without any compiler
-OURS_OF = {**dict.fromkeys(VIEWS, CPP), "step": STEPS}
-needs_no_gpu = pytest.mark.skipif(parity.GPU == "cuda", reason="the machine has a CUDA device")
-
-
-def rows_of(ours_ms=0.08, **others):
-    rows = [replace(ROW, variant=name, median_ms=ms) for name, ms in others.items()]
-    return [*rows, replace(ROW, median_ms=ours_ms)]
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Small works with Triton's kernels in them, on the GPU or in the interpreter."""
-    monkeypatch.setattr(run, "INTERPRETED", True)
-    monkeypatch.setattr(gpu_rows, "paper_shape", lambda batch: TINY)
-    monkeypatch.setattr(train_bench, "BACKBONE", "tiny")
-    if parity.GPU == "cpu":
-        monkeypatch.setattr(gpu, "input_sets", lambda size, device: 3)
-
-
-@pytest.fixture
-def emulator():
-    """The CUDA kernels of the views, on the CPU."""
-    with install.installed():
-        yield
-
-
-@pytest.mark.parametrize("name", gpu_rows.ROWS)
-def test_every_group_is_measured_and_ours_is_right(name, tiny, monkeypatch, request):
-    if EMULATED and name.split()[0] in VIEWS:
-        request.getfixturevalue("emulator")
-    monkeypatch.setattr(gpu_measure, "REPEATS", 2)
-    entry = gpu_rows.ROWS[name]
-    group = f"{name} B {entry.batches[0]}"
-    assert group in gpu_rows.groups()
-    emitted = []
-    gpu_measure.measure_group(group, 1e9, lambda: 0.0, emitted.append, device=parity.GPU)
-    assert emitted
-    for content in emitted:
-        assert json.loads(json.dumps(content)) == content
-        rows = [report.Row(**row) for row in content["rows"]]
-        names = {row.variant for row in rows}
-        assert "published" in names and names & OURS_OF.get(name.split()[0], {"triton"})
-        assert all(row.median_ms > 0 and row.share > 0 for row in rows)
-        found = {check["code"]: check for check in content["checks"]}
-        if name.startswith("step"):
-            assert found == {} and {row.unit for row in rows} == {"images/s"}
-            continue
-        assert "reference" in names and found["bits"]["passed"] is True
-        assert ("compiled" in found) == (run.COMPILED in entry.targets(TINY["B"]))
-        assert not any(note.startswith("roi_align left out") for note in content["notes"])
-
-
-def test_a_group_whose_kernel_is_wrong_is_not_timed(tiny, monkeypatch):
-    work = run.Work(
-        "work", "B 1", {"published": lambda: torch.ones(2), "triton": lambda: torch.zeros(2)},
-        tolerance=1e-5, moved=8.0, device=parity.GPU,
-    )  # fmt: skip
-    entry = gpu_rows.Entry(lambda sizes, device: [replace(work, variants={
-        "compiled": torch.ones, **work.variants,
-    })])  # fmt: skip
-    monkeypatch.setitem(gpu_rows.ROWS, "centers", entry)
-    monkeypatch.setattr(run, "machine", lambda device: {"copy_gb_per_s": 1.0})
-    emitted = []
-    assert gpu_measure.measure(["centers B 12", "sample B 12"], lambda: 9.0, emitted.append) == 1
-    assert [list(content) for content in emitted] == [["machine"], ["failed", "error"]]
-    assert "triton differs from published" in emitted[1]["error"]
-
-
-def test_the_same_bits():
-    state = torch.zeros(3)
-    work = run.Work("work", "B 1", {"triton": lambda: (state.add_(1),)}, 0.0, 1.0)
-    assert gpu_rows.same_bits(work) is False
-    work = replace(work, variants={"cuda": lambda: state + 1})
-    assert gpu_rows.same_bits(work) is True
-    assert gpu_rows.same_bits(replace(work, variants={"published": list})) is None
-    assert gpu_rows.same_bits(replace(work, images=2)) is None
-
-
-def found_of(rows, batch=gpu_rows.LARGE, budget=gpu_rows.POOLING, bits=True, **of_work):
-    work = run.Work("mean forward", "B 128", {}, 0.0, 1.0, **of_work)
-    return gpu_rows.checks(work, rows, batch, budget, bits)
-
-
-def passed(*arguments, **options):
-    return {check.code: check.passed for check in found_of(*arguments, **options)}
-
-
-def test_targets():
-    good = rows_of(published=0.32, compiled=0.12)
-    assert passed(good) == {"bits": True, "copy": True, "compiled": True, "published": True}
-    slow = [replace(row, share=0.74) for row in rows_of(published=0.31, compiled=0.11)]
-    assert passed(slow) == {"bits": True, "copy": False, "compiled": False, "published": False}
-    assert passed(rows_of(published=0.32))["compiled"] is None
-    assert passed(good, budget={}, bits=None) == {"bits": None}
-    assert passed(good, images=12) == {}
-    for count, directions, met in ((3, 1, True), (4, 1, False), (6, 2, True), (None, 1, None)):
-        rows = [replace(row, launches=count) for row in good]
-        assert passed(rows, gpu_rows.SMALL, {}, directions=directions)["launches"] is met
-    assert passed(good[:1]) == {"ours": False}
-
-
-def test_targets_of_the_views():
-    rows = rows_of(published=4.0, reference=0.32, compiled=0.12)
-    met = {"bits": True, "copy": True, "compiled": True, "published": True, "reference": True}
-    assert passed(rows, budget=gpu_rows.VIEWS) == met
-    slow = rows_of(published=3.99, reference=0.319, compiled=0.119)
-    met |= {"compiled": False, "published": False, "reference": False}
-    assert passed(slow, budget=gpu_rows.VIEWS) == met
-    pair = gpu_rows.ROWS["views fp32"]
-    assert pair.targets(gpu_rows.LARGE) == gpu_rows.VIEWS and pair.targets(gpu_rows.SMALL) == {}
-
-
-def test_a_work_in_one_line():
-    rows = rows_of(published=0.32, compiled=0.12)
-    found = found_of(rows)
-    line = gpu_rows.line(rows, found)
-    assert line.startswith("mean fwd, B 128 fp32 channels_last")
-    for text in (" 80.00 us", " 80%", " 12.5", "4.00x", "1.50x", "bits+ copy+ compiled+"):
-        assert text in line
-    assert len(line) <= 140 and "no kernel of ours" in gpu_rows.line(rows[:1], [])
-    step = [replace(row, rate=131.4, unit="images/s") for row in rows]
-    assert gpu_rows.line(step, []).endswith("  131 images/s")
 
 
 def worst_outcome():
@@ -196,6 +67,7 @@ def job(name, code, folder):
     return gpu_check.Job(name, [sys.executable, "-c", code], folder / f"{name}.log")
 
 
+@pytest.mark.slow
 def test_jobs_end_in_their_time(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     sleeper = "import subprocess, sys; subprocess.run([sys.executable, '-c', '{}'])".format(
@@ -214,7 +86,7 @@ def test_jobs_end_in_their_time(tmp_path, monkeypatch):
     ]
     jobs[2].environment["A"] = "b"
     started = time.monotonic()
-    gpu_check.run_jobs(jobs, 2, 6.0)
+    gpu_check.run_jobs(jobs, 2, 3.0)
     assert time.monotonic() - started < 60
     assert [job.status for job in jobs] == [3, None, 0, None, None]
     assert jobs[2].log.read_text() == "None b\n"
@@ -334,20 +206,28 @@ def test_the_build_and_the_report_are_for_this_card(tmp_path, monkeypatch):
     assert outcome.built == "ok"
 
 
+@pytest.mark.slow
 def test_slices_are_the_whole(tmp_path):
-    """As gpu_check calls pytest."""
+    """One as gpu_check calls pytest, then all of the plugin alone."""
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.parametrize('i', range(5))\ndef test(i):\n    assert i\n"
     )
-    counts = []
-    for part in ("0/2", "1/2"):
-        pytest_ = gpu_check.test_jobs(tmp_path)[0].command[:-3]
-        command = [*pytest_, "--shard", part, "-c", os.devnull, "-q", str(tmp_path / "test_it.py")]
-        one = gpu_check.Job("it", command, tmp_path / f"{part[0]}.log")
-        gpu_check.run_jobs([one], 1, 60.0)
-        counts.append(dict(gpu_check.read_test_log(one)[0]))
-    assert counts == [{"failed": 1, "passed": 2}, {"passed": 2}]
-    assert shard.__doc__
+    pytest_ = gpu_check.test_jobs(tmp_path)[0].command[:-3]
+    command = [*pytest_, "--shard", "0/2", "-c", os.devnull, "-q", str(tmp_path / "test_it.py")]
+    one = gpu_check.Job("it", command, tmp_path / "it.log")
+    gpu_check.run_jobs([one], 1, 60.0)
+    assert dict(gpu_check.read_test_log(one)[0]) == {"failed": 1, "passed": 2}
+    slices = [sliced(f"{i}/3", range(5)) for i in range(3)]
+    assert slices == [([0, 3], [1, 2, 4]), ([1, 4], [0, 2, 3]), ([2], [0, 1, 3, 4])]
+
+
+def sliced(part, collected):
+    """What the plugin keeps of these items, and what it tells pytest that it left out."""
+    items, left_out = list(collected), []
+    hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
+    config = SimpleNamespace(getoption={"--shard": part}.get, hook=hook)
+    shard.pytest_collection_modifyitems(config, items)
+    return items, left_out
 
 
 def measured_by(script, tmp_path, monkeypatch):
@@ -391,38 +271,6 @@ def test_what_was_not_reached_is_named(tmp_path, monkeypatch):
     outcome, groups, asked = measured_by(script, tmp_path, monkeypatch)
     assert len(asked) == 1 and outcome.failed == {}
     assert outcome.left_out == [f"{group}: no time" for group in groups[1:]]
-
-
-@needs_no_gpu
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["-m", "benchmarks.gpu_check"],
-        [
-            "-m",
-            "benchmarks.harness.gpu_measure",
-            "--out",
-            os.devnull,
-            "--seconds",
-            "1",
-            "centers B 12",
-        ],
-        ["-m", "benchmarks.harness.tune"],
-        ["-m", "benchmarks.bap_bench", "--device", "cuda"],
-        ["benchmarks/bap_bench.py", "--device", "cuda"],
-        ["-m", "benchmarks.augment_bench", "--device", "cuda"],
-        ["benchmarks/train_bench.py", "--device", "cuda"],
-        ["-m", "benchmarks.harness.sanitized"],
-    ],
-    ids=" ".join,
-)
-def test_without_a_gpu_there_is_one_line(command, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    one = gpu_check.Job("it", [sys.executable, *command], tmp_path / "it.log")
-    gpu_check.run_jobs([one], 1, 120.0)
-    lines = one.log.read_text().splitlines()
-    assert one.status == 2
-    assert len(lines) == 1 and "sees no CUDA device" in lines[0]
 
 
 def test_the_whole_check(tmp_path, monkeypatch, capsys):

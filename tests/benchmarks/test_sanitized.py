@@ -68,6 +68,7 @@ def test_every_case_runs_forward_and_backward():
     assert [result.dtype for result in results] == [torch.uint8] * 2 and bool(results[0].any())
 
 
+@pytest.mark.slow
 def test_the_gpus_kernels_run():
     calls = sanitized.run_all(DEVICE["triton"], ("triton",))
     assert calls["triton"] == 2 * sum("triton" in KERNELS[case.op] for case in CASES)

@@ -34,6 +34,7 @@ def test_the_steps_agree(dtype):
     assert list(work.variants) == ["published", "auto", "joint", run.PASSES] and not work.notes
 
 
+@pytest.mark.slow
 def test_the_compiled_step_agrees(monkeypatch):
     """Without inductor, which would take a minute here."""
     compile_module = nn.Module.compile
@@ -44,6 +45,7 @@ def test_the_compiled_step_agrees(monkeypatch):
     assert list(work.variants) == ["published", run.COMPILED] and not work.notes
 
 
+@pytest.mark.slow
 def test_steps_are_measured_in_images():
     rows = run.measure(step_work(), 2, 1e9, fewest=4)
     assert [row.variant for row in rows] == ["published", "auto", "joint", run.PASSES]

@@ -4,6 +4,8 @@ python tests/gpu/cuda_report.py [--capability 90 ...] [--only TEXT] [--json FILE
 registers, spills, shared memory, occupancy, widest loads and stores. It reads the objects that
 `pip install -e .` left in build/cuda, and compiles those that are not up to date. Shared memory is
 what the launchers ask for at the paper's shape, and the block the largest of the kernel.
+
+build/cuda-report keeps what was found in each object, by a hash of the object and of this file.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
+
+from kept import kept  # noqa: E402
 
 import cuda_build  # noqa: E402
 
@@ -194,13 +198,20 @@ def reports(built: Path, sizes: dict[str, int]) -> list[dict]:
     return rows
 
 
+def kept_reports(built: Path, sizes: dict[str, int]) -> list[dict]:
+    """reports(), from what is kept where the object has not changed."""
+    files = (built, cuda_build.report_of(built), Path(__file__))
+    parts = (sorted(sizes.items()), *(path.read_bytes() for path in files))
+    return kept("cuda-report", parts, lambda: reports(built, sizes))
+
+
 def all_reports() -> list[dict]:
     """All rows, each kernel and architecture once."""
     nvcc = cuda_build.usable_nvcc(os.environ)
     objects = cuda_build.compile_all(nvcc, cuda_build.usable_archs(nvcc, ""))
     sizes = launched_sizes(nvcc)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = list(pool.map(lambda path: reports(path, sizes), objects))
+        found = list(pool.map(lambda path: kept_reports(path, sizes), objects))
     once = {(row["name"], row["capability"]): row for row in chain(*found)}
     return [once[key] for key in sorted(once)]
 

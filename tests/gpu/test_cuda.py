@@ -88,6 +88,7 @@ def test_layouts(case, dtype, strides):
 
 @pytest.mark.parametrize("size", [(513, 513), (1, 513), (513, 2), (127, 251), (64, 96)])
 @each_layout
+@pytest.mark.slow
 def test_large_and_narrow_images(size, layout):
     targets = ((97, 64),) if size == (513, 513) else ((97, 64), (1, 1), None)
     view_parity.check_images("cuda", size, layout, targets)
@@ -120,6 +121,7 @@ def test_float64_maps_of_other_images(dtype, layout):
 
 @each_rule
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.slow
 def test_boxes(dtype, rule):
     """Exact at the sizes of real images; at small ones torch rounds in another way."""
     thresholds = torch.tensor([[0.0, 0.1, 0.35, 0.5, 0.9]]).expand(3, -1)
@@ -162,6 +164,7 @@ def test_several_thresholds_are_each_alone():
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @each_layout
 @pytest.mark.parametrize("dtype", [*IMAGE_DTYPES, torch.uint8], ids=str)
+@pytest.mark.slow
 def test_rows_of_whole_chunks_and_others(dtype, layout, channels):
     view_parity.check_rows("cuda", dtype, layout, channels)
 

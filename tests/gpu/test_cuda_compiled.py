@@ -12,6 +12,7 @@ import pytest
 
 import cuda_build
 
+pytestmark = pytest.mark.slow
 # Bytes of shared memory that one block may take (CUDA C++ Programming Guide, technical
 # specifications per compute capability).
 SHARED_LIMIT = {

@@ -264,6 +264,7 @@ print("survived")
 """
 
 
+@pytest.mark.slow
 def test_address_sanitizer_runs_the_kernels():
     result = under_address_sanitizer(ADDRESSES.format(size=96, reach=0, count=100))
     assert result.returncode == 0 and "survived" in result.stdout, result.stderr
@@ -274,6 +275,7 @@ def test_address_sanitizer_runs_the_kernels():
     [({"size": 96, "reach": 1, "count": 100}, "heap-buffer-overflow"),
      ({"size": 96, "reach": 0, "count": 101}, "use-after-poison")],
 )  # fmt: skip
+@pytest.mark.slow
 def test_address_sanitizer_finds_what_is_out_of_bounds(fault, finding):
     result = under_address_sanitizer(ADDRESSES.format(**fault))
     assert result.returncode != 0 and "survived" not in result.stdout

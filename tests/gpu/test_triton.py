@@ -23,6 +23,8 @@ if importlib.util.find_spec("triton") is None:
 from wsdan_kernels._triton import _launch
 from wsdan_kernels._triton import _tuning as tuning
 
+# test_ops.py compares every operator's kernels with the reference, more quickly.
+pytestmark = pytest.mark.slow
 interpreted = pytest.mark.skipif(
     not interpreter.interpreting(), reason="needs the interpreter: TRITON_INTERPRET=1, or no GPU"
 )

@@ -12,6 +12,7 @@ import pytest
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 CAPABILITIES = (80, 90, 100)
 # Bytes of shared memory that one program may take. CUDA C++ Programming Guide, table of technical
 # specifications: sm_80 itself has 163 KiB, but sm_86 and sm_89 take the same entries and have 99.

@@ -3,6 +3,9 @@
 python tests/gpu/triton_report.py [--capability 90 ...] [--json FILE] prints a table: registers,
 spills, shared memory, occupancy, tensor-core instructions, widest loads and stores. Run as a
 process of its own, without TRITON_INTERPRET: the kernels read it when they are imported.
+
+build/triton-report keeps what was found in each binary, by a hash of the kernel's source, launch,
+architecture, compiler and of this file: what has not changed is not compiled again.
 """
 
 import argparse
@@ -14,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
+from kept import kept
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -44,6 +48,17 @@ TYPES = {
 TENSOR_CORES = r"\b(HMMA|HGMMA|UTC\w*MMA)"
 LOADS = {"128": r"\b(LDG\.E\.[\w.]*128|LDGSTS\.E[\w.]*\.128|LDGSTS\.E\.BYPASS\.[\w.]*128)"}
 STORES = {"128": r"\bSTG\.E\.[\w.]*128"}
+
+
+class Launch(NamedTuple):
+    """A kernel as `title` launches it on a GPU of this capability."""
+
+    title: str
+    capability: int
+    kernel: triton.JITFunction
+    source: ASTSource
+    options: dict
+    tile: list[int]
 
 
 def launches(work: Callable[[], None]) -> list[tuple]:
@@ -92,23 +107,33 @@ def tool(name: str, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def report(name: str, kernel, values, keywords, capability: int) -> dict:
+def report(launch: Launch) -> dict:
+    """The row of one launch, from what is kept or from its binary."""
+    parts = (
+        triton.__version__, launch.capability, launch.source.hash(), sorted(launch.options.items()),
+        Path(__file__).read_bytes(),
+    )  # fmt: skip
+    found = kept("triton-report", parts, partial(inspected, launch))
+    return {"name": launch.title, "kernel": launch.kernel.fn.__name__, "tile": launch.tile, **found}
+
+
+def inspected(launch: Launch) -> dict:
     """Compile one launch and read its cubin."""
-    source, options = source_of(kernel, values, keywords)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    target = GPUTarget("cuda", launch.capability, 32)
+    compiled = triton.compile(launch.source, target=target, options=launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = tool("cuobjdump", "-res-usage", file.name)
-        code = tool("cuobjdump", "-sass", file.name)
+        # Without dataflow, which takes a third of the time and changes no instruction.
+        code = tool("nvdisasm", "-ndf", "-novliw", file.name)
     registers = max(int(count) for count in re.findall(r"REG:(\d+)", usage))
     shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
     granules = -(-registers // 8) * 8 * 32 * warps
-    resident = min(REGISTERS // granules, WARPS // warps, SHARED[capability] // (shared + 1024), 32)
+    room = SHARED[launch.capability] // (shared + 1024)
+    resident = min(REGISTERS // granules, WARPS // warps, room, 32)
     return {
-        "name": name,
-        "kernel": kernel.fn.__name__,
-        "capability": capability,
+        "capability": launch.capability,
         "registers": registers,
         "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
         "shared": shared,
@@ -116,7 +141,6 @@ def report(name: str, kernel, values, keywords, capability: int) -> dict:
         "occupancy": resident * warps / WARPS,
         "tensor_core": len(re.findall(TENSOR_CORES, code)),
         "instruction": next(iter(re.findall(TENSOR_CORES, code)), ""),
-        "tile": [keywords[name] for name in ("CHANNELS", "POSITIONS") if name in keywords],
         "async_copies": len(re.findall(r"\bLDGSTS\b", code)),
         "loads_128": len(re.findall(LOADS["128"], code)),
         "stores_128": len(re.findall(STORES["128"], code)),
@@ -220,20 +244,33 @@ def _sample(shape) -> None:
     sample_attention.forward(attentions, uniforms, "sqrt_mass", picks)
 
 
-def reports(capability: int, only: str = "") -> list[dict]:
-    """One report for each different launch."""
+def distinct(capability: int, only: str = "") -> list[Launch]:
+    """Each different launch once, of works with `only` in their title."""
     _launch.assumed = _launch.Gpu(capability, MULTIPROCESSORS[capability])
-    found, seen = [], set()
+    found = {}
     for title, work in works():
         if only not in title:
             continue
         for kernel, values, keywords in launches(work):
             source, options = source_of(kernel, values, keywords)
+            tile = [keywords[name] for name in ("CHANNELS", "POSITIONS") if name in keywords]
             key = (kernel.fn.__name__, source.hash(), str(options))
-            if key not in seen:
-                seen.add(key)
-                found.append(report(title, kernel, values, keywords, capability))
-    return found
+            found.setdefault(key, Launch(title, capability, kernel, source, options, tile))
+    return list(found.values())
+
+
+_shared: list[Launch] = []  # with forked processes, to which kernels cannot be sent
+
+
+def _shared_report(place: int) -> dict:
+    return report(_shared[place])
+
+
+def reports(found: list[Launch]) -> Iterator[dict]:
+    """Their rows in order, compiled on all cores."""
+    _shared[:] = found
+    with multiprocessing.get_context("fork").Pool() as processes:
+        yield from processes.imap(_shared_report, range(len(found)))
 
 
 COLUMNS = (
@@ -259,11 +296,11 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     print(line({key: title for key, title, _ in COLUMNS}))
+    found = [each for card in options.capability for each in distinct(card, options.only)]
     rows = []
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for found in pool.map(reports, options.capability, [options.only] * len(CAPABILITIES)):
-            rows += found
-            print("\n".join(map(line, found)), flush=True)
+    for row in reports(found):
+        rows.append(row)
+        print(line(row), flush=True)
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0

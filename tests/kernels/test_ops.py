@@ -90,6 +90,7 @@ def test_compiles_as_one_graph(case):
     assert_close(case, found, expected, TOLERANCES[torch.float32])
 
 
+@pytest.mark.slow
 def test_compiles_with_inductor():
     """One whole chain through the default compiler, forward and backward."""
     torch._dynamo.reset()

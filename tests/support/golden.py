@@ -25,10 +25,22 @@ FILES = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*
 TOLERANCE = 1e-5
 
 
+def names(prefix: str) -> list[str]:
+    found = sorted(name for name in FILES if name.startswith(prefix))
+    assert found, f"no golden case {prefix}*"
+    return found
+
+
 def named(prefix: str):
-    names = sorted(name for name in FILES if name.startswith(prefix))
-    assert names, f"no golden case {prefix}*"
-    return pytest.mark.parametrize("name", names)
+    """A test's parameter: the names of cases, slow for those that the repository does not hold."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=() if (FOLDERS[0] / f"{name}.npz").exists() else [slow])
+            for name in names(prefix)
+        ],
+    )
 
 
 def load(name: str) -> dict:
