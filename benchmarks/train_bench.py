@@ -97,7 +97,7 @@ def step_work(
         moved=float(batch[0].nbytes),
         device=device,
         images=sizes["B"],
-        profiler=partial(_profiler, model, config, batch),
+        phases=partial(_phases, model, config, batch),
     )
 
 
@@ -138,7 +138,7 @@ def _passes(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tenso
     return {"loss": loss, "raw": loss, "center": torch.zeros_like(loss)}
 
 
-def _profiler(
+def _phases(
     model: nn.Module, config: Config, batch: tuple[Tensor, Tensor, Tensor]
 ) -> dict[str, float]:
     """Milliseconds of each phase of a step of ours on a copy of this model; they wait for a GPU."""

@@ -44,7 +44,7 @@ class Row:
     launches: int | None = None  # of one call on a GPU; None on the CPU, or where not counted
     call_ms: float | None = None  # of one call after the other on a GPU, the host's time included
     clock: str = "host"  # what the times hold: "host", "gpu", or "gpu and host" for calls that wait
-    profiler: dict[str, float] | None = None  # of a training step of ours: milliseconds of each
+    phases: dict[str, float] | None = None  # of a training step of ours: milliseconds of each
 
 
 def group_text(title: str, rows: list[Row], notes: list[str]) -> str:
@@ -62,14 +62,14 @@ def group_text(title: str, rows: list[Row], notes: list[str]) -> str:
             lines[-1] += f" {row.launches:4} launches"
         if row.clock == "gpu and host":
             notes = [*notes, f"{row.variant} waits for the GPU: the host's time is in its figures"]
-        if row.profiler is not None:
+        if row.phases is not None:
             notes = [*notes, _phases_text(row)]
     return "\n".join(lines + [f"  {note}" for note in notes])
 
 
 def _phases_text(row: Row) -> str:
-    whole = sum(row.profiler.values())
-    largest = sorted(row.profiler.items(), key=lambda phase: -phase[1])
+    whole = sum(row.phases.values())
+    largest = sorted(row.phases.items(), key=lambda phase: -phase[1])
     shares = ", ".join(f"{name} {ms / whole:.1%}" for name, ms in largest)
     return f"phases of {row.variant}: {shares}"
 

@@ -60,7 +60,7 @@ class Work:
     truth: str | None = None
     tolerances: dict[str, float] = field(default_factory=dict)
     images: int = 0
-    profiler: Callable[[], dict[str, float]] | None = None
+    phases: Callable[[], dict[str, float]] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -183,7 +183,7 @@ def measure(
             launches=gpu.launches(work.variants[name]) if on_gpu else None,
             call_ms=1e3 * watches[name].issued() if on_gpu else None,
             clock=watches[name].clock if on_gpu else "host",
-            profiler=work.profiler() if work.profiler is not None and name == "auto" else None,
+            phases=work.phases() if work.phases is not None and name == "auto" else None,
         )
         for name, values in times.items()
     ]

@@ -54,15 +54,13 @@ def test_steps_are_measured_in_images():
         assert (row.unit, row.limit) == ("images/s", run.PASSES)
         assert row.rate == pytest.approx(4 / row.median_ms * 1e3)
         assert row.share == pytest.approx(floor / row.median_ms)
-        assert (row.profiler is not None) == (row.variant == "auto")
-    profiler = rows[1].profiler
-    assert set(profiler) <= set(ORDER) and {*MODEL_PARTS.values(), "views", "backward"} < set(
-        profiler
-    )
-    assert all(ms >= 0 for ms in profiler.values())
+        assert (row.phases is not None) == (row.variant == "auto")
+    phases = rows[1].phases
+    assert set(phases) <= set(ORDER) and {*MODEL_PARTS.values(), "views", "backward"} < set(phases)
+    assert all(ms >= 0 for ms in phases.values())
     text = report.group_text("a step", rows, [])
     assert "phases of auto: " in text and re.search(r"views \d+\.\d%", text)
-    assert json.loads(json.dumps(asdict(rows[1])))["phases"] == profiler
+    assert json.loads(json.dumps(asdict(rows[1])))["phases"] == phases
 
 
 def test_ours_is_the_trainers_step():

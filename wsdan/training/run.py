@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsdan.config import Config
-from wsdan.data.decoding import DecodedBatches
+from wsdan.data.decoding import DecodingLoader
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.distributed import call_on_main, is_main
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
@@ -35,8 +35,8 @@ class Run:
 
     state: RunState
     step: Step
-    train_loader: DataLoader | DecodedBatches
-    val_loader: DataLoader | DecodedBatches
+    train_loader: DataLoader | DecodingLoader
+    val_loader: DataLoader | DecodingLoader
     device: torch.device
     folder: Path
     logger: RunLogger
