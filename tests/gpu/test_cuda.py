@@ -141,6 +141,7 @@ def test_boxes(dtype, rule):
 
 
 @pytest.mark.parametrize("size", [(300, 310), (40, 5000)])
+@pytest.mark.slow
 def test_maps_larger_than_shared_memory(size):
     maps = values((2, *size), seed=3).relu()
     thresholds = torch.tensor([[0.5, 0.9], [0.3, 0.99]])
@@ -286,7 +287,8 @@ def test_the_number_of_launches(emulator):
 def test_a_launch_that_fails_names_the_operator_and_the_shape(case, emulator):
     inputs = {name: value.detach() for name, value in case.inputs(case.shapes[0]).items()}
     op = "attention_boxes" if case.op == "attention_crop_drop" else case.op  # the first to launch
-    shape = tuple(inputs["maps" if op == "attention_boxes" else "images"].shape)
+    maps = {"attention_boxes": "maps", "attention_crop_drop": "crop_maps"}
+    shape = tuple(inputs[maps.get(case.op, "images")].shape)
     text = f"{op}: a kernel did not launch for {shape}: "
     with install.failing(emulator), pytest.raises(RuntimeError, match=re.escape(text)):
         case.run(inputs, "cuda")

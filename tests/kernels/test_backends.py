@@ -240,6 +240,7 @@ except wk.BackendUnavailableError as error:
 
 
 @pytest.mark.parametrize("broken", [True, False])
+@pytest.mark.slow
 def test_a_missing_or_broken_library_says_what_to_do(broken, tmp_path, root):
     copy = tmp_path / "wsdan_kernels"
     ignored = shutil.ignore_patterns("*.so", cuda_build.NOTE)

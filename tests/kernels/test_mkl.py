@@ -139,6 +139,7 @@ def test_torchs_own_products_keep_their_threads():
     assert f"mkl_get_max_threads() : {count}" in [line.strip() for line in lines]
 
 
+@pytest.mark.slow
 def test_a_lower_level_of_instructions_does_without():
     code = """
 import wsdan_kernels as wk

@@ -263,6 +263,7 @@ def test_a_forked_process():
         child.kill()
 
 
+@pytest.mark.slow
 def test_the_lowest_level_of_instructions():
     assert torch.ops.wsdan_native.cpu_level() in ("baseline", "avx2", "avx512")
     code = """
@@ -274,6 +275,7 @@ sys.exit(fuzz.run_cases(100, 0))
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_level_is_the_reason_given():
     code = "import wsdan_kernels; print(wsdan_kernels.available()['cpu'])"
     result = run_python("-c", code, WSDAN_CPU_LEVEL="sse9")
