@@ -49,7 +49,7 @@ void each_lane(unsigned mask, const Visit& visit) {
 void exchange(unsigned mask) {
     uint64_t given[lanes];
     each_lane(mask, [&](int lane, int number) { given[lane] = launched.threads[number].value; });
-    each_lane(mask, [&](int, int number) {
+    each_lane(mask, [&](int /*lane*/, int number) {
         Thread& thread = launched.threads[number];
         thread.value = given[thread.source];
     });
@@ -67,7 +67,7 @@ void meet(const Place& place, unsigned mask, const Finish& finish) {
     thread.mask = mask;
     if (all_lanes_here(thread)) {
         finish(mask);
-        each_lane(mask, [](int, int number) { wake(number); });
+        each_lane(mask, [](int /*lane*/, int number) { wake(number); });
     }
     leave_fiber();
 }
@@ -161,7 +161,7 @@ unsigned ballot(const Place& place, unsigned mask, bool vote) {
         each_lane(all, [&](int lane, int number) {
             votes |= uint64_t{launched.threads[number].vote} << lane;
         });
-        each_lane(all, [&](int, int number) { launched.threads[number].value = votes; });
+        each_lane(all, [&](int /*lane*/, int number) { launched.threads[number].value = votes; });
     });
     return static_cast<unsigned>(this_thread().value);
 }

@@ -230,7 +230,7 @@ void warp_barrier(int warp, unsigned mask) {
         for (int i = 0; i < lanes; ++i)
             latest[i] = std::max(latest[i], clock[i]);
     });
-    each([&](Clock& clock, int) { clock = latest; });
+    each([&](Clock& clock, int /*lane*/) { clock = latest; });
 }
 
 }  // namespace races
@@ -270,18 +270,18 @@ void __tsan_write_range(void* address, size_t size) {
     emulator::races::touch(address, size, emulator::races::writes, __builtin_return_address(0));
 }
 
-void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_update(void** /*address*/, void* /*value*/) {}
 
-void __tsan_vptr_read(void**) {}
+void __tsan_vptr_read(void** /*address*/) {}
 
-void __tsan_func_entry(void*) {}
+void __tsan_func_entry(void* /*caller*/) {}
 
 void __tsan_func_exit() {}
 
 void __tsan_init() {}
 
 // The host's reference counts; a kernel's atomics are atomic_access.
-uint32_t __tsan_atomic32_fetch_add(volatile uint32_t* address, uint32_t value, int) {
+uint32_t __tsan_atomic32_fetch_add(volatile uint32_t* address, uint32_t value, int /*order*/) {
     return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
 }
 }

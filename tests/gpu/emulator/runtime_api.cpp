@@ -111,7 +111,7 @@ cudaError_t cudaGetDevice(int* device) {
 }
 
 // A small GPU: loops over more blocks than it holds at once are run.
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
     static const std::map<cudaDeviceAttr, int> values = {
         {cudaDevAttrMaxThreadsPerBlock, emulator::most_threads},
         {cudaDevAttrMaxSharedMemoryPerBlock, emulator::shared_without_asking},

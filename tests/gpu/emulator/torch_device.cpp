@@ -9,16 +9,16 @@ int32_t aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
     return 0;
 }
 
-int32_t aoti_torch_create_device_guard(int32_t, void** guard) {
+int32_t aoti_torch_create_device_guard(int32_t /*index*/, void** guard) {
     *guard = nullptr;
     return 0;
 }
 
-int32_t aoti_torch_delete_device_guard(void*) {
+int32_t aoti_torch_delete_device_guard(void* /*guard*/) {
     return 0;
 }
 
-int32_t aoti_torch_device_guard_set_index(void*, int32_t) {
+int32_t aoti_torch_device_guard_set_index(void* /*guard*/, int32_t /*index*/) {
     return 0;
 }
 }
