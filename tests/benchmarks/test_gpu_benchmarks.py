@@ -13,7 +13,7 @@ from harness import gpu, published, report, run, sweep, tune
 from measured import FACTS, ROW, TINY
 
 
-class FakeCard:
+class FakeGpu:
     """Stands for torch.cuda: a queue that sleeps, and a host that needs `host` to issue a call."""
 
     def __init__(self, host, waits):
@@ -33,17 +33,17 @@ class FakeCard:
             self.synchronize()
 
     def Event(self, enable_timing):  # noqa: N802
-        card = self
+        device = self
 
         class Event:
             def record(self):
-                self.at = card.queue = max(card.queue, card.now)
+                self.at = device.queue = max(device.queue, device.now)
 
             def query(self):
-                return card.now >= self.at
+                return device.now >= self.at
 
             def synchronize(self):
-                card.synchronize()
+                device.synchronize()
 
             def elapsed_time(self, end):
                 return 1e3 * (end.at - self.at)
@@ -53,10 +53,10 @@ class FakeCard:
 
 @pytest.mark.parametrize(("waits", "clock", "seconds"), [(False, "gpu", 1e-5), (True, "", 2e-4)])
 def test_the_stopwatch_leaves_the_host_out(waits, clock, seconds, monkeypatch):
-    card = FakeCard(2e-4, waits)
-    monkeypatch.setattr(torch, "cuda", card)
-    monkeypatch.setattr(gpu.time, "perf_counter", lambda: card.now)
-    watch = gpu.Stopwatch(card.call)
+    device = FakeGpu(2e-4, waits)
+    monkeypatch.setattr(torch, "cuda", device)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: device.now)
+    watch = gpu.Stopwatch(device.call)
     assert watch.calls > 1
     watch.cycles //= 4  # too short: it is made longer until it is not
     assert watch() == pytest.approx(seconds, rel=0.1)
@@ -66,10 +66,10 @@ def test_the_stopwatch_leaves_the_host_out(waits, clock, seconds, monkeypatch):
 
 
 def test_the_wall_clock_has_the_host_in_it(monkeypatch):
-    card = FakeCard(2e-4, waits=False)
-    monkeypatch.setattr(torch, "cuda", card)
-    monkeypatch.setattr(gpu.time, "perf_counter", lambda: card.now)
-    watch = run.stopwatch(card.call, gpu.NAME, with_host=True)
+    device = FakeGpu(2e-4, waits=False)
+    monkeypatch.setattr(torch, "cuda", device)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: device.now)
+    watch = run.stopwatch(device.call, gpu.NAME, with_host=True)
     assert watch.clock == "host"
     assert [watch(), watch.issued()] == pytest.approx([2e-4, 2e-4], rel=0.1)
 

@@ -36,12 +36,12 @@ def test_the_report_has_at_most_sixty_lines(tmp_path):
     outcome = worst_outcome()
     lines = gpu_check.summary(outcome, "a file")
     assert len(lines) <= gpu_check.MOST_LINES
-    assert "A Card 80GB" in lines[0] and "tests: 40 failed, 800 passed" in lines
+    assert "A GPU 80GB" in lines[0] and "tests: 40 failed, 800 passed" in lines
     assert lines[-1].startswith("FAILED") and lines[-2] == "figures: a file"
     assert any(line.startswith("... and ") and line.endswith("more works") for line in lines)
     assert sum(line.startswith("  missed: ") for line in lines) == 11
     path = gpu_check.write(outcome, tmp_path / "results")
-    assert path.endswith("a-card-80gb-2026-01-02.json")
+    assert path.endswith("a-gpu-80gb-2026-01-02.json")
     base = report.read_json(path)
     assert len(base["rows"]) == 3 * len(outcome.works) and base["targets"]
 

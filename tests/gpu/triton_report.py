@@ -296,7 +296,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     print(line({key: title for key, title, _ in COLUMNS}))
-    found = [each for card in options.capability for each in distinct(card, options.only)]
+    found = [each for target in options.capability for each in distinct(target, options.only)]
     rows = []
     for row in reports(found):
         rows.append(row)

@@ -7,7 +7,7 @@ from harness import gpu_rows, report, run
 TINY = {"B": 2, "M": 4, "C": 6, "h": 5, "w": 5, "H": 40, "W": 40}
 FACTS = {
     "date": "2026-01-02T03:04:05+00:00",
-    "device": "A Card 80GB",
+    "device": "A GPU 80GB",
     "torch": "2.11",
     "triton": "3.6",
     "copy_gb_per_s": 3000.0,
