@@ -94,6 +94,7 @@ def test_a_baseline_gets_the_budget_of_three_views():
     assert Config(method="baseline", epochs=4).resolved().epochs == 4
 
 
+@pytest.mark.slow
 def test_train_on_a_folder(tmp_path, capsys):
     tree, out = make_tree(tmp_path / "tree", per_class=6), tmp_path / "out"
     (tree / "train/red/broken.png").write_text("no image")
@@ -231,6 +232,7 @@ def test_a_truncated_checkpoint(small, tmp_path, capsys):
     assert "truncated" in refused(capsys, *small, "--out", tmp_path / "out", "--resume")
 
 
+@pytest.mark.slow
 def test_info_and_the_module_are_the_same_program(capsys):
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
@@ -242,6 +244,7 @@ def test_info_and_the_module_are_the_same_program(capsys):
     assert result.stdout == printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_who_leaves_is_no_error(unbuffered):
     """As in `wsdan info | head -1`, whenever the output is written."""

@@ -73,6 +73,7 @@ def test_cached_images_have_the_same_bits(cache, workers, make, tree, monkeypatc
     assert torch.equal(images_of(images, workers), plain)
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_shares_the_caches(tree):
     """One worker for both kinds, as it has to import everything."""
     both = ConcatDataset([open_images(tree, cache, eval_transform(28)) for cache in CACHES])

@@ -302,6 +302,7 @@ def shards(rank: int, world: int, count: int):
     return new_model(), batches, Config(tta=True, skip_bad_images=True).resolved(), CPU
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_metrics_of_one(tmp_path):
     run_ranks(in_two_ranks, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

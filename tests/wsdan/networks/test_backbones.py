@@ -30,6 +30,7 @@ def settings(**options) -> Config:
     return Config(**{**small, "num_attentions": 4, **options}).resolved()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels", "stride"),
     [
@@ -89,6 +90,7 @@ def test_stages_of_transformers_take_weights_and_train_all_they_have(name):
     assert unused == []
 
 
+@pytest.mark.slow
 def test_transformers_of_torchvision(capfd):
     """MaxViT takes one size; ViT gives no map, and a stage of Swin has its channels last."""
     with (
@@ -133,6 +135,7 @@ def test_a_checkpoint_without_scaling_is_not_scaled():
     assert not torch.equal(network(random_images()), scaled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "inception_v3", "densenet121:features.denseblock1"])
 def test_pretrained_and_a_file_of_the_same_weights_are_one_model(name, tmp_path, monkeypatch):
     """The published weights lie in torchvision's folder, where they would have been fetched to."""
@@ -283,6 +286,7 @@ def test_epsilon_of_the_pooling():
             assert not torch.allclose(models[0](random_images()).pooled, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_weights_start_a_run_and_are_not_needed_again(tmp_path, capsys):
     """A run from a file, another from its checkpoint, one resumed; then the files are gone."""
     root, file = make_tree(tmp_path / "data"), tmp_path / "weights.pth"

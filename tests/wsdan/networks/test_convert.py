@@ -84,6 +84,7 @@ def assert_same_outputs(network, checkpoint, size: int = source_networks.SIDE):
     torch.testing.assert_close(output.pooled.norm(dim=1), torch.ones(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "backbone", "attention"),
     [
@@ -134,6 +135,7 @@ def test_backbones_are_recognized_by_their_keys(name):
     assert converted.settings["backbone"] == f"{name}:{layer}{suffix}"
 
 
+@pytest.mark.slow
 def test_wvinzh(tmp_path, capsys):
     network = source_networks.settle(source_networks.Wvinzh(), seed=2)
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
@@ -173,6 +175,7 @@ def small():
     return source_networks.settle(sequential("cal resnet18"), seed=3)
 
 
+@pytest.mark.slow
 def test_origin_decides_if_the_keys_do_not(small, tmp_path):
     source = tmp_path / "model_bestacc.pth"
     torch.save({"logs": {}, "state_dict": small.state_dict()}, source)
@@ -187,6 +190,7 @@ def test_origin_decides_if_the_keys_do_not(small, tmp_path):
         assert_same_outputs(small, tmp_path / "guyuc.pt")
 
 
+@pytest.mark.slow
 def test_converted_weights_are_a_start(small, tmp_path):
     """--weights takes them: all of them for as many classes, without the classifier for others."""
     source, out = tmp_path / "source.ckpt", tmp_path / "out.pt"

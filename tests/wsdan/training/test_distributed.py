@@ -29,6 +29,7 @@ def succeeded(done) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "images", "accumulate"),
     [("plain", "16", 1), ("plain64", "48", 1), ("plain64", "48", 2)],
@@ -59,6 +60,7 @@ def test_two_ranks_equal_one_of_twice_the_batch(network, images, accumulate, tmp
     torch.testing.assert_close(*centers, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_ranks_with_batch_norm_stay_equal_and_resume(tmp_path):
     """A whole network, an odd number of validation images, loader workers; then one rank."""
     out = tmp_path / "out"
@@ -75,6 +77,7 @@ def test_two_ranks_with_batch_norm_stay_equal_and_resume(tmp_path):
     assert [record["epoch"] for record in metrics_of(out)] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_more_ranks_resume_after_the_last_step_of_an_epoch(tmp_path, monkeypatch):
     """One process is stopped in the epoch's last step; of the two that resume, one has no sums."""
     command = [*SMALL, "--log-images", "0", "--epochs", "1", "--out", str(tmp_path)]
@@ -91,6 +94,7 @@ def test_more_ranks_resume_after_the_last_step_of_an_epoch(tmp_path, monkeypatch
     assert record["val_images"] == 17
 
 
+@pytest.mark.slow
 def test_a_killed_worker_restarts_the_group_from_last(tmp_path, monkeypatch):
     """It ends as an undisturbed run of two processes, bit for bit."""
     command = [*SMALL, "--batch-size", "4", "--epochs", "2", "--save-every", "1"]
@@ -110,6 +114,7 @@ def test_a_killed_worker_restarts_the_group_from_last(tmp_path, monkeypatch):
         assert torch.equal(states[0]["model"][name], value), name
 
 
+@pytest.mark.slow
 def test_only_the_first_process_needs_the_folder(tmp_path, monkeypatch):
     """To resume on machines that share no disk."""
     monkeypatch.setenv("DISKS", str(tmp_path))
@@ -138,6 +143,7 @@ def test_a_restarted_group_uses_a_new_prefix():
     assert len(set(prefixes)) == 3
 
 
+@pytest.mark.slow
 def test_mistakes_under_torchrun(tmp_path):
     command = [*SMALL, "--epochs", "1"]
     done = ranks(*command, TORCHELASTIC_MAX_RESTARTS="1")

@@ -44,6 +44,7 @@ def few_images(monkeypatch):
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 17)
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_times_loses_nothing(tmp_path):
     """After each kill last.pt loads, and the run ends equal to one that was not killed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -58,6 +59,7 @@ def test_kill_9_at_random_times_loses_nothing(tmp_path):
     assert_same_end(killed, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "to_all", "workers"),
     [(signal.SIGTERM, False, "0"), (signal.SIGINT, True, "2"), (signal.SIGTERM, True, "2")],
@@ -89,6 +91,7 @@ def test_a_second_signal_ends_at_once():
     assert in_fork(signal_twice) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_loader_workers_outlive_a_slow_step():
     """A worker that dies before the run is saved would end the run."""
 
@@ -101,6 +104,7 @@ def test_loader_workers_outlive_a_slow_step():
     assert in_fork(be_signalled) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_loader_workers_end_with_a_program_that_fails(start, tmp_path):
     """An uncaught error keeps the loader alive to the program's end, which must not wait for it."""
@@ -130,6 +134,7 @@ def wait_for(path: Path, script: Script) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_no_space_keeps_the_old_checkpoint(tmp_path):
     """The kernel refuses to write beyond a file-size limit, as a full disk or a quota does."""
     out = tmp_path / "out"

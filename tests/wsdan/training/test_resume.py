@@ -36,6 +36,7 @@ def stopping_at(step_number: int, number: signal.Signals):
     return acting_at(step_number, partial(os.kill, os.getpid(), number))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "at", "number"),
     [

@@ -170,6 +170,7 @@ def test_an_overflow_in_float16_skips_the_step_and_lowers_the_scale(optimizer):
         assert {float(state["step"]) for state in built.state.values()} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_equally():
     compiled = without_batch_norm()
     compiled.compile()
@@ -178,6 +179,7 @@ def test_a_compiled_network_trains_equally():
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_compiled_run(tmp_path, monkeypatch):
     """--compile, evaluation included; without inductor, which would take a minute."""
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 24)
