@@ -11,6 +11,7 @@ import torch
 
 from wsdan.config import Config
 from wsdan.errors import UserError
+from wsdan.validation import check_checkpoint_file
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 3  # 3 renamed what `_upgrade` lists; 1 and 2 can still be read
@@ -59,10 +60,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     Raises UserError for a missing, truncated, damaged or foreign file.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"checkpoint {path}: is a folder; name the file in it, such as best.pt")
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+    check_checkpoint_file(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not check the checksums
             damaged = archive.testzip()
@@ -83,7 +81,10 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
             f"checkpoint {path}: written by a newer wsdan (version {content['version']})"
         )
     if content["version"] < 3:
-        _upgrade(content)
+        try:
+            _upgrade(content)
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(f"checkpoint {path}: was not written by wsdan train") from None
     known = {item.name for item in dataclasses.fields(Config)}
     content["config"] = Config(
         **{name: value for name, value in content["config"].items() if name in known}

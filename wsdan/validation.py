@@ -96,7 +96,7 @@ def check_paths(config) -> None:
         check_file("--weights", config.weights)
 
 
-def check_folder(option: str, path: str) -> None:
+def check_folder(option: str, path: str | Path) -> None:
     """Raise UserError unless `path` is a folder; `option` is named."""
     if not Path(path).is_dir():
         raise UserError(f"{option}: no such folder: {path}")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from wsdan.config import Config
 from wsdan.data.samples import Split, assign_labels
-from wsdan.errors import UserError
+from wsdan.validation import check_folder
 
 
 def open_split(
@@ -23,7 +23,6 @@ def open_split(
             not in `classes`.
     """
     root = Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"--root: no such folder: {root}")
+    check_folder("--root", root)
     reader = importlib.import_module(f"wsdan.data.readers.{config.data}")
     return assign_labels(reader.read(root, split), classes)

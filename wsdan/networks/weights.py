@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wsdan.checkpoint import reason_of
 from wsdan.errors import UserError
+from wsdan.validation import check_file
 
 _MAX_LISTED = 5  # keys in an error message
 # Keys under which training checkpoints of other programs hold the state dict.
@@ -74,8 +75,7 @@ def read_weights_file(path: str | Path, option: str, with_numpy: bool = False) -
     Raises UserError, which names the option, for a missing, damaged or foreign file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{option}: {path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    check_file(option, path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path, option)
     try:
