@@ -151,7 +151,7 @@ def ranks(
     ]
     running, failed = {item.process.sentinel: item for item in group}, False
     while running and not failed:
-        ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout=180)]
+        ended = [running.pop(sentinel) for sentinel in wait(list(running), timeout=120)]
         failed = not ended or any(item.process.exitcode != 0 for item in ended)
     done = [item.finish(timeout=10) for item in group]
     code = next((item.returncode for item in done if item.returncode != 0), 0)

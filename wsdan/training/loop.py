@@ -46,15 +46,22 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     check_device(config, device)
     with process_group(device), StopSignals() as stop:
         check_processes(config)
-        run = open_run(restarted(config), device, stop)
-        print_main(_summary(run))
-        with run.logger:
-            metrics = train_epochs(run)
-        print_main(accuracy_table(metrics))
-        if config.profile:
-            print_main(run.profiler.table())
-        print_main(f"checkpoints: {run.folder / LAST}, {run.folder / BEST}")
-        return run.folder, metrics
+        # The run must be freed before the process group, or DistributedDataParallel may hang.
+        return _train(restarted(config), device, stop)
+
+
+def _train(
+    config: Config, device: torch.device, stop: StopSignals
+) -> tuple[Path, dict[str, float]]:
+    run = open_run(config, device, stop)
+    print_main(_summary(run))
+    with run.logger:
+        metrics = train_epochs(run)
+    print_main(accuracy_table(metrics))
+    if config.profile:
+        print_main(run.profiler.table())
+    print_main(f"checkpoints: {run.folder / LAST}, {run.folder / BEST}")
+    return run.folder, metrics
 
 
 def train_epochs(run: Run) -> dict[str, float]:
