@@ -1,4 +1,4 @@
-"""Checkpoints: one dict, written whole or not at all, read without running any code in it."""
+"""Checkpoints: one dict in a file, written atomically and read without executing pickled code."""
 
 import contextlib
 import dataclasses
@@ -13,21 +13,21 @@ from wsdan.config import Config
 from wsdan.errors import UserError
 
 FORMAT = "wsdan-checkpoint"
-VERSION = 2
-TEMPORARY = ".tmp"  # after the name of a file that is being written
+VERSION = 3  # 3 renamed what `_upgrade` lists; 1 and 2 can still be read
+TEMPORARY = ".tmp"  # suffix of a file that is being written
 
 
 class NotSavedError(UserError):
-    """A checkpoint could not be written, for want of space for instance; the old one is whole."""
+    """A checkpoint could not be written, e.g. to a full disk; the old file is intact."""
 
 
 def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict) -> None:
     """Write `state` (tensors, numbers and text in dicts and lists) with its configuration.
 
-    The file is complete on the disk under a temporary name before it replaces the old one: whenever
-    the process is killed, `path` is one or the other.
+    The file is written under a temporary name, flushed to the disk, and then replaces the old one:
+    if the process is killed, `path` is either the old file or the new one.
 
-    Raises NotSavedError, and leaves the old file, where the system refuses.
+    Raises NotSavedError, and leaves the old file, if the system refuses.
     """
     content = {
         "format": FORMAT,
@@ -44,8 +44,8 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError, in its own words
-        with contextlib.suppress(OSError):  # a disk that has become read-only
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        with contextlib.suppress(OSError):  # e.g. a disk that became read-only
             temporary.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a checkpoint; its "config" is a Config.
+    """Read a checkpoint, of this or an earlier version; its "config" is a Config.
 
     Raises UserError for a missing, truncated, damaged or foreign file.
     """
@@ -64,14 +64,14 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch.load does not check the checksums
             damaged = archive.testzip()
         if damaged is not None:
             raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
         content = torch.load(path, map_location=device, weights_only=True)
     except UserError:
         raise
-    except Exception as error:  # torch's reader raises of every kind for what others have made
+    except Exception as error:  # torch.load raises exceptions of many types for foreign files
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: was not written by wsdan train")
@@ -82,6 +82,8 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise UserError(
             f"checkpoint {path}: written by a newer wsdan (version {content['version']})"
         )
+    if content["version"] < 3:
+        _upgrade(content)
     known = {item.name for item in dataclasses.fields(Config)}
     content["config"] = Config(
         **{name: value for name, value in content["config"].items() if name in known}
@@ -89,8 +91,21 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     return content
 
 
+def _upgrade(content: dict) -> None:
+    """Rename in place what versions 1 and 2 called otherwise."""
+    _rename(content, "schedule", "lr_scheduler")
+    _rename(content["config"], "pictures", "log_images")
+    for rank in content.get("ranks", []):
+        _rename(rank["progress"]["totals"], "pictures", "images")
+
+
+def _rename(values: dict, old: str, new: str) -> None:
+    if old in values:
+        values[new] = values.pop(old)
+
+
 def reason_of(error: Exception) -> str:
-    """Why torch.load refused a file. Its own words on a pickle advise to run the code in it."""
+    """Why torch.load refused a file, without its advice on a pickle to execute the code in it."""
     if isinstance(error, pickle.UnpicklingError):
         return (
             "it was not written by torch.save, or holds more than tensors, numbers and text "
@@ -100,7 +115,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the folder's entries on the disk, so that a power cut does not undo the renaming."""
+    """Flush the folder's entries to the disk, so that a power cut does not undo the renaming."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

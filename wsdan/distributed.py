@@ -1,6 +1,6 @@
-"""Many processes, one run: torchrun starts them, torch.distributed joins them.
+"""Distributed training: torchrun starts the processes, torch.distributed connects them.
 
-Without torchrun every function here is that of a single process.
+Without torchrun every function here acts as in a single process.
 """
 
 import os
@@ -16,22 +16,22 @@ from torch import Tensor
 
 from wsdan.errors import UserError
 
-TIMEOUT = timedelta(minutes=30)  # a rank may evaluate, or fill a cache, while others wait
+TIMEOUT = timedelta(minutes=30)  # one rank may evaluate, or fill a cache, while others wait
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Joins the processes that torchrun started: NCCL between GPUs, gloo between CPUs.
 
-    Small things of the hosts (a request to stop, names of files) always pass by gloo, so that they
-    never wait for a GPU.
+    Small host data (a request to stop, names of files) always goes through gloo, so that it never
+    waits for a GPU.
     """
     if not launched():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    store = dist.PrefixStore(_name_of_start(store, own, world), store)
+    store = dist.PrefixStore(_unique_prefix(store, own, world), store)
     dist.init_process_group(backend, store=store, rank=own, world_size=world, timeout=TIMEOUT)
     try:
         yield
@@ -39,23 +39,23 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _name_of_start(store: dist.Store, own: int, world: int) -> str:
-    """A name that all processes share and that no earlier start of them had.
+def _unique_prefix(store: dist.Store, own: int, world: int) -> str:
+    """A store prefix that all processes share and that no earlier start of them used.
 
-    torchrun's store outlives a restart and holds the addresses of the dead, and its machines may
-    count the restarts differently. So the first process tells each that asks, under a name of its
-    own; what it tells the dead nobody reads.
+    torchrun's store survives a restart and still holds the addresses of the dead processes, and
+    the machines' restart counts may differ. So rank 0 draws the prefix and sends it to each rank
+    that asks, under a key of that process's own; answers to dead processes are not read.
     """
     name, end = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
     if own > 0:
         store.set(f"asks {own}", name)
-        start = store.get(f"told {name}").decode()  # waits
-        store.set(f"{start} {own}", "has it")
-        return start
+        prefix = store.get(f"told {name}").decode()  # waits
+        store.set(f"{prefix} {own}", "has it")
+        return prefix
     for other in range(1, world):
         while not store.check([f"{name} {other}"]):
             if time.monotonic() > end:
-                raise TimeoutError(f"process {other} has not come in {TIMEOUT}")
+                raise TimeoutError(f"process {other} has not joined within {TIMEOUT}")
             if store.check([f"asks {other}"]):
                 store.set("told " + store.get(f"asks {other}").decode(), name)
             time.sleep(0.02)
@@ -68,18 +68,20 @@ def launched() -> bool:
 
 
 def local_rank() -> int:
-    """The number of this process on its machine: the number of its GPU."""
+    """The rank of this process on its machine, which is the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def restarts() -> int:
-    """How often this machine's torchrun has restarted its processes (--max-restarts): less often
-    than another's where that one's failed."""
+    """How often this machine's torchrun has restarted its processes (--max-restarts).
+
+    The machines' counts may differ: a machine counts the failures of its own processes.
+    """
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def may_restart() -> bool:
-    """Whether torchrun was told to restart the group where a process fails."""
+    """Whether torchrun restarts the group if a process fails."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
@@ -92,21 +94,21 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints."""
+    """Whether this process, rank 0, writes files and prints."""
     return rank() == 0
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The tensor, summed over the processes in place; each gets the same bits."""
+    """Sum the tensor over the ranks in place; every rank gets the same bits."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
-    """The rows of every process in the order of their ranks: (B,...) -> (world * B,...).
+    """The rows of all ranks, in rank order: (B,...) -> (world * B,...).
 
-    No gradient passes. All processes must have the same number of rows.
+    Not differentiable. All ranks must have the same number of rows.
     """
     tensor = tensor.detach()
     if world_size() == 1:
@@ -117,7 +119,7 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
 
 def gather_objects(value: object) -> list:
-    """A small value of every process, by rank; through the hosts."""
+    """A small object of every rank, in rank order, sent through the hosts."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -125,41 +127,41 @@ def gather_objects(value: object) -> list:
     return values
 
 
-def from_first(ask: Callable[[], object]) -> object:
-    """What the first process gets, in every process, and so with a UserError that it raises."""
-    found: list = [None, None]
+def call_on_main(function: Callable[[], object]) -> object:
+    """Call the function in rank 0 only; every rank gets its result, or the UserError it raises."""
+    result: list = [None, None]
     if is_main():
         try:
-            found[0] = ask()
+            result[0] = function()
         except UserError as error:
-            found[1] = str(error)
+            result[1] = str(error)
     if world_size() > 1:
-        dist.broadcast_object_list(found, 0)
-    if found[1] is not None:
-        raise UserError(found[1])
-    return found[0]
+        dist.broadcast_object_list(result, 0)
+    if result[1] is not None:
+        raise UserError(result[1])
+    return result[0]
 
 
-def largest(number: int) -> int:
-    """The largest of the numbers of all processes; through the hosts, without waiting for a GPU."""
+def max_over_ranks(number: int) -> int:
+    """The maximum of the ranks' numbers, through the hosts, without waiting for a GPU."""
     if world_size() == 1:
         return number
-    found = torch.tensor(number)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    maximum = torch.tensor(number)
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return int(maximum)
 
 
-def all_agree(flag: Tensor) -> Tensor:
-    """A bool tensor: where the flag is true in every process; does not wait for a GPU."""
+def all_over_ranks(flags: Tensor) -> Tensor:
+    """A bool tensor: which flags are true in every rank. Does not wait for a GPU."""
     if world_size() == 1:
-        return flag
-    count = flag.to(torch.int32)
+        return flags
+    count = flags.to(torch.int32)
     dist.all_reduce(count, dist.ReduceOp.MIN)
     return count.bool()
 
 
 def broadcast_(tensors: list[Tensor]) -> None:
-    """Overwrite the tensors by those of the first process."""
+    """Overwrite the tensors with those of rank 0."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)

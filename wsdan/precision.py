@@ -1,4 +1,4 @@
-"""The precision of the network's passes."""
+"""The precision of a network's forward passes."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,11 +6,11 @@ import torch
 
 from wsdan.config import Config
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager:
-    """The context for a pass of the network under config.precision: nothing for fp32."""
-    if config.precision not in HALVES:
+    """The autocast context of config.precision; it does nothing for fp32."""
+    if config.precision not in HALF_DTYPES:
         return nullcontext()
-    return torch.autocast(device.type, HALVES[config.precision])
+    return torch.autocast(device.type, HALF_DTYPES[config.precision])

@@ -1,6 +1,7 @@
-"""Where a training step's time goes: `wsdan train --profile`.
+"""The time of each phase of a training step: `wsdan train --profile`.
 
-The loop marks its phases on a `Profiler`, which measures nothing; a `StepProfiler` measures them.
+The training loop marks the phases with a `Profiler`, which measures nothing, or a `StepProfiler`,
+which measures their times.
 """
 
 import time
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-# The parts of a model that are phases of their own, where it has them.
+# The modules of a model that are phases of their own, and the phases' names.
 MODEL_PARTS = {
     "backbone": "backbone forward",
     "attention": "attention maps",
@@ -27,18 +28,18 @@ ORDER = (
     "optimizer",
     OTHER,
 )
-WARM_UP = 3  # first steps, slower than the rest
+WARM_UP = 3  # first steps, which are slower
 
 
 class Profiler:
-    """The marks of the training loop; nothing is measured."""
+    """Marks the phases of a training step; measures nothing."""
 
     def __call__(self, name: str) -> AbstractContextManager:
-        """The block under this context is the phase `name`."""
+        """A context: the block in it is the phase `name`."""
         return nullcontext()
 
     def data(self, batches: Iterable) -> Iterable:
-        """The batches; waiting for each is the phase "data"."""
+        """Yield the batches; waiting for a batch is the phase "data"."""
         return batches
 
     def end_step(self) -> None:
@@ -49,17 +50,18 @@ NO_PROFILER = Profiler()
 
 
 class StepProfiler(Profiler):
-    """Measures exclusive times: each moment of a step counts for the innermost phase then open.
+    """Measures the time of each phase without the phases inside it, so that they sum to the step.
 
-    So the phases sum to the step. Only what lies inside `data` counts, not an evaluation between
-    two epochs. The parts of the model are timed by forward hooks.
+    Only time within the loop over `data` counts, not an evaluation between two epochs. Forward
+    hooks time the modules in MODEL_PARTS.
 
     Args:
-        clock: gives seconds; `device_clock` for a model.
+        clock: returns seconds, see `device_clock`.
+        model: the model whose modules are timed.
     """
 
     def __init__(self, clock: Callable[[], float], model: nn.Module | None = None):
-        self.seconds: dict[str, float] = defaultdict(float)  # of all measured steps
+        self.seconds: dict[str, float] = defaultdict(float)  # by phase, of all measured steps
         self.steps = 0  # warm-up included
         self._clock = clock
         self._step: dict[str, float] = defaultdict(float)
@@ -80,7 +82,7 @@ class StepProfiler(Profiler):
             self._leave()
 
     def data(self, batches: Iterable) -> Iterator:
-        self._count()
+        self._record()
         self._step.clear()
         self._enter("data")
         for batch in batches:
@@ -90,9 +92,9 @@ class StepProfiler(Profiler):
         self._leave()
 
     def end_step(self) -> None:
-        self._count()
+        self._record()
         self.steps += 1
-        if self.steps == WARM_UP + 1:  # enough steps follow to do without the first
+        if self.steps == WARM_UP + 1:  # discard the warm-up: other steps follow
             self.seconds.clear()
         for name, seconds in self._step.items():
             self.seconds[name] += seconds
@@ -100,11 +102,11 @@ class StepProfiler(Profiler):
 
     @property
     def measured(self) -> int:
-        """The number of steps in `seconds`: all but the warm-up, unless the run is that short."""
+        """The number of steps in `seconds`: without the warm-up, unless the run is shorter."""
         return self.steps - WARM_UP if self.steps > WARM_UP else self.steps
 
     def table(self) -> str:
-        """Milliseconds per step and share of each phase, for the terminal."""
+        """A table of each phase's milliseconds per step and share, for the terminal."""
         if self.steps == 0:
             return "profile: no training step was run"
         total = sum(self.seconds.values())
@@ -118,22 +120,22 @@ class StepProfiler(Profiler):
         return "\n".join(lines)
 
     def _enter(self, name: str) -> None:
-        self._count()
+        self._record()
         self._open.append(name)
 
     def _leave(self) -> None:
-        self._count()
+        self._record()
         self._open.pop()
 
-    def _count(self) -> None:
-        """Give the time since the last border to the innermost open phase."""
+    def _record(self) -> None:
+        """Add the time since the last call to the innermost open phase."""
         now = self._clock()
         self._step[self._open[-1]] += now - self._since
         self._since = now
 
 
 def device_clock(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds that first waits for the work the device still has, which slows a run."""
+    """A clock in seconds that waits for the device's pending work, which slows a run."""
     if device.type != "cuda":
         return time.perf_counter
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import train_bench
 from harness import gpu, published, report, run
-from tape import stand_in
+from tape import mock_cuda_graphs
 from torch import nn
 from training import assert_same
 
@@ -115,7 +115,7 @@ def test_the_published_step_is_ours_where_nothing_is_drawn(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_graph_is_our_step(dtype, monkeypatch):
     """In a CUDA graph's stand-in: warmed up, captured and replayed, it trains as the eager step."""
-    graphs = stand_in(monkeypatch)
+    graphs = mock_cuda_graphs(monkeypatch)
     monkeypatch.setattr(gpu, "NAME", "cpu")
     work = step_work(dtype)
     assert list(work.variants) == ["published", "auto", "joint", "graph", run.PASSES]

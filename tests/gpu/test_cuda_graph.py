@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from training import SIZES, WHOLE, assert_same_run, batches, float32_rates, new_model, run, settings
+from training import SIZES, WHOLE, assert_same_run, batches, float32_lrs, new_model, run, settings
 
 from wsdan.cli import main
 from wsdan.config import Config
@@ -12,10 +12,13 @@ from wsdan.data import loaders
 from wsdan.data.loaders import train_loader
 from wsdan.data.samplers import EpochBatches
 from wsdan.training.graphs import WARM_UP, GraphedStep
-from wsdan.training.loop import epoch_record, new_run, train_one_epoch
+from wsdan.training.logging import RunLogger
+from wsdan.training.loop import epoch_record, train_one_epoch
 from wsdan.training.optim import build_optimizer
+from wsdan.training.run import Run
 from wsdan.training.signals import StopSignals
-from wsdan.training.skips import LOOK_EVERY
+from wsdan.training.skips import CHECK_EVERY
+from wsdan.training.state import new_state
 from wsdan.training.step import build_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -71,13 +74,13 @@ def test_the_step_waits_for_nothing(optimizer, method, backbone, refusing):
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_the_loop_waits_at_its_end_only(cuda_graph, refusing, tmp_path):
     """Copies from pinned memory, steps and the schedule; flags and means are read when all is
-    done, or every LOOK_EVERY steps."""
+    done, or every CHECK_EVERY steps."""
     config = settings(cuda_graph=cuda_graph, backbone="tiny", image_size=48, num_attentions=4)
-    count = LOOK_EVERY - 1
+    count = CHECK_EVERY - 1
     order = EpochBatches(count * WHOLE, WHOLE, seed=0)
     device = torch.device("cuda", 0)
-    run = new_run(config, ["a", "b", "c"], device, order)
-    step = build_step(run.model, run.optimizer, config)
+    state = new_state(config, ["a", "b", "c"], device, order)
+    step = build_step(state.model, state.optimizer, config)
     for batch in on_gpu():  # the capture waits for the device
         step(*batch)
     batch = loaders.Batch(*batches()[0], torch.zeros(WHOLE, 4), ["a.png"] * WHOLE, [])
@@ -88,10 +91,14 @@ def test_the_loop_waits_at_its_end_only(cuda_graph, refusing, tmp_path):
         torch.cuda.set_sync_debug_mode("default")
         ends.append(True)
 
+    run = Run(
+        state=state, step=step, train_loader=until_the_last(), val_loader=[], device=device,
+        folder=tmp_path, logger=RunLogger(None, config), stop=StopSignals(),
+    )  # fmt: skip
     refusing()
-    train_one_epoch(step, until_the_last(), run, device, StopSignals(), tmp_path)
+    train_one_epoch(run)
     assert ends
-    assert epoch_record(run)["loss"] > 0
+    assert epoch_record(state)["loss"] > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -101,7 +108,7 @@ def test_a_graph_trains_as_the_eager_step_bit_for_bit(optimizer, method, determi
 
     With rates of float32, as the graph reads them, and a network whose kernels are deterministic.
     """
-    eager = run(settings(optimizer, method), before=float32_rates, device="cuda")
+    eager = run(settings(optimizer, method), before=float32_lrs, device="cuda")
     found = run(settings(optimizer, method, cuda_graph=True), device="cuda")
     assert len({float(result["loss"]) for result in found[0]}) == len(SIZES)
     assert_same_run(found, eager)

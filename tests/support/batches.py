@@ -1,4 +1,4 @@
-"""Batches of images for the tests, as the loaders give them."""
+"""Batches of images, as the loaders return them."""
 
 import torch
 
@@ -6,7 +6,7 @@ from wsdan.data.loaders import Batch
 
 
 def make_batch(images, labels, boxes=None, bad=()) -> Batch:
-    """images (B,3,H,W), labels (B,), boxes (B,4) or None where none is known."""
+    """images (B,3,H,W), labels (B,), boxes (B,4) or None if unknown."""
     count = len(labels)
     return Batch(
         images=images,
@@ -19,5 +19,5 @@ def make_batch(images, labels, boxes=None, bad=()) -> Batch:
 
 
 def unreadable(text: str) -> Batch:
-    """A batch of one image that cannot be read."""
+    """A batch of one unreadable image, with its error message."""
     return make_batch(torch.empty(0), torch.empty(0, dtype=torch.int64), bad=[text])

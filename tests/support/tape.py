@@ -1,8 +1,8 @@
-"""A CUDA graph's stand-in for the CPU, and what operators would make a GPU's host wait.
+"""A mock of CUDA graphs for the CPU, and a check that operators do not wait for the device.
 
-As a CUDA graph, a `Tape` keeps the operators of its capture with the memory they read and write,
-and runs them again at `replay`: no Python of the step runs then, and every number that the step
-took from Python stays what it was at the capture.
+Like a CUDA graph, a `Tape` records the operators of its capture with the memory they read and
+write, and `replay` runs them again. A replay runs no Python code of the step, and every Python
+number that the step used keeps its value of the capture.
 """
 
 import contextlib
@@ -11,19 +11,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-WAITING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+SYNCHRONIZING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
 
 def waits(func, args) -> bool:
-    """Whether the host must wait for a GPU to run this operator: its result depends on values."""
+    """Whether this operator makes the host wait for a GPU: its result depends on tensor values."""
     if func.name().partition(".")[0] in INDEXING:
         return any(item.dtype in (torch.bool, torch.uint8) for item in args[1] if item is not None)
-    return any(tag in func.tags for tag in WAITING)
+    return any(tag in func.tags for tag in SYNCHRONIZING)
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses operators that wait for the device, and, with `device`, tensors elsewhere."""
+    """Fails on operators that wait for the device and, if given, on tensors off `device`."""
 
     def __init__(self, device: str | None = None):
         super().__init__()
@@ -41,15 +41,16 @@ class NoWaiting(TorchDispatchMode):
 
 
 class Tape(NoWaiting):
-    """Stands in for torch.cuda.CUDAGraph: what runs under it is kept, and leaves no trace."""
+    """A mock of torch.cuda.CUDAGraph: a capture records what runs in it, and changes nothing."""
 
     def __init__(self):
         super().__init__()
         self.calls: list[tuple] = []
         self.captured = False
         self.replays = 0
-        self._own: dict[int, torch.Tensor] = {}  # memory that the capture allocated
-        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # other memory it touched
+        # By address: memory that the capture allocated, and other memory it used, with its values.
+        self._own: dict[int, torch.Tensor] = {}
+        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextlib.contextmanager
     def capture(self):
@@ -60,7 +61,7 @@ class Tape(NoWaiting):
             for tensor, value in self._before.values():
                 tensor.copy_(value)
         torch.set_rng_state(random)
-        self._spoil()
+        self._fill_with_nan()
         self.captured = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -78,7 +79,7 @@ class Tape(NoWaiting):
             fresh.append(item.detach() if new else None)
             if new:
                 self._own[item.untyped_storage().data_ptr()] = fresh[-1]
-        # Aliases of the memory, not the tensors, whose autograd graph would be kept with them.
+        # Detached, so that the tape does not keep the autograd graph.
         args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
         self.calls.append((func, args, kwargs, fresh))
         return results
@@ -87,28 +88,28 @@ class Tape(NoWaiting):
     def replay(self) -> None:
         assert self.captured
         self.replays += 1
-        self._spoil()
+        self._fill_with_nan()
         for func, args, kwargs, fresh in self.calls:
             for target, value in zip(fresh, tree_leaves(func(*args, **kwargs)), strict=True):
                 if target is not None:
                     target.copy_(value)
 
-    def _spoil(self) -> None:
-        """What an earlier replay left in the graph's own memory is nothing to rely on."""
+    def _fill_with_nan(self) -> None:
+        """A replay must not depend on what an earlier one left in the graph's own memory."""
         for tensor in self._own.values():
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
 
 
 class Stream:
-    """Stands in for torch.cuda.Stream."""
+    """A mock of torch.cuda.Stream."""
 
     def wait_stream(self, other) -> None:
         assert isinstance(other, Stream)
 
 
-def stand_in(monkeypatch) -> list[Tape]:
-    """torch.cuda's graphs and streams replaced; returns the graphs made from now on."""
+def mock_cuda_graphs(monkeypatch) -> list[Tape]:
+    """Replace torch.cuda's graphs and streams; returns a list to which new graphs are added."""
     graphs: list[Tape] = []
 
     def new_graph():

@@ -1,4 +1,4 @@
-"""A short training run, eager or through a CUDA graph, and all that it leaves."""
+"""A short training run, eager or as a CUDA graph, and the state it ends with."""
 
 import torch
 from torch import nn
@@ -6,11 +6,11 @@ from torch import nn
 from wsdan.config import Config
 from wsdan.networks.backbones import build_backbone
 from wsdan.networks.model import WSDAN, PlainClassifier
-from wsdan.training.optim import build_optimizer, build_schedule
+from wsdan.training.optim import build_lr_scheduler, build_optimizer
 from wsdan.training.step import build_step
 
-WHOLE = 4
-SIZES = [4, 4, 2, 4, 4, 4, 3, 4, 4, 3]  # of the batches: a smaller one before and after the capture
+WHOLE = 4  # images of a full batch
+SIZES = [4, 4, 2, 4, 4, 4, 3, 4, 4, 3]  # of batches; smaller ones before and after the capture
 
 
 def settings(optimizer: str = "sgd", method: str = "wsdan", **options) -> Config:
@@ -30,7 +30,7 @@ def new_model(method: str = "wsdan", backbone: str = "tiny") -> nn.Module:
 
 
 def batches(side: int = 48) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """images, labels and the uniforms of their views."""
+    """Batches of images, labels and uniforms."""
     generator = torch.Generator().manual_seed(1)
     images = [torch.randn((size, 3, side, side), generator=generator) for size in SIZES]
     labels = [torch.randint(3, (size,), generator=generator) for size in SIZES]
@@ -40,31 +40,32 @@ def batches(side: int = 48) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def random_state(device: str) -> torch.Tensor:
-    """That of the device's default generator."""
+    """The state of the device's default generator."""
     return torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
 
 
 def run(config: Config, before=lambda optimizer: None, device: str = "cpu"):
-    """Train over the batches: the results of each step, and all state after the last.
+    """Train on the batches. Returns the results of each step and the final state.
 
     before: called with the optimizer before each step.
     """
     model = new_model(config.method).to(device).train()
     optimizer = build_optimizer(model, config)
-    schedule = build_schedule(optimizer, config, len(SIZES))
+    lr_scheduler = build_lr_scheduler(optimizer, config, len(SIZES))
     step = build_step(model, optimizer, config)
     results = []
     for batch in batches():
         before(optimizer)
         found = step(*(tensor.to(device) for tensor in batch))
         results.append({name: value.clone() for name, value in found.items()})
-        schedule.step()
+        lr_scheduler.step()
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    return results, {**state, "schedule": schedule.state_dict(), "random": random_state(device)}
+    state["lr_scheduler"] = lr_scheduler.state_dict()
+    return results, {**state, "random": random_state(device)}
 
 
-def float32_rates(optimizer: torch.optim.Optimizer) -> None:
-    """The rates as a graph reads them, in a tensor of float32."""
+def float32_lrs(optimizer: torch.optim.Optimizer) -> None:
+    """Round the learning rates to float32, in which a graph reads them."""
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"]).item()
 
@@ -83,9 +84,9 @@ def assert_same(found, expected, path: str = "") -> None:
 
 
 def assert_same_run(found: tuple[list[dict], dict], expected: tuple[list[dict], dict]) -> None:
-    """Results and state equal bit for bit, but for the rates, which `expected` has rounded."""
+    """Results and state equal bit for bit, except for the learning rates, rounded in `expected`."""
     for (_, state), exact in ((found, True), (expected, False)):
-        rates = [group.pop("lr") for group in state["optimizer"]["param_groups"]]
-        assert not exact or all(type(rate) is float for rate in rates)
+        lrs = [group.pop("lr") for group in state["optimizer"]["param_groups"]]
+        assert not exact or all(type(lr) is float for lr in lrs)
     assert_same(found[0], expected[0])
     assert_same(found[1], expected[1])

@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average of a model's, which often classifies better."""
+"""Exponential moving average (EMA) of a model's weights, which often classifies better."""
 
 import copy
 
@@ -6,42 +6,45 @@ import torch
 from torch import nn
 
 
-class AveragedWeights:
-    """average = d * average + (1 - d) * weights after each step; buffers alike.
+class ModelEma:
+    """ema = d * ema + (1 - d) * weights after each step, for parameters and buffers.
+
+    Integer buffers are copied. `module` is the averaged model, in evaluation mode.
 
     Args:
-        model: on its device. decay: d, in (0,1); it rises to that from 2/11 on, as
-            (1 + n) / (10 + n) at step n, so that the first weights are soon forgotten.
+        model: on its device.
+        decay: d, in (0,1). At step n it is at most (1 + n) / (10 + n), which starts at 2/11, so
+            that the first weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.steps = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
         self._decay = decay
-        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
-        self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counting = [pair for pair in pairs if not pair[0].is_floating_point()]
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, finite: torch.Tensor) -> None:
-        """Take the weights of now into the average.
+        """Average in the model's current weights, without waiting for the device.
 
-        finite: () int64, of the model's device: 1, or 0 for a step that was left out, which changes
-        nothing here either. Its value is not waited for.
+        finite: () int64, on the model's device: 1, or 0 for a skipped step, which changes nothing
+        here either.
         """
         self.steps += finite
         decay = ((1 + self.steps) / (10 + self.steps)).clamp(max=self._decay)
-        share = finite * (1 - decay)
-        for average, now in self._moving:
-            average.lerp_(now, share.to(average.dtype))
-        for average, now in self._counting:
-            average.copy_(now)
+        weight = finite * (1 - decay)
+        for average, current in self._averaged:
+            average.lerp_(current, weight.to(average.dtype))
+        for copied, current in self._copied:
+            copied.copy_(current)
 
     def state_dict(self) -> dict:
-        return {"model": self.model.state_dict(), "steps": int(self.steps)}
+        return {"model": self.module.state_dict(), "steps": int(self.steps)}
 
     def load_state_dict(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
+        self.module.load_state_dict(state["model"])
         self.steps.fill_(state["steps"])
 
 

@@ -1,4 +1,4 @@
-"""The output folder of a run: its name, its files, and what is refused."""
+"""The output folder of a run: its name, its files, and its checks."""
 
 import json
 import math
@@ -16,8 +16,8 @@ _FILES = (LAST, BEST, METRICS, CONFIG)
 
 
 def check_run_folder(config: Config) -> None:
-    """Raise UserError where --out already holds a run and neither --resume nor --overwrite is
-    given, or where there is nothing to resume. Makes nothing."""
+    """Raise UserError if --out already holds a run and neither --resume nor --overwrite is given,
+    or if there is nothing to resume. Creates nothing."""
     if config.out is None:
         return
     folder = Path(config.out)
@@ -29,14 +29,14 @@ def check_run_folder(config: Config) -> None:
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether there is a run to go on with."""
+    """Whether there is a run to resume."""
     return (folder / LAST).exists() or (folder / BEST).exists()
 
 
 def open_run_folder(config: Config) -> Path:
-    """Make the run's folder, or a new numbered one under runs/, and return it.
+    """Create the run's folder, or a new numbered one under runs/, and return it.
 
-    What a killed run left half written is removed, with overwrite all files of the run in it.
+    Removes the temporary files of a killed run and, with --overwrite, all files of the run in it.
     Raises UserError.
     """
     folder = RUNS if config.out is None else Path(config.out)
@@ -48,16 +48,16 @@ def open_run_folder(config: Config) -> Path:
         raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"--out: cannot write to {folder}")
-    gone = [folder / (name + TEMPORARY) for name in _FILES]
+    stale = [folder / (name + TEMPORARY) for name in _FILES]
     if config.overwrite:
-        gone += [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]
-    for path in gone:
+        stale += [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]
+    for path in stale:
         path.unlink(missing_ok=True)
     return folder
 
 
 def keep_metrics_before(folder: Path, epoch: int) -> None:
-    """Drop the lines of `epoch` and later, which a resumed run writes again, and broken ones."""
+    """Remove the lines of `epoch` and later, which a resumed run logs again, and broken lines."""
     path = folder / METRICS
     if not path.exists():
         return
@@ -74,7 +74,7 @@ def keep_metrics_before(folder: Path, epoch: int) -> None:
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a line of metrics.jsonl; infinity where it is broken, as a kill may leave it."""
+    """The epoch of a line of metrics.jsonl; infinity for a broken line, as a kill may leave."""
     try:
         return json.loads(line)["epoch"]
     except (ValueError, TypeError, KeyError):
@@ -82,9 +82,9 @@ def _epoch_of(line: str) -> float:
 
 
 def load_last(folder: Path) -> tuple[Path, dict]:
-    """The checkpoint to go on from and where it stood: last.pt, or best.pt where last.pt is broken.
+    """The path and content of the checkpoint to resume: last.pt, or best.pt if last.pt is broken.
 
-    Raises UserError where neither can be read.
+    Raises UserError if neither can be read.
     """
     try:
         return folder / LAST, load_checkpoint(folder / LAST)
@@ -104,5 +104,5 @@ def _numbered_folder(parent: Path) -> Path:
         try:
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:  # another run was faster
+        except FileExistsError:  # another run created it first
             number += 1

@@ -9,10 +9,10 @@ import torch
 
 from wsdan.config import Config
 from wsdan.distributed import (
-    from_first,
+    call_on_main,
     is_main,
-    largest,
     local_rank,
+    max_over_ranks,
     may_restart,
     restarts,
     world_size,
@@ -32,10 +32,10 @@ def restarted(config: Config) -> Config:
         raise UserError(
             "torchrun --max-restarts needs --out, the folder in which a restart goes on"
         )
-    if largest(restarts()) > 0:
-        resume = from_first(partial(holds_checkpoint, Path(config.out)))
+    if max_over_ranks(restarts()) > 0:
+        resume = call_on_main(partial(holds_checkpoint, Path(config.out)))
         config = dataclasses.replace(config, resume=resume, overwrite=not resume)
-    from_first(partial(check_run_folder, config))
+    call_on_main(partial(check_run_folder, config))
     return config
 
 

@@ -1,9 +1,10 @@
-"""What a run writes down: config.yaml, metrics.jsonl, TensorBoard, a line on the terminal."""
+"""The logs of a run: config.yaml, metrics.jsonl, TensorBoard and a line on the terminal."""
 
 import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -15,48 +16,48 @@ from wsdan.training.folder import CONFIG, METRICS
 
 
 class RunLogger:
-    """Of the first rank: the others, without a folder, write nothing.
+    """Logs to the run's folder; without a folder, as in all ranks but the first, it does nothing.
 
-    A full disk does not end a run: that something could not be written is said, and it goes on.
+    A write that the system refuses, for want of space for instance, is a warning; the run goes on.
 
     Args:
-        epoch: the first that will be written. TensorBoard forgets what it was told of later ones.
+        epoch: the first epoch to be logged; TensorBoard drops older events of it and later ones.
     """
 
     def __init__(self, folder: Path | None, config: Config, epoch: int = 0):
         self._folder, self._epochs = folder, config.epochs
-        self._board: SummaryWriter | None = None
+        self._writer: SummaryWriter | None = None
         if folder is not None:
-            self._try((folder / CONFIG).write_text, config.to_yaml())
-            self._try(self._open_board, epoch)
+            self._warn_on_error((folder / CONFIG).write_text, config.to_yaml())
+            self._warn_on_error(self._open_writer, epoch)
 
     def __enter__(self) -> "RunLogger":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._board is not None:
-            self._try(self._board.close)
+        if self._writer is not None:
+            self._warn_on_error(self._writer.close)
 
-    def write(self, record: dict) -> None:
-        """One epoch's record, to file, TensorBoard and terminal."""
+    def log(self, record: dict) -> None:
+        """Log an epoch's record to metrics.jsonl, TensorBoard and the terminal."""
         if self._folder is None:
             return
-        self._try(self._append, record)
+        self._warn_on_error(self._append, record)
         for name, value in record.items():
-            if self._board is not None:
-                self._try(self._board.add_scalar, name, value, record["epoch"])
+            if self._writer is not None:
+                self._warn_on_error(self._writer.add_scalar, name, value, record["epoch"])
         print(self._line(record), flush=True)
 
-    def show(self, views: Tensor, epoch: int) -> None:
-        """An image (3,H,W) uint8 of the views, to TensorBoard."""
-        if self._board is not None:
-            self._try(self._board.add_image, "views", views, epoch)
+    def log_image(self, views: Tensor, epoch: int) -> None:
+        """Log an image (3,H,W) uint8 of the views to TensorBoard."""
+        if self._writer is not None:
+            self._warn_on_error(self._writer.add_image, "views", views, epoch)
 
-    def _open_board(self, epoch: int) -> None:
-        self._board = SummaryWriter(str(self._folder), purge_step=epoch)
+    def _open_writer(self, epoch: int) -> None:
+        self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
 
     def _append(self, record: dict) -> None:
-        """Add a line, on the disk before the checkpoint that counts on it, or nothing of it."""
+        """Append a line to metrics.jsonl, whole or not at all; it is on the disk at the return."""
         path = self._folder / METRICS
         size = path.stat().st_size if path.exists() else 0
         try:
@@ -69,15 +70,17 @@ class RunLogger:
                 os.truncate(path, size)
             raise
 
-    def _try(self, write, *arguments) -> None:
+    def _warn_on_error(self, write: Callable, *arguments: object) -> None:
+        """Call `write`; an OSError is a warning."""
         try:
             write(*arguments)
         except OSError as error:
             print(f"wsdan: warning: cannot write to {self._folder}: {error}", file=sys.stderr)
             if write != self._append:
-                self._board = None  # TensorBoard's writer is broken from then on
+                self._writer = None  # TensorBoard's writer cannot be used after an error
 
     def _line(self, record: dict) -> str:
+        """The line of the terminal."""
         text = f"epoch {record['epoch'] + 1}/{self._epochs}: loss {record['loss']:.3f}"
         text += f", training accuracy {record['accuracy']:.1f} %"
         for view in VIEWS:

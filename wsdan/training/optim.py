@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate."""
+"""The optimizer and the learning rate's schedule."""
 
 import math
 
@@ -7,15 +7,16 @@ from torch import nn
 
 from wsdan.config import Config
 
-# How torch computes the step, not what it computes: of the machine, not of the run.
+# Options that choose torch's implementation of a step. They depend on the device, not on the run.
 IMPLEMENTATION = ("foreach", "fused", "capturable")
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 on all weights alike (the published recipe), or AdamW.
+    """SGD with momentum 0.9 on all weights (the published recipe), or AdamW.
 
-    AdamW leaves biases, norms and the classifier without weight decay. Both are torch's fused ones:
-    few launches, which a CUDA graph may hold, and a step that `found_inf` calls off on the device.
+    AdamW applies no weight decay to biases, norms and the classifier. Both use torch's fused
+    implementation: few launches, which a CUDA graph can hold, and `found_inf` skips a step on the
+    device.
     """
     classifier = list(model.classifier.parameters())
     ids = {id(parameter) for parameter in classifier}
@@ -25,7 +26,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         groups = [{"params": body}, {"params": classifier, "lr": classifier_lr}]
         optimizer = torch.optim.SGD(groups, momentum=0.9, **options)
-        # torch would take the first step for the momentum's start, also where it is called off.
+        # Else torch starts the momentum at the first step, even if that step is skipped.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
@@ -38,28 +39,27 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a state that may come from another device; the implementation stays this optimizer's.
+    """Load a state, perhaps from another device; keeps this optimizer's implementation.
 
-    Raises ValueError or RuntimeError for the state of other groups.
+    Raises ValueError or RuntimeError if the parameter groups differ.
     """
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         saved.update({name: group[name] for name in IMPLEMENTATION if name in group})
     optimizer.load_state_dict(state)
 
 
-def build_schedule(
+def build_lr_scheduler(
     optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The rate at each step: a linear rise over the warm-up, then steps (x0.9 every 2 epochs) or a
-    cosine down to 0."""
+    """A linear warm-up of the learning rate, then x0.9 every 2 epochs or a cosine down to 0."""
     total = config.epochs * steps_per_epoch
-    rise = config.warmup * total
+    warmup = config.warmup * total
 
     def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / (rise + 1)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
         if config.schedule == "step":
             return 0.9 ** (step // steps_per_epoch // 2)
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,21 +1,21 @@
-"""Taking back what a training step did to a model's buffers, without waiting for the device.
+"""Restores a model's buffers after a skipped training step, without waiting for the device.
 
-The forward passes of a step move batch norm's statistics and the feature centers before its loss is
-known. Where that loss is no finite number, the buffers become again what they were.
+The forward passes of a step update batch norm's statistics and the feature centers before its loss
+is known. If that loss is not finite, the buffers get their previous values back.
 """
 
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 64  # elements; buffers start where an allocation of their own could have
+ALIGNMENT = 64  # elements; each buffer starts aligned, as an allocation of its own would
 
 
 class Rollback:
-    """The buffers of a model from before a step.
+    """A copy of a model's buffers from before a step.
 
-    All but the centers move into one piece of memory for each dtype (they stay the same tensors),
-    so that keeping them and putting them back are two launches each. Of the centers only the rows
-    of the step's labels are kept.
+    The buffers of each dtype, except the centers, are moved into one tensor (they stay the same
+    Tensor objects), so that saving and restoring take two launches each. Of the centers only the
+    rows of the step's labels are saved.
 
     Args:
         model: on its device; its buffers may afterwards only be changed in place.
@@ -28,36 +28,36 @@ class Rollback:
         for buffer in model.buffers():
             if buffer is not self._centers:
                 by_dtype.setdefault(buffer.dtype, []).append(buffer)
-        self._memory = [_in_one_piece(buffers) for buffers in by_dtype.values()]
-        self._kept = [memory.clone() for memory in self._memory]
+        self._flat = [_flattened(buffers) for buffers in by_dtype.values()]
+        self._saved = [flat.clone() for flat in self._flat]
 
     @torch.no_grad()
-    def keep(self, labels: Tensor) -> None:
-        """Keep the buffers; labels (B,) int64: the classes whose centers the step will move."""
-        for kept, memory in zip(self._kept, self._memory, strict=True):
-            kept.copy_(memory)
+    def save(self, labels: Tensor) -> None:
+        """Save the buffers; labels (B,) int64: the classes whose centers the step will update."""
+        for saved, flat in zip(self._saved, self._flat, strict=True):
+            saved.copy_(flat)
         if self._centers is not None:
             self._labels, self._rows = labels, self._centers[labels]
 
     @torch.no_grad()
-    def restore_unless(self, good: Tensor) -> None:
-        """Put the kept values back unless `good`, a () bool tensor, is true."""
-        for kept, memory in zip(self._kept, self._memory, strict=True):
-            torch.where(good, memory, kept, out=memory)
+    def restore_unless(self, finite: Tensor) -> None:
+        """Restore the saved values unless `finite`, a () bool tensor, is true."""
+        for saved, flat in zip(self._saved, self._flat, strict=True):
+            torch.where(finite, flat, saved, out=flat)
         if self._centers is not None:
-            rows = torch.where(good, self._centers[self._labels], self._rows)
-            self._centers.index_copy_(0, self._labels, rows)  # equal rows where labels repeat
+            rows = torch.where(finite, self._centers[self._labels], self._rows)
+            self._centers.index_copy_(0, self._labels, rows)  # repeated labels have equal rows
 
 
 @torch.no_grad()
-def _in_one_piece(buffers: list[Tensor]) -> Tensor:
-    """Move the buffers, all of one dtype, into one new tensor, which is returned."""
+def _flattened(buffers: list[Tensor]) -> Tensor:
+    """Move the buffers, all of one dtype, into one new 1-D tensor, and return it."""
     spaces = [-(-buffer.numel() // ALIGNMENT) * ALIGNMENT for buffer in buffers]
-    memory = buffers[0].new_zeros(sum(spaces))
+    flat = buffers[0].new_zeros(sum(spaces))
     start = 0
     for buffer, space in zip(buffers, spaces, strict=True):
-        part = memory[start : start + buffer.numel()].view(buffer.shape)
-        part.copy_(buffer)
-        buffer.data = part
+        view = flat[start : start + buffer.numel()].view(buffer.shape)
+        view.copy_(buffer)
+        buffer.data = view
         start += space
-    return memory
+    return flat

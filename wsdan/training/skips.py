@@ -1,18 +1,19 @@
-"""Steps without a finite loss: they are left out; too many in a row end the run."""
+"""Steps without a finite loss: they are skipped, and too many in a row end the run."""
 
 from torch import Tensor
 
 from wsdan.distributed import gather_objects
 from wsdan.errors import UserError
 
-LOOK_EVERY = 10  # steps: reading a flag waits for the device
+CHECK_EVERY = 10  # steps: reading a flag waits for the device
 
 
 class Skips:
-    """Looks at the flags of the last steps now and then, so that no step waits for it.
+    """Counts skipped steps in a row; reads the flags every CHECK_EVERY steps, so that a single
+    step does not wait for the device.
 
     Args:
-        limit: steps in a row that end the run, also where they lie in several epochs.
+        limit: skipped steps in a row, across epochs too, that end the run.
     """
 
     def __init__(self, limit: int):
@@ -21,23 +22,23 @@ class Skips:
         self._in_a_row = 0
 
     def add(self, finite: Tensor, names: list[str]) -> None:
-        """Note a step: its flag () and the files of its batch. Raises as `look`."""
-        self._unread.append((finite.clone(), names))  # a CUDA graph writes its results again
-        if len(self._unread) >= LOOK_EVERY:
-            self.look()
+        """Record a step: its flag (), 0 if skipped, and its files. Raises like `check`."""
+        self._unread.append((finite.clone(), names))  # a CUDA graph overwrites its results
+        if len(self._unread) >= CHECK_EVERY:
+            self.check()
 
-    def look(self) -> None:
-        """Read the flags. Raises UserError, with the files, where the limit is reached.
+    def check(self) -> None:
+        """Read the recorded flags. Raises UserError, which names the files, at the limit.
 
-        All ranks come here after the same step and with the same flags.
+        All ranks must call it after the same step, with the same flags.
         """
         for finite, names in self._unread:
             self._in_a_row = 0 if bool(finite) else self._in_a_row + 1
             if self._in_a_row >= self._limit:
-                files = ", ".join(name for share in gather_objects(names) for name in share)
+                files = ", ".join(name for rank in gather_objects(names) for name in rank)
                 raise UserError(
                     f"{self._in_a_row} steps in a row had no finite loss (--max-skipped "
-                    f"{self._limit}) and changed nothing; the last of them learnt from {files}. "
+                    f"{self._limit}) and were skipped; the last batch was {files}. "
                     "A lower --lr, a longer --warmup or --precision fp32 may help"
                 )
         self._unread.clear()

@@ -1,4 +1,4 @@
-"""All that a run changes, as one object that a checkpoint holds and a resumed run takes up."""
+"""The state of a run: what training changes, a checkpoint holds and a resumed run loads."""
 
 import dataclasses
 import random
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from wsdan.config import Config
-from wsdan.data.samplers import EpochBatches
+from wsdan.data.samplers import EpochBatches, image_seed
 from wsdan.distributed import gather_objects, rank, world_size
 from wsdan.errors import UserError
-from wsdan.training.ema import AveragedWeights
-from wsdan.training.optim import load_optimizer
+from wsdan.networks.model import build_model
+from wsdan.training.ema import ModelEma
+from wsdan.training.optim import build_lr_scheduler, build_optimizer, load_optimizer
 from wsdan.training.skips import Skips
+from wsdan.training.step import build_scaler
 from wsdan.validation import option_name
 
-# What a resumed run may be asked to do otherwise. A change of anything else would make another run
-# of it. The size of a step may change where it divides what the epoch has seen.
+# Settings that may change when a run is resumed; any other change makes it a different run. The
+# number of images in a step may change if it divides the number the epoch has seen.
 MAY_CHANGE = {
     "out", "resume", "overwrite", "profile", "root", "device", "workers", "cache", "decode",
     "epochs", "eval_every", "save_every", "max_skipped", "log_images", "skip_bad_images",
@@ -30,11 +32,18 @@ MAY_CHANGE = {
 
 @dataclass
 class Progress:
-    """How far a run is: `seen` images of epoch `epoch` (by steps of all ranks).
+    """The position of a run, and the sums of the current epoch.
 
-    totals: sums of the step's scalars over the epoch, in this process, and "images", those learnt
-    from. bad: unreadable images. trained: the epoch's steps are done, its evaluation is not.
-    best: the accuracy of best.pt.
+    Args:
+        epoch: counted from 0.
+        seen: images of the epoch that all ranks' steps have passed.
+        trained: the epoch's steps are done, its evaluation is not.
+        best: the accuracy of best.pt.
+        steps: training steps of the epoch, skipped ones included.
+        bad: unreadable images of the epoch, in this process.
+        seconds: duration of the epoch so far.
+        totals: sums of the steps' results over the epoch, in this process, and "images", the
+            number trained on.
     """
 
     epoch: int = 0
@@ -47,11 +56,11 @@ class Progress:
     totals: dict[str, Tensor] = field(default_factory=dict)
 
     def next_epoch(self) -> None:
-        """Go on to the next epoch's start."""
+        """Move to the start of the next epoch."""
         self.__init__(epoch=self.epoch + 1, best=self.best)
 
     def first_step(self, step_size: int) -> int:
-        """The number of the epoch's next step, of `step_size` images. Raises UserError."""
+        """The index of the epoch's next step, of `step_size` images. Raises UserError."""
         if self.seen % step_size and not self.trained:
             raise UserError(
                 f"--resume: the run has seen {self.seen} images of epoch {self.epoch + 1}, which "
@@ -62,41 +71,41 @@ class Progress:
 
 @dataclass
 class RunState:
-    """The model and everything else that training moves."""
+    """The model and everything else that training changes."""
 
     config: Config
     classes: list[str]
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
+    lr_scheduler: LRScheduler
     scaler: torch.amp.GradScaler
-    average: AveragedWeights | None
-    batches: EpochBatches
+    model_ema: ModelEma | None
+    batch_sampler: EpochBatches
     progress: Progress
     skips: Skips
 
     def eval_model(self) -> nn.Module:
-        """The model that is evaluated: the averaged one where there is one."""
-        return self.model if self.average is None else self.average.model
+        """The model to evaluate: the averaged one if there is one."""
+        return self.model if self.model_ema is None else self.model_ema.module
 
     def state_dict(self) -> dict:
-        """What a checkpoint holds. All ranks must call it; the first rank's is written."""
-        shares = gather_objects({"rng": _random_state(), "progress": self._share()})
+        """The content of a checkpoint. All ranks must call it; rank 0 writes it."""
+        ranks = gather_objects({"rng": _random_state(), "progress": self._progress_on_cpu()})
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "step_size": self.batches.step_size,
-            "ranks": shares,
+            "step_size": self.batch_sampler.step_size,
+            "ranks": ranks,
         }
-        if self.average is not None:
-            average = self.average.state_dict()
-            state |= {"ema": average["model"], "ema_steps": average["steps"]}
+        if self.model_ema is not None:
+            ema = self.model_ema.state_dict()
+            state |= {"ema": ema["model"], "ema_steps": ema["steps"]}
         return state
 
-    def restore(self, state: dict, path: object) -> None:
-        """Take up a checkpoint's state in place. Raises UserError where it is another run's."""
+    def load_state_dict(self, state: dict, path: object) -> None:
+        """Load the content of the checkpoint `path`. Raises UserError if it is another run's."""
         self._check_same_run(state, path)
         try:
             self.model.load_state_dict(state["model"])
@@ -105,39 +114,40 @@ class RunState:
             raise UserError(
                 f"--resume: {path} holds another model than the settings ask for"
             ) from None
-        self.schedule.load_state_dict(state["schedule"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict({"model": state["ema"], "steps": state["ema_steps"]})
-        self._take_up(state["ranks"], state["step_size"])
+        if self.model_ema is not None:
+            self.model_ema.load_state_dict({"model": state["ema"], "steps": state["ema_steps"]})
+        self._load_ranks(state["ranks"], state["step_size"])
 
-    def _take_up(self, shares: list[dict], step_size: int) -> None:
-        """Go on where each rank was or, with other ranks or steps, where all of them were."""
-        if len(shares) == world_size() and step_size == self.batches.step_size:
-            own = shares[rank()]
+    def _load_ranks(self, ranks: list[dict], step_size: int) -> None:
+        """Load this rank's progress and random state or, if the number of ranks or the images in a
+        step have changed, the ranks' common progress."""
+        if len(ranks) == world_size() and step_size == self.batch_sampler.step_size:
+            own = ranks[rank()]
             self.progress = Progress(**own["progress"])
             _set_random_state(own["rng"])
             return
-        self.progress = _together([share["progress"] for share in shares], rank() == 0)
-        first = self.progress.first_step(self.batches.step_size)
-        self.schedule.last_epoch = self.progress.epoch * len(self.batches) + first
+        self.progress = _merged([item["progress"] for item in ranks], rank() == 0)
+        first = self.progress.first_step(self.batch_sampler.step_size)
+        self.lr_scheduler.last_epoch = self.progress.epoch * len(self.batch_sampler) + first
 
     def _check_same_run(self, state: dict, path: object) -> None:
         if "ranks" not in state:
-            raise UserError(f"--resume: {path} holds a model and no run to go on with")
+            raise UserError(f"--resume: {path} holds a model but no run to resume")
         for item in dataclasses.fields(Config):
-            then, now = getattr(state["config"], item.name), getattr(self.config, item.name)
-            if item.name not in MAY_CHANGE and then != now:
+            old, new = getattr(state["config"], item.name), getattr(self.config, item.name)
+            if item.name not in MAY_CHANGE and old != new:
                 raise UserError(
-                    f"--resume: {path} is of another run: {option_name(item.name)} was {then} "
-                    f"there and is {now} now"
+                    f"--resume: {path} is of another run: {option_name(item.name)} was {old} "
+                    f"there and is {new} now"
                 )
         if state["classes"] != self.classes:
             raise UserError(f"--resume: {path} was trained on other classes than --root holds")
 
-    def _share(self) -> dict:
-        """This rank's progress, as plain numbers."""
+    def _progress_on_cpu(self) -> dict:
+        """This rank's progress as a dict, its tensors on the CPU."""
         values = {
             item.name: getattr(self.progress, item.name) for item in dataclasses.fields(Progress)
         }
@@ -145,25 +155,53 @@ class RunState:
         return values
 
 
-def _together(shares: list[dict], first: bool) -> Progress:
-    """The progress of other processes than those of now: the first one takes over their sums."""
-    known = {name: shares[0][name] for name in ("epoch", "seen", "trained", "best", "seconds")}
-    if not first:
-        return Progress(**known)
-    sums = {name: sum(share[name] for share in shares) for name in ("steps", "bad")}
-    totals = {name: sum(share["totals"][name] for share in shares) for name in shares[0]["totals"]}
-    return Progress(**known, **sums, totals=totals)
+def new_state(
+    config: Config, classes: list[str], device: torch.device, batch_sampler: EpochBatches
+) -> RunState:
+    """The state of a new run of a resolved configuration: the model and what trains it."""
+    model = build_model(config, len(classes))
+    if config.sync_batchnorm and world_size() > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(device, memory_format=torch.channels_last)
+    model_ema = ModelEma(model, config.ema) if config.ema else None
+    if config.compile:
+        model.compile()
+    optimizer = build_optimizer(model, config)
+    if rank() > 0:  # all ranks start from equal weights, but draw different random numbers
+        torch.manual_seed(image_seed(config.seed, rank()))
+    return RunState(
+        config=config,
+        classes=classes,
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=build_lr_scheduler(optimizer, config, len(batch_sampler)),
+        scaler=build_scaler(config, device),
+        model_ema=model_ema,
+        batch_sampler=batch_sampler,
+        progress=Progress(),
+        skips=Skips(config.max_skipped),
+    )
+
+
+def _merged(ranks: list[dict], main: bool) -> Progress:
+    """The progress of the ranks of a checkpoint as one; rank 0 (`main`) takes over their sums."""
+    common = {name: ranks[0][name] for name in ("epoch", "seen", "trained", "best", "seconds")}
+    if not main:
+        return Progress(**common)
+    sums = {name: sum(item[name] for item in ranks) for name in ("steps", "bad")}
+    totals = {name: sum(item["totals"][name] for item in ranks) for name in ranks[0]["totals"]}
+    return Progress(**common, **sums, totals=totals)
 
 
 def seed_generators(seed: int) -> None:
-    """Seed every generator that a run, or code of others in it, may draw from."""
+    """Seed the default generators of torch, Python and NumPy."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def _random_state() -> dict:
-    """That of these generators, as tensors, numbers and text."""
+    """The state of these generators, as tensors, numbers and text."""
     version, words, gauss = random.getstate()
     name, key, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None

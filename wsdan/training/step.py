@@ -1,7 +1,7 @@
-"""One training step: from a batch to moved weights, without waiting for the device."""
+"""One training step: forward, backward and optimizer, without waiting for the device."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from wsdan.config import Config
-from wsdan.distributed import all_agree, gather_rows, world_size
+from wsdan.distributed import all_over_ranks, gather_rows, world_size
 from wsdan.precision import autocast
 from wsdan.profiling import NO_PROFILER, Profiler
 from wsdan.training.graphs import GraphedStep
@@ -21,7 +21,7 @@ Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
 class Objective(nn.Module):
-    """The objective of a run as a module, which torch's DistributedDataParallel can wrap whole."""
+    """The objective of a run as a module, for torch's DistributedDataParallel."""
 
     def __init__(self, model: nn.Module, config: Config, profiler: Profiler):
         super().__init__()
@@ -32,8 +32,8 @@ class Objective(nn.Module):
             "counterfactual": config.counterfactual,
             "joint_views": config.joint_views,
             "label_smoothing": config.label_smoothing,
-            "move_centers": False,  # once a step, by all its parts
-            "phases": profiler,
+            "move_centers": False,  # TrainingStep does, once a step
+            "profiler": profiler,
         }
 
     def forward(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
@@ -43,14 +43,14 @@ class Objective(nn.Module):
 class TrainingStep:
     """Forward, backward and the optimizer's step.
 
-    A step whose loss or gradient is no finite number changes nothing: weights, the optimizer's
-    state, batch norm's statistics and feature centers stay as they were. Nothing here may read a
-    value from the device, and nothing of the autograd graph may outlive the call: a CUDA graph is
-    captured from it.
+    A step whose loss or gradient is not finite is skipped: weights, the optimizer's state, batch
+    norm's statistics and feature centers stay as they were. A CUDA graph is captured from this
+    step, so it must not read a value from the device, and no part of the autograd graph may
+    outlive the call.
 
     Args:
-        optimizer: fused, so that it can leave out a step on the device's word.
-        scaler: of the loss, enabled for float16.
+        optimizer: fused, so that `found_inf` skips a step on the device.
+        scaler: of the loss, enabled for fp16.
     """
 
     def __init__(
@@ -68,87 +68,91 @@ class TrainingStep:
         self._rollback = Rollback(model)
         self._objective = Objective(model, config, profiler)
         if world_size() > 1:
-            # Buffers: the centers are alike everywhere, batch norm's statistics count on rank 0.
+            # Buffers: the centers are equal in all ranks; of batch norm, rank 0's are used.
             self._objective = DistributedDataParallel(self._objective, broadcast_buffers=False)
 
     def __call__(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
         """images (B,3,H,W), labels (B,) int64, uniforms (B,4).
 
         Returns:
-            The objective's scalars, detached; "correct" () int64, the number of images that the
-            raw view classifies right; "finite" () int64, 1, or 0 where the step was left out and
-            all others are 0.
+            The objective's scalars, detached; "correct" () int64, the number of images whose raw
+            view is classified correctly; "finite" () int64, 1, or 0 for a skipped step, whose
+            other values are 0 too.
         """
         with self._profiler("optimizer"):
-            labels_of_all = gather_rows(labels)
-            self._rollback.keep(labels_of_all)
+            all_labels = gather_rows(labels)
+            self._rollback.save(all_labels)
             self._optimizer.zero_grad(set_to_none=True)
         scalars, pooled = self._accumulate(images, labels, uniforms)
-        if pooled:  # by all parts and ranks, in their order, so that the centers are alike in each
+        if pooled:  # of all micro-batches and ranks, in order: equal centers in every rank
             with self._profiler("classifier and losses"):
-                self._model.centers.update_(gather_rows(torch.cat(pooled)), labels_of_all)
+                self._model.centers.update_(gather_rows(torch.cat(pooled)), all_labels)
         with self._profiler("optimizer"):
-            finite = self._move_weights(scalars["loss"])
+            finite = self._optimizer_step(scalars["loss"])
             self._rollback.restore_unless(finite)
-        counted = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
-        return {**counted, "finite": finite.long()}
+        scalars = {name: torch.where(finite, value, 0) for name, value in scalars.items()}
+        return {**scalars, "finite": finite.long()}
 
-    def _move_weights(self, loss: Tensor) -> Tensor:
-        """The optimizer's step, left out where the loss or a gradient is not finite.
+    def _optimizer_step(self, loss: Tensor) -> Tensor:
+        """The optimizer's step, skipped if the loss or a gradient is not finite.
 
-        Returns a () bool tensor: whether neither is to blame. A gradient that overflows under a
-        scale above 1 is not: the scaler lets it, and scales less from then on.
+        Returns a () bool tensor: whether both are finite. A gradient that overflows under a loss
+        scale above 1 counts as finite: the scaler skips the step and lowers its scale.
         """
         self._scaler.unscale_(self._optimizer)
         gradients = [item.grad for item in self._parameters if item.grad is not None]
-        finite, sound = all_agree(torch.isfinite(torch.stack((loss, get_total_norm(gradients)))))
-        # Not through the scaler's step, which goes by the gradients alone.
-        self._optimizer.found_inf = (~(finite & sound)).float()
+        values = torch.stack((loss, get_total_norm(gradients)))
+        finite_loss, finite_gradients = all_over_ranks(torch.isfinite(values))
+        # Not scaler.step, which checks the gradients only.
+        self._optimizer.found_inf = (~(finite_loss & finite_gradients)).float()
         self._optimizer.step()
         if self._scaler.is_enabled():
-            sound = sound | (self._scaler.scale(torch.ones_like(loss)) > 1)
+            finite_gradients = finite_gradients | (self._scaler.scale(torch.ones_like(loss)) > 1)
             self._scaler.update()
-        return finite & sound
+        return finite_loss & finite_gradients
 
     def _accumulate(
         self, images: Tensor, labels: Tensor, uniforms: Tensor
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Add up the gradients of the parts of a step; the means of their scalars, and what the
-        centers are to move by."""
-        parts = min(self._config.accumulate, len(labels))
-        batches = zip(*(x.tensor_split(parts) for x in (images, labels, uniforms)), strict=True)
+        """Accumulate the gradients of the micro-batches of a step.
+
+        Returns the means of their scalars, and their pooled features for the centers' update.
+        """
+        count = min(self._config.accumulate, len(labels))
+        batches = zip(*(x.tensor_split(count) for x in (images, labels, uniforms)), strict=True)
         sums: dict[str, Tensor] = {}
         pooled = []
         for number, batch in enumerate(batches, start=1):
-            share = len(batch[1]) / len(labels)
-            with self._synchronised(number == parts):
-                scalars, features = self._one_part(*batch, share)
+            weight = len(batch[1]) / len(labels)
+            with self._gradient_sync(last=number == count):
+                scalars, features = self._micro_batch(*batch, weight)
             pooled += features
             for name, value in scalars.items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums, pooled
 
-    def _one_part(
-        self, images: Tensor, labels: Tensor, uniforms: Tensor, share: float
+    def _micro_batch(
+        self, images: Tensor, labels: Tensor, uniforms: Tensor, weight: float
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Its share of the scalars, and what the centers are to move by, if anything."""
+        """Forward and backward. Returns the weighted scalars, and the pooled features if any."""
         with self._profiler("classifier and losses"), autocast(self._config, images.device):
             result = self._objective(images, labels, uniforms)
         with self._profiler("backward"):
-            self._scaler.scale(result["loss"] * share).backward()
-        scalars = {n: value.detach() * share for n, value in result.items() if value.dim() == 0}
+            self._scaler.scale(result["loss"] * weight).backward()
+        scalars = {n: value.detach() * weight for n, value in result.items() if value.dim() == 0}
         correct = (result["logits"].detach().argmax(1) == labels).sum()
         pooled = [result["pooled"].detach()] if "pooled" in result else []
         return {**scalars, "correct": correct}, pooled
 
-    def _synchronised(self, last: bool):
-        """Ranks exchange gradients once a step, with its last part."""
-        alone = isinstance(self._objective, DistributedDataParallel) and not last
-        return self._objective.no_sync() if alone else nullcontext()
+    def _gradient_sync(self, last: bool) -> AbstractContextManager:
+        """Ranks exchange gradients once a step, in its last micro-batch."""
+        if last or not isinstance(self._objective, DistributedDataParallel):
+            return nullcontext()
+        return self._objective.no_sync()
 
 
 def build_scaler(config: Config, device: torch.device) -> torch.amp.GradScaler:
-    """The scaler of a run's loss: it does nothing unless the precision is fp16."""
+    """The loss scaler of a run; it does nothing unless the precision is fp16."""
     return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
 
@@ -159,7 +163,7 @@ def build_step(
     scaler: torch.amp.GradScaler | None = None,
     profiler: Profiler = NO_PROFILER,
 ) -> Step:
-    """The training step of a run: called as it stands, or through a CUDA graph (--cuda-graph)."""
+    """The training step of a run, as a CUDA graph with --cuda-graph."""
     if scaler is None:
         scaler = build_scaler(config, next(model.parameters()).device)
     step = TrainingStep(model, optimizer, config, scaler, profiler)

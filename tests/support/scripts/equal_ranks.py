@@ -1,7 +1,7 @@
-"""The wsdan command on few images; at each checkpoint the ranks compare what must be alike.
+"""The wsdan command on few images; at each checkpoint all ranks must have equal weights.
 
-NETWORK=plain takes a network without batch norm, whose statistics are a process's own, and
-NETWORK=plain64 computes it in float64, of the same images.
+NETWORK=plain uses a network without batch norm, whose statistics differ between ranks;
+NETWORK=plain64 computes it in float64, on the same images.
 """
 
 import os
@@ -29,17 +29,18 @@ class Plain(nn.Sequential):
         return super().forward(images.to(self[1].weight.dtype))
 
 
-def save_and_compare(run, folder, best=None):
-    """Centers and weights have the same bits in every process."""
-    alike = {"centers": run.model.centers.centers, **dict(run.model.named_parameters())}
-    for name, tensor in alike.items():
+def save_and_compare(run, best=None):
+    """Centers and weights have the same bits in every rank."""
+    model = run.state.model
+    tensors = {"centers": model.centers.centers, **dict(model.named_parameters())}
+    for name, tensor in tensors.items():
         first, *others = gather_rows(tensor.detach()[None])
         assert len(others) == world_size() - 1
         assert all(torch.equal(other, first) for other in others), name
-    assert run.model.centers.centers.abs().sum() > 0
+    assert model.centers.centers.abs().sum() > 0
     if is_main():
-        print("ranks alike", flush=True)
-    return save(run, folder, best)
+        print("ranks are equal", flush=True)
+    return save(run, best)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The wsdan command on few embedded images, so that a run takes a second."""
+"""The wsdan command on few synthetic images, so that a run takes a second."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from wsdan.data import loaders
 
 
 def draw_few() -> None:
-    """Have this process train on FEW_IMAGES (48) images and validate on an odd number."""
+    """Have this process train on FEW_IMAGES (default 48) images and validate on 17."""
     loaders.SYNTHETIC_TRAIN, loaders.SYNTHETIC_VAL = int(os.environ.get("FEW_IMAGES", "48")), 17
 
 

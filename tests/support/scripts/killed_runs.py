@@ -1,8 +1,8 @@
-"""Starts a run again and again, and kills it at a random moment each time.
+"""Starts a run repeatedly, and kills it at a random time.
 
-Arguments: the run's folder, how often it is killed, then those of `wsdan`. Each run is a fork of
-this process, which has imported all and used no thread, so that most of its life is training.
-Prints a line for each: what last.pt then held.
+Arguments: the run's folder, the number of kills, then those of `wsdan`. Each run is a fork of this
+process, which has imported everything and started no thread, so that a run spends its time on
+training. Prints a line for each run: what last.pt then held.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from few_images import draw_few
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 
-LONGEST = 1.5  # seconds until a run is killed; on a slow machine twice as long, until one saves
+LONGEST = 1.5  # seconds until a run is killed; doubled until a run has saved once
 
 
 def run_and_kill(command: list[str], last: Path, seconds: float) -> str:
-    """Fork, run, kill; returns what last.pt holds. It must be whole, or not be there."""
+    """Fork, run, kill. Returns what last.pt holds; it must be complete, or not exist."""
     child = os.fork()
     if child == 0:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

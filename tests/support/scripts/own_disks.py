@@ -1,5 +1,5 @@
-"""The wsdan command on few images; each process in a folder of its own, DISKS/rank, as on
-machines that share no disk."""
+"""The wsdan command on few images, each rank in its own folder DISKS/rank, as on machines that
+share no disk."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The wsdan command on few images, in a process whose files may grow to 64 KiB."""
+"""The wsdan command on few images, in a process whose files are limited to 64 KiB."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""Counterfactual training against CAL's published computation (arXiv:2108.08728), restated."""
+"""Counterfactual training against CAL's published computation (arXiv:2108.08728)."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def random_images(count=4, size=48):
 
 
 def published_pass(model, images, fakes):
-    """A forward pass as CAL defines it, with the random maps given by `fakes(maps)`.
+    """A forward pass as CAL defines it, with the random maps `fakes(maps)`.
 
     Returns the logits, the logits less those under the random maps, and the pooled features.
     """
@@ -42,7 +42,7 @@ def published_pass(model, images, fakes):
 
 
 def published_loss(model, images, crops, drops, fakes):
-    """CAL's loss: raw a third, both views together two thirds, all effects with weight 1."""
+    """CAL's loss: the raw view has weight 1/3, both other views 2/3, the effects 1."""
     raw_logits, raw_effect, pooled = published_pass(model, images, fakes)
     view_logits, view_effects, _ = published_pass(model, torch.cat([crops, drops]), fakes)
     centers = F.normalize(model.centers.centers[LABELS], dim=1)
@@ -98,7 +98,7 @@ def test_the_loss_and_its_gradients_are_the_published_ones(model):
 def test_the_weight_of_the_term(model, joint_views):
     """The loss is what it is without the term, plus the weight times the term."""
     losses = {}
-    model.eval()  # ones in place of random maps, and batch norm that does not move
+    model.eval()  # ones instead of random maps, and fixed statistics of batch norm
     for weight in (0.0, 0.25, 1.0):
         model.centers.centers.zero_()
         losses[weight] = wsdan_objective(
@@ -149,7 +149,7 @@ def test_without_the_term_no_random_number_is_drawn(model):
 
 @pytest.mark.parametrize("attention", ["conv", "slice"])
 def test_features_are_pooled_once(attention):
-    """One call of the pooling a pass, under both sets of maps."""
+    """One pooling per forward pass, with both sets of maps."""
     torch.manual_seed(0)
     model = WSDAN("tiny", num_classes=3, num_attentions=4, attention=attention)
     shapes = []

@@ -1,4 +1,4 @@
-"""What must not lose a run: kill -9 at any moment, signals, a full disk, a broken file."""
+"""A run survives kill -9 at any time, signals, a full disk and a broken file."""
 
 import contextlib
 import os
@@ -12,15 +12,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SCRIPTS, SMALL, assert_same_end, environment, metrics_of, refused, start
+from runs import (
+    SMALL,
+    Script,
+    assert_same_end,
+    environment,
+    finished,
+    in_fork,
+    metrics_of,
+    refused,
+    start,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wsdan.checkpoint import NotSavedError, load_checkpoint, save_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
+from wsdan.data.workers import ending, leave_signals_to_the_parent
 from wsdan.errors import UserError
 from wsdan.training.logging import RunLogger
+from wsdan.training.signals import StopSignals
 
 KILLS = 20
 COMMAND = [*SMALL, "--epochs", "12", "--eval-every", "4", "--save-every", "1", "--log-images", "0"]
@@ -32,25 +44,17 @@ def few_images(monkeypatch):
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 17)
 
 
-def finished(command: list[str], script: str = "few_images.py") -> subprocess.CompletedProcess:
-    """A run of the command to its end, in a process of its own."""
-    process = start(*command, script=script)
-    out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def test_kill_9_at_random_moments_loses_nothing(tmp_path):
-    """However often it is killed, last.pt loads, the run gets on, and ends as one left alone."""
+def test_kill_9_at_random_times_loses_nothing(tmp_path):
+    """After each kill last.pt loads, and the run ends equal to one that was not killed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [*COMMAND, "--out", str(killed)]
-    runner = [sys.executable, str(SCRIPTS / "killed_runs.py"), str(killed), str(KILLS), *command]
-    done = subprocess.run(runner, capture_output=True, text=True, env=environment(), timeout=300)
+    done = finished(str(killed), str(KILLS), *command, script="killed_runs.py")
     assert done.returncode == 0, done.stderr
     held = done.stdout.splitlines()
     assert len(held) == KILLS, done.stdout
-    assert any(line.startswith("epoch") for line in held)  # some were killed in the midst of it
-    assert finished([*command, "--resume"]).returncode == 0
-    assert finished([*COMMAND, "--out", str(whole)]).returncode == 0
+    assert any(line.startswith("epoch") for line in held)  # some were killed while training
+    assert finished(*command, "--resume").returncode == 0
+    assert finished(*COMMAND, "--out", str(whole)).returncode == 0
     assert_same_end(killed, whole)
 
 
@@ -58,60 +62,53 @@ def test_kill_9_at_random_moments_loses_nothing(tmp_path):
     ("number", "to_all", "workers"),
     [(signal.SIGTERM, False, "0"), (signal.SIGINT, True, "2"), (signal.SIGTERM, True, "2")],
 )
-def test_a_signal_saves_and_says_so(number, to_all, workers, tmp_path):
-    """Ctrl-C, which the terminal sends to the loading processes too, and SIGTERM."""
+def test_a_signal_saves_the_run(number, to_all, workers, tmp_path):
+    """SIGTERM, and Ctrl-C, which the terminal sends to the loader workers too."""
     out = tmp_path / "out"
     process = start(
         *SMALL, "--epochs", "1000", "--eval-every", "1000", "--out", str(out), "--workers", workers
     )
     wait_for(out / "metrics.jsonl", process)
     (os.killpg if to_all else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=180)
-    assert process.returncode == 128 + number, errors
-    assert f"wsdan: stopped by {number.name} at epoch" in errors
-    assert "Traceback" not in errors
+    done = process.finish()
+    assert done.returncode == 128 + number, done.stderr
+    assert f"wsdan: stopped by {number.name} at epoch" in done.stderr
+    assert "Traceback" not in done.stderr
     epoch = load_checkpoint(out / "last.pt")["ranks"][0]["progress"]["epoch"]
     assert len(metrics_of(out)) == epoch > 0
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
-    code = (
-        "import os, signal, time\n"
-        "from wsdan.training.signals import StopSignals\n"
-        "with StopSignals() as stop:\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    assert stop.requested == signal.SIGTERM\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    time.sleep(60)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50)
-    assert done.returncode == -signal.SIGTERM
+def test_a_second_signal_ends_at_once():
+    def signal_twice():
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == signal.SIGTERM
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(50)
+
+    assert in_fork(signal_twice) == -signal.SIGTERM
 
 
-def test_loading_processes_outlive_a_slow_step():
-    """One that dies before the run is saved takes it along."""
-    code = (
-        "import os, signal\n"
-        "from wsdan.training.signals import ending, leave_signals_to_the_parent\n"
-        "leave_signals_to_the_parent(ending(), 0)\n"
-        "for number in (signal.SIGTERM, signal.SIGINT):\n"
-        "    os.kill(os.getpid(), number)\n"
-        "assert signal.alarm(0) > 300\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environment(), timeout=50
-    )
-    assert done.returncode == 0, done.stderr
+def test_loader_workers_outlive_a_slow_step():
+    """A worker that dies before the run is saved would end the run."""
+
+    def be_signalled():
+        leave_signals_to_the_parent(ending(), 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert signal.alarm(0) > 300
+
+    assert in_fork(be_signalled) == 0
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_loading_processes_end_with_a_program_that_fails(start, tmp_path):
-    """What an error holds lives on to the program's end, which must not wait for them."""
+def test_loader_workers_end_with_a_program_that_fails(start, tmp_path):
+    """An uncaught error keeps the loader alive to the program's end, which must not wait for it."""
     script = tmp_path / "failing.py"
     script.write_text(
         "from functools import partial\n"
         "from torch.utils.data import DataLoader\n"
-        "from wsdan.training.signals import ending, leave_signals_to_the_parent\n"
+        "from wsdan.data.workers import ending, leave_signals_to_the_parent\n"
         "if __name__ == '__main__':\n"
         "    init = partial(leave_signals_to_the_parent, ending())\n"
         f"    loader = DataLoader(range(99), num_workers=1, multiprocessing_context={start!r},\n"
@@ -125,26 +122,26 @@ def test_loading_processes_end_with_a_program_that_fails(start, tmp_path):
     assert done.stderr.strip().endswith(b"SystemError")
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path: Path, script: Script) -> None:
     end = time.monotonic() + 180
     while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "the run has not come that far in three minutes"
+        assert script.process.is_alive(), script.finish()
+        assert time.monotonic() < end, "no such file after three minutes"
         time.sleep(0.05)
 
 
 def test_no_space_keeps_the_old_checkpoint(tmp_path):
-    """The kernel refuses what a file has above a limit, as a full disk or a quota does."""
+    """The kernel refuses to write beyond a file-size limit, as a full disk or a quota does."""
     out = tmp_path / "out"
     command = [*SMALL, "--out", str(out), "--log-images", "0"]
-    assert finished([*command, "--epochs", "1"]).returncode == 0
+    assert finished(*command, "--epochs", "1").returncode == 0
     before = {name: (out / name).read_bytes() for name in ("last.pt", "best.pt")}
     assert len(before["last.pt"]) > 1 << 16
-    done = finished([*command, "--epochs", "3", "--resume"], script="small_files.py")
+    done = finished(*command, "--epochs", "3", "--resume", script="small_files.py")
     assert done.returncode == 2, done.stderr
     last = f"cannot write {out}/last.pt: File too large; the earlier one is whole"
-    assert done.stderr.count(f"warning: {last}") == 2  # an epoch each: it went on
-    assert "the run is over, but" in done.stderr
+    assert done.stderr.count(f"warning: {last}") == 2  # once per epoch: the run went on
+    assert "training is done, but" in done.stderr
     assert {name: (out / name).read_bytes() for name in before} == before
     assert not list(out.glob("*.tmp"))
     assert len(metrics_of(out)) == 3
@@ -152,7 +149,7 @@ def test_no_space_keeps_the_old_checkpoint(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MiB, which only root mounts."""
+    """A file system of 4 MiB, which only root can mount."""
     if os.geteuid() != 0:
         pytest.skip("only root mounts a small disk")
     disk = tmp_path / "disk"
@@ -179,8 +176,8 @@ def test_a_full_tmpfs(few_images, small_disk, capfd):
     assert load_checkpoint(small_disk / "out/last.pt")["ranks"][0]["progress"]["epoch"] == 2
 
 
-@pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "os.replace"])
-def test_a_refusal_at_any_moment_keeps_the_old_file(moment, tmp_path, monkeypatch):
+@pytest.mark.parametrize("function", ["torch.save", "os.fsync", "os.replace"])
+def test_an_error_at_any_point_keeps_the_old_file(function, tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_checkpoint(path, Config(), ["a", "b"], {"number": 1})
 
@@ -188,7 +185,7 @@ def test_a_refusal_at_any_moment_keeps_the_old_file(moment, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"wsdan.checkpoint.{moment}", refuse)
+        patch.setattr(f"wsdan.checkpoint.{function}", refuse)
         with pytest.raises(
             NotSavedError, match="No space left on device; the earlier one is whole"
         ):
@@ -196,14 +193,14 @@ def test_a_refusal_at_any_moment_keeps_the_old_file(moment, tmp_path, monkeypatc
     assert load_checkpoint(path)["number"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
     with monkeypatch.context() as patch:
-        patch.setattr(f"wsdan.checkpoint.{moment}", refuse)
+        patch.setattr(f"wsdan.checkpoint.{function}", refuse)
         with pytest.raises(NotSavedError, match="there is no earlier one"):
             save_checkpoint(tmp_path / "new.pt", Config(), ["a", "b"], {})
 
 
 @pytest.mark.parametrize("content", [b"a.", b"."])
 def test_a_file_that_only_looks_like_a_checkpoint_is_refused(content, tmp_path):
-    """Its checksums are right; torch's reader fails in a way of its own."""
+    """Its checksums are right, and torch.load fails with another type of error."""
     path = tmp_path / "last.pt"
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}.items():
@@ -224,8 +221,8 @@ def test_a_checkpoint_without_a_part_is_refused(missing, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
-def test_a_broken_last_goes_on_from_best(damage, few_images, tmp_path, capsys):
-    """Not silently: which file is broken, and where the run goes on, is said."""
+def test_a_broken_last_resumes_from_best(damage, few_images, tmp_path, capsys):
+    """A warning names the broken file and the one that is resumed from."""
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = [*SMALL, "--epochs", "2", "--out"]
     assert main([*command, str(out)]) == 0
@@ -250,28 +247,28 @@ def test_a_broken_last_goes_on_from_best(damage, few_images, tmp_path, capsys):
     assert "truncated or not ours" in refused(capsys, *command, out, "--resume")
 
 
-def test_a_line_that_the_disk_refuses_leaves_nothing_of_itself(tmp_path, monkeypatch, capsys):
-    """Those written later stand by themselves."""
+def test_a_record_that_cannot_be_written_leaves_no_partial_line(tmp_path, monkeypatch, capsys):
+    """Later records are on lines of their own."""
     path, record = tmp_path / "metrics.jsonl", {"epoch": 0, "loss": 1.0, "accuracy": 2.0}
     record |= {"bad": 0, "skipped": 0, "seconds": 1.0}
     with RunLogger(tmp_path, Config(epochs=3)) as logger:
-        logger.write(record)
+        logger.log(record)
         before = path.read_bytes()
 
         def refuse(_):
-            assert path.read_bytes() > before  # as much of the line as there was space for
+            assert path.read_bytes() > before  # the partial line
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", refuse)
-            logger.write({**record, "epoch": 1})
+            logger.log({**record, "epoch": 1})
         assert path.read_bytes() == before
         assert "No space left on device" in capsys.readouterr().err
-        logger.write({**record, "epoch": 2})
+        logger.log({**record, "epoch": 2})
     assert [line["epoch"] for line in metrics_of(tmp_path)] == [0, 2]
 
 
-def test_broken_lines_do_not_keep_a_run_from_going_on(few_images, tmp_path):
+def test_a_run_resumes_despite_broken_lines(few_images, tmp_path):
     command = [*SMALL, "--out", str(tmp_path), "--log-images", "0", "--epochs"]
     assert main([*command, "1"]) == 0
     with open(tmp_path / "metrics.jsonl", "ab") as file:
@@ -281,7 +278,7 @@ def test_broken_lines_do_not_keep_a_run_from_going_on(few_images, tmp_path):
 
 
 def test_tensorboard_has_each_epoch_once(few_images, tmp_path):
-    """Though a run that lost its last checkpoint wrote some of them before."""
+    """Also where a run that lost its last checkpoint had logged some of them before."""
     command = [*SMALL, "--out", str(tmp_path), "--log-images", "0", "--eval-every", "1", "--epochs"]
     assert main([*command, "1"]) == 0
     shutil.copy(tmp_path / "last.pt", tmp_path / "first.pt")
@@ -293,18 +290,18 @@ def test_tensorboard_has_each_epoch_once(few_images, tmp_path):
     assert [event.step for event in board.Scalars("loss")] == [0, 1, 2]
 
 
-def test_what_a_killed_run_left_half_written_is_removed(few_images, tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed(few_images, tmp_path):
     out = tmp_path / "out"
     command = [*SMALL, "--out", str(out), "--log-images", "0", "--epochs"]
     assert main([*command, "1"]) == 0
     for name in ("last.pt.tmp", "best.pt.tmp", "metrics.jsonl.tmp"):
         (out / name).write_bytes(b"half")
-    assert main([*command, "1", "--resume"]) == 0  # which writes nothing
+    assert main([*command, "1", "--resume"]) == 0  # writes nothing
     assert not list(out.glob("*.tmp"))
 
 
 def test_a_folder_that_cannot_be_written(few_images, small_disk, capsys):
-    """Is refused before the first step; one that becomes so in the midst is as a full disk."""
+    """It is an error before the first step; later it is treated as a full disk."""
     save_checkpoint(small_disk / "last.pt", Config(), ["a", "b"], {"number": 1})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(NotSavedError, match="Read-only file system; the earlier one is whole"):

@@ -1,13 +1,13 @@
-"""The training step through a CUDA graph, on a stand-in for the CPU: equal to the eager step."""
+"""The training step as a CUDA graph, mocked on the CPU, equals the eager step."""
 
 import contextlib
 import json
 
 import pytest
 import torch
-from tape import stand_in, waits
+from tape import mock_cuda_graphs, waits
 from torch import nn
-from training import SIZES, WHOLE, assert_same_run, batches, float32_rates, new_model, run, settings
+from training import SIZES, WHOLE, assert_same_run, batches, float32_lrs, new_model, run, settings
 
 import wsdan.training.loop
 from wsdan.checkpoint import load_checkpoint
@@ -22,13 +22,13 @@ from wsdan.training.step import build_step
 
 @pytest.fixture
 def graphs(monkeypatch):
-    return stand_in(monkeypatch)
+    return mock_cuda_graphs(monkeypatch)
 
 
 @pytest.mark.parametrize("method", ["wsdan", "baseline"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_graph_trains_as_the_eager_step_bit_for_bit(optimizer, method, graphs):
-    eager = run(settings(optimizer, method), before=float32_rates)
+    eager = run(settings(optimizer, method), before=float32_lrs)
     found = run(settings(optimizer, method, cuda_graph=True))
     assert_same_run(found, eager)
     assert len({float(result["loss"]) for result in found[0]}) == len(SIZES)
@@ -37,20 +37,20 @@ def test_a_graph_trains_as_the_eager_step_bit_for_bit(optimizer, method, graphs)
     assert {"loss", "correct"} <= set(found[0][0])
 
 
-def test_rates_of_more_digits_change_the_losses_by_rounding_only(graphs):
+def test_learning_rates_in_float64_change_the_losses_by_rounding_only(graphs):
     eager, _ = run(settings("adamw"))
     found, _ = run(settings("adamw", cuda_graph=True))
     for one, other in zip(found, eager, strict=True):
         torch.testing.assert_close(one["loss"], other["loss"], rtol=1e-4, atol=0)
 
 
-def test_a_rate_that_is_no_tensor_would_stay_what_it_was(graphs, monkeypatch):
-    """The stand-in keeps Python's numbers as a graph does, so the comparisons above can fail."""
+def test_a_learning_rate_that_is_no_tensor_would_not_change(graphs, monkeypatch):
+    """The mock keeps Python's numbers as a graph does, so the comparisons above can fail."""
     eager, _ = run(settings("adamw"))
-    monkeypatch.setattr(GraphedStep, "_rates_on_device", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(GraphedStep, "_lrs_on_device", lambda self: contextlib.nullcontext())
     found, _ = run(settings("adamw", cuda_graph=True))
     losses = [[float(result["loss"]) for result in results] for results in (found, eager)]
-    captured = 4  # the whole batch after the warm-up and the smaller one; its rate is the right one
+    captured = 4  # the first full batch after the warm-up; its learning rate is right
     assert losses[0][: captured + 1] == losses[1][: captured + 1]
     assert losses[0][-1] != pytest.approx(losses[1][-1], rel=1e-3)
 
@@ -66,7 +66,7 @@ def test_a_step_that_waits_is_refused_at_the_capture(graphs, monkeypatch):
 
 
 def test_an_error_of_the_capture_is_one_line(graphs, monkeypatch):
-    """That of the step, not what the end of a failed capture raises in its place."""
+    """The step's error, not the one that ending a failed capture raises."""
 
     @contextlib.contextmanager
     def failing_capture(graph, **options):
@@ -92,7 +92,7 @@ def test_an_error_of_the_capture_is_one_line(graphs, monkeypatch):
 
 
 def test_no_autograd_graph_outlives_a_step():
-    """A node that accumulates a gradient keeps its stream: a capture must find none of another."""
+    """A node that accumulates a gradient keeps its stream: a capture must not find an old one."""
     model = new_model().train()
     config = settings()
     optimizer = build_optimizer(model, config)
@@ -106,13 +106,13 @@ def test_no_autograd_graph_outlives_a_step():
     result = OBJECTIVES["wsdan"](model, images, labels)
     assert "marked" in edge(model.classifier.weight).node.metadata
     del result
-    kept = build_step(model, optimizer, config)(images, labels, uniforms)
+    results = build_step(model, optimizer, config)(images, labels, uniforms)
     assert "marked" not in edge(model.classifier.weight).node.metadata
-    assert not any(value.requires_grad for value in kept.values())
+    assert not any(value.requires_grad for value in results.values())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_an_optimizer_takes_up_the_state_of_another_implementation(optimizer):
+def test_an_optimizer_loads_the_state_of_another_implementation(optimizer):
     config = settings(optimizer)
     model = new_model().train()
     first = build_optimizer(model, config)
@@ -134,7 +134,7 @@ def test_an_optimizer_takes_up_the_state_of_another_implementation(optimizer):
 
 
 def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
-    """The command itself, on the CPU in place of a GPU; then resumed without a graph."""
+    """The command, on the CPU; then resumed without a graph and with one."""
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 32)  # four batches
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 8)
     monkeypatch.setattr(wsdan.training.loop, "check_device", lambda *arguments: None)
@@ -159,7 +159,7 @@ def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
     assert graphs[1].replays == 4 - WARM_UP
 
 
-def test_what_a_graph_cannot_have_is_one_line(tmp_path, monkeypatch, capsys):
+def test_unsupported_options_of_a_graph_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--device", "cpu", "--cuda-graph"]) == 2
     error = capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_what_a_graph_cannot_have_is_one_line(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_waits_for_a_device():
+def test_operators_that_wait_for_the_device():
     ops, values = torch.ops.aten, torch.ones(3)
     assert waits(ops._local_scalar_dense.default, (values,))
     assert waits(ops.nonzero.default, (values,))

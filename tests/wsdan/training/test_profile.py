@@ -1,4 +1,4 @@
-"""`wsdan train --profile`: exclusive times, the printed table, and the same run without it."""
+"""`wsdan train --profile`: exclusive times, the printed table, and unchanged training."""
 
 import json
 import re
@@ -21,7 +21,7 @@ PLAIN = ("data", "backbone forward", "classifier and losses", "backward", "optim
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock of which only `sleep` moves the time."""
 
     def __init__(self):
         self.now = 100.0
@@ -39,19 +39,19 @@ def clock() -> Clock:
 
 
 def waiting(clock: Clock, seconds: list[float]):
-    """Batches that are waited for."""
+    """Batches that take these seconds to load."""
     for number, wait in enumerate(seconds):
         clock.sleep(wait)
         yield number
 
 
 def rows_of(printed: str) -> dict[str, tuple[float, float]]:
-    """Milliseconds and percent of each row of a printed table."""
+    """Milliseconds and percent in each row of a printed table."""
     rows = re.findall(r"^(\w[\w ]*?) +(\d+\.\d\d) +(\d+\.\d) %$", printed, re.MULTILINE)
     return {name: (float(ms), float(share)) for name, ms, share in rows}
 
 
-def test_a_moment_counts_for_the_innermost_phase(clock):
+def test_time_counts_for_the_innermost_phase(clock):
     profiler = StepProfiler(clock)
     for _ in profiler.data(waiting(clock, [2.0])):
         clock.sleep(1)
@@ -76,7 +76,7 @@ def test_a_moment_counts_for_the_innermost_phase(clock):
     assert sum(share for _, share in rows.values()) == pytest.approx(100, abs=0.3)
 
 
-def test_the_first_steps_are_left_out_where_others_follow(clock):
+def test_the_warm_up_is_left_out_if_other_steps_follow(clock):
     profiler = StepProfiler(clock)
     assert profiler.table() == "profile: no training step was run"
     waits = [50.0] * WARM_UP + [2.0, 4.0]
@@ -106,8 +106,8 @@ def test_time_between_epochs_is_left_out_and_a_skipped_batch_belongs_to_the_next
     assert profiler.seconds == {"data": 0, "other": 1}
 
 
-def test_the_parts_of_a_model(clock):
-    """The three passes count; so does nothing of a model without timed phases."""
+def test_the_modules_of_a_model_are_timed(clock):
+    """In all three passes; of a plain classifier only its backbone."""
 
     def slow(module: nn.Module, seconds: float) -> None:
         module.register_forward_hook(lambda *_: clock.sleep(seconds))
@@ -133,7 +133,7 @@ def test_the_parts_of_a_model(clock):
     assert set(profiler.seconds) == {"data", "backbone forward", "other"}
 
 
-def test_untimed_phases_hand_the_batches_through():
+def test_no_profiler_returns_the_batches_themselves():
     batches = [1, 2]
     assert NO_PROFILER.data(batches) is batches
     with NO_PROFILER("views"):
@@ -189,14 +189,14 @@ def test_a_profiled_run_prints_its_phases_and_has_the_same_losses(
     assert runs[0] == runs[1]
 
 
-def test_the_option_belongs_to_one_run():
+def test_the_option_is_not_written_to_config_yaml():
     config = from_dict({"profile": True}, "settings.yaml")
     assert config.profile
     assert not Config().profile
     assert "profile" not in yaml.safe_load(config.to_yaml())
 
 
-def test_the_checkpoint_of_a_profiled_run_is_as_any_other(tmp_path, monkeypatch, capsys):
+def test_the_checkpoint_of_a_profiled_run_is_like_any_other(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 32)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 16)
     out = str(tmp_path / "out")
@@ -205,7 +205,7 @@ def test_the_checkpoint_of_a_profiled_run_is_as_any_other(tmp_path, monkeypatch,
     assert main(["eval", "--checkpoint", f"{out}/last.pt"]) == 0
     assert not any("pool." in name for name in load_checkpoint(f"{out}/last.pt")["model"])
     capsys.readouterr()
-    assert main([*command, "--resume", "--profile"]) == 0  # nothing is left to do
+    assert main([*command, "--resume", "--profile"]) == 0  # no epoch is left
     assert "profile: no training step was run" in capsys.readouterr().out
     assert main([*command, "--resume"]) == 0
     assert "profile" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A run that is stopped and goes on is the run that was not: bit for bit, from any step."""
+"""A stopped and resumed run ends equal to an uninterrupted one, bit for bit, from any step."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from runs import SMALL, acting_at, assert_same_end, metrics_of, refused
 from torch import nn
 
 import wsdan.training.loop
+import wsdan.training.run
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
@@ -31,7 +32,7 @@ def few_images(monkeypatch):
 
 
 def stopping_at(step_number: int, number: signal.Signals):
-    """A build_step whose step sends this process a signal, as from outside, before its end."""
+    """A build_step whose training step sends this process a signal at its call `step_number`."""
     return acting_at(step_number, partial(os.kill, os.getpid(), number))
 
 
@@ -39,7 +40,7 @@ def stopping_at(step_number: int, number: signal.Signals):
     ("options", "at", "number"),
     [
         ([], 8, signal.SIGTERM),  # in the second epoch
-        ([], STEPS, signal.SIGINT),  # an epoch's last step: its evaluation is left to do
+        ([], STEPS, signal.SIGINT),  # an epoch's last step, before its evaluation
         (["--optimizer", "sgd", "--lr", "1e-2", "--ema", "0.9"], 14, signal.SIGTERM),
         (["--workers", "2", "--accumulate", "2"], 4, signal.SIGTERM),
         (["--precision", "bf16", "--joint-views", "--label-smoothing", "0.1"], 7, signal.SIGTERM),
@@ -47,11 +48,11 @@ def stopping_at(step_number: int, number: signal.Signals):
         (["--method", "baseline"], 8, signal.SIGTERM),
     ],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(options, at, number, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_resumes_bit_for_bit(options, at, number, tmp_path, monkeypatch, capsys):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*COMMAND, *options, "--out", str(whole)]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(wsdan.training.loop, "build_step", stopping_at(at, number))
+        patch.setattr(wsdan.training.run, "build_step", stopping_at(at, number))
         assert main([*COMMAND, *options, "--out", str(broken)]) == 128 + number
     captured = capsys.readouterr()
     assert f"wsdan: stopped by {number.name} at epoch" in captured.err
@@ -68,8 +69,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(options, at, number, tmp_path, monkey
     assert_same_end(broken, whole)
 
 
-def test_dropout_goes_on_too(tmp_path, monkeypatch):
-    """The random numbers of the network itself."""
+def test_dropout_resumes_bit_for_bit(tmp_path, monkeypatch):
+    """The network's own random numbers."""
 
     class Dropping(Tiny):
         def __init__(self):
@@ -80,7 +81,7 @@ def test_dropout_goes_on_too(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*COMMAND, "--out", str(whole)]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(wsdan.training.loop, "build_step", stopping_at(8, signal.SIGTERM))
+        patch.setattr(wsdan.training.run, "build_step", stopping_at(8, signal.SIGTERM))
         assert main([*COMMAND, "--out", str(broken)]) == 143
     assert main([*COMMAND, "--out", str(broken), "--resume"]) == 0
     assert_same_end(broken, whole)
@@ -90,28 +91,28 @@ def test_a_signal_during_the_evaluation(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*COMMAND, "--out", str(whole)]) == 0
 
-    def disturbed(model, batches, *arguments):
+    def signalled(model, batches, *arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(model, batches, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsdan.training.loop, "evaluate", disturbed)
+        patch.setattr(wsdan.training.loop, "evaluate", signalled)
         assert main([*COMMAND, "--out", str(broken)]) == 143
     assert len(metrics_of(broken)) == 1
     shutil.copytree(broken, tmp_path / "other")
     assert main([*COMMAND, "--out", str(broken), "--resume"]) == 0
     assert_same_end(broken, whole)
-    # Steps of another size take up a trained epoch's figures as they are.
+    # The metrics of a trained epoch do not depend on the batch size that resumes it.
     again = [*COMMAND, "--out", str(tmp_path / "other"), "--resume", "--batch-size", "10"]
     assert main(again) == 0
     assert metrics_of(tmp_path / "other")[:2] == metrics_of(whole)[:2]
 
 
-def test_a_image_that_one_process_cannot_read_asks_no_other(tmp_path, monkeypatch, capsys):
-    """In an evaluation: the others, who can, are waiting elsewhere."""
+def test_an_unreadable_image_does_not_wait_for_other_ranks(tmp_path, monkeypatch, capsys):
+    """In an evaluation: the other ranks can read theirs, and wait in another collective."""
 
     def failing(*_):
-        monkeypatch.setattr(StopSignals, "agreed", None)  # which asks the others
+        monkeypatch.setattr(StopSignals, "agreed", None)  # a collective
         raise UserError("a.jpg: not a readable image")
 
     monkeypatch.setattr(wsdan.training.loop, "evaluate", failing)
@@ -119,7 +120,7 @@ def test_a_image_that_one_process_cannot_read_asks_no_other(tmp_path, monkeypatc
 
 
 def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):
-    """--save-every: a run that is killed loses the steps since then, and learns them again."""
+    """--save-every: a killed run loses the steps since the last save, and repeats them."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*COMMAND, "--out", str(whole)]) == 0
 
@@ -130,7 +131,7 @@ def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsdan.training.loop, "build_step", acting_at(STEPS + 4, kill))
+        patch.setattr(wsdan.training.run, "build_step", acting_at(STEPS + 4, kill))
         with pytest.raises(Killed):
             main([*COMMAND, "--save-every", "2", "--out", str(killed)])
     progress = load_checkpoint(killed / "last.pt")["ranks"][0]["progress"]
@@ -141,10 +142,10 @@ def test_checkpoints_within_an_epoch(tmp_path, monkeypatch):
     assert_same_end(killed, whole)
 
 
-def test_a_run_that_is_over_and_a_longer_one(tmp_path, capsys):
+def test_resuming_a_finished_run_and_a_longer_one(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main([*COMMAND, "--out", out]) == 0
-    assert main([*COMMAND, "--out", out, "--resume"]) == 0  # nothing is left to do
+    assert main([*COMMAND, "--out", out, "--resume"]) == 0  # no epoch is left
     assert "mean of both" in capsys.readouterr().out
     assert len(metrics_of(tmp_path / "out")) == 3
     assert main([*COMMAND, "--epochs", "4", "--out", out, "--resume"]) == 0
@@ -166,10 +167,10 @@ def test_another_run_is_refused(options, text, tmp_path, capsys):
     )
 
 
-def test_other_steps_must_divide_what_the_epoch_has_seen(tmp_path, monkeypatch, capsys):
+def test_another_step_size_must_divide_the_images_seen(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(wsdan.training.loop, "build_step", stopping_at(3, signal.SIGTERM))
+        patch.setattr(wsdan.training.run, "build_step", stopping_at(3, signal.SIGTERM))
         assert main([*SMALL, "--epochs", "2", "--out", str(out)]) == 143
     again = [*SMALL, "--epochs", "2", "--out", str(out), "--resume", "--batch-size"]
     assert "has seen 24 images of epoch 1, which steps of 16" in refused(capsys, *again, "16")
@@ -178,12 +179,12 @@ def test_other_steps_must_divide_what_the_epoch_has_seen(tmp_path, monkeypatch, 
     assert all(record["loss"] > 0 for record in metrics_of(out))
 
 
-def test_a_converted_model_is_no_run(tmp_path, capsys):
+def test_a_converted_model_cannot_be_resumed(tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*SMALL, "--epochs", "1", "--out", str(out)]) == 0
     state = torch.load(out / "last.pt", weights_only=True)
     del state["ranks"]
     torch.save(state, out / "last.pt")
-    assert "holds a model and no run to go on with" in refused(
+    assert "holds a model but no run to resume" in refused(
         capsys, *SMALL, "--epochs", "2", "--out", out, "--resume"
     )

@@ -1,4 +1,4 @@
-"""A step without a finite loss changes nothing, is counted, and too many of them end the run."""
+"""A step without a finite loss changes nothing and is counted; too many of them end the run."""
 
 import copy
 
@@ -12,10 +12,10 @@ from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.errors import UserError
-from wsdan.training.ema import AveragedWeights
+from wsdan.training.ema import ModelEma
 from wsdan.training.objective import OBJECTIVES, wsdan_objective
 from wsdan.training.optim import build_optimizer
-from wsdan.training.skips import LOOK_EVERY, Skips
+from wsdan.training.skips import CHECK_EVERY, Skips
 from wsdan.training.step import build_step
 
 STEPS = 6  # of an epoch
@@ -23,37 +23,37 @@ GOOD, OTHER = batches()[0], batches()[1]
 
 
 def with_nan(batch: tuple) -> tuple:
-    """The batch with one pixel of its last image that is no number."""
+    """The batch with a NaN pixel in its last image."""
     images = batch[0].clone()
     images[-1, 1, 20, 20] = torch.nan
     return images, *batch[1:]
 
 
 class Training:
-    """A model and all that a step moves."""
+    """A model and all that a step changes."""
 
     def __init__(self, config: Config):
         self.model = new_model(config.method).train()
-        self.average = AveragedWeights(self.model, 0.9)
+        self.model_ema = ModelEma(self.model, 0.9)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler("cpu", 2.0**8, enabled=config.precision == "fp16")
         self._step = build_step(self.model, self.optimizer, config, self.scaler)
 
     def step(self, batch: tuple) -> dict:
         results = self._step(*batch)
-        self.average.update(results["finite"])
+        self.model_ema.update(results["finite"])
         return results
 
     def state(self) -> dict:
-        states = self.model.state_dict(), self.optimizer.state_dict(), self.average.state_dict()
-        return dict(zip(("model", "optimizer", "average"), copy.deepcopy(states), strict=True))
+        states = self.model.state_dict(), self.optimizer.state_dict(), self.model_ema.state_dict()
+        return dict(zip(("model", "optimizer", "ema"), copy.deepcopy(states), strict=True))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_image_that_is_no_number_changes_nothing(optimizer, precision, accumulate):
-    """Bit for bit, in whichever part of the step it is."""
+def test_a_nan_image_changes_nothing(optimizer, precision, accumulate):
+    """Bit for bit, in any micro-batch of the step."""
     training = Training(settings(optimizer, precision=precision, accumulate=accumulate))
     assert training.step(GOOD)["finite"] == 1
     before = training.state()
@@ -65,13 +65,13 @@ def test_a_image_that_is_no_number_changes_nothing(optimizer, precision, accumul
     after = training.state()
     for name in ("classifier.weight", "attention.1.running_mean", "centers.centers"):
         assert not torch.equal(after["model"][name], before["model"][name])
-    assert after["average"]["steps"] == before["average"]["steps"] + 1 == 2
+    assert after["ema"]["steps"] == before["ema"]["steps"] + 1 == 2
 
 
 @pytest.mark.parametrize("method", ["wsdan", "baseline"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_first_step_left_out_is_as_if_it_had_not_been(optimizer, method):
-    """The optimizer's state, which its first step makes, is that of the second one then."""
+def test_a_skipped_first_step_leaves_no_trace(optimizer, method):
+    """Also in the optimizer's state, which its first step creates."""
     config = settings(optimizer, method)
     skipping, plain = Training(config), Training(config)
     before = copy.deepcopy(skipping.model.state_dict())
@@ -84,8 +84,8 @@ def test_a_first_step_left_out_is_as_if_it_had_not_been(optimizer, method):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_gradient_that_is_no_number_changes_nothing_either(value):
-    """Where the loss is finite."""
+def test_a_gradient_that_is_not_finite_changes_nothing(value):
+    """With a finite loss."""
     training = Training(settings())
     training.step(GOOD)
     before = training.state()
@@ -97,7 +97,7 @@ def test_a_gradient_that_is_no_number_changes_nothing_either(value):
     assert training.step(OTHER)["finite"] == 1
 
 
-def test_an_infinite_loss_with_finite_gradients_changes_nothing_in_float16_either(monkeypatch):
+def test_an_infinite_loss_with_finite_gradients_changes_nothing_in_float16(monkeypatch):
     training = Training(settings(precision="fp16"))
     training.step(GOOD)
     before = training.state()
@@ -114,8 +114,8 @@ def test_an_infinite_loss_with_finite_gradients_changes_nothing_in_float16_eithe
     assert training.step(OTHER)["finite"] == 1
 
 
-def test_gradients_that_no_scale_makes_numbers_are_skips():
-    """In float16: an overflow is the scaler's until its scale has fallen to 1."""
+def test_gradients_that_are_nan_at_any_loss_scale_are_skips():
+    """In float16 an overflow lowers the loss scale, and is a skip only at a scale of 1."""
     training = Training(settings(precision="fp16"))
     training.model.classifier.weight.register_hook(lambda gradient: gradient * torch.nan)
     flags = [int(training.step(GOOD)["finite"]) for _ in range(10)]
@@ -130,47 +130,47 @@ def test_skips_in_a_row_are_counted_from_the_last_finite_loss():
     skips = Skips(limit=3)
     for flag in flags(0, 0, 1, 0, 0, 1, 0):
         skips.add(flag, ["a.jpg"])
-    skips.look()
+    skips.check()
     skips.add(torch.tensor(0), ["b.jpg"])
-    skips.look()
+    skips.check()
     skips.add(torch.tensor(0), ["c.jpg", "d.jpg"])
     with pytest.raises(UserError, match=r"3 steps in a row .*--max-skipped 3.* c\.jpg, d\.jpg\."):
-        skips.look()
+        skips.check()
 
 
-def test_flags_are_read_now_and_then():
-    """Reading one waits for the device; each is that of its step, though a graph writes it anew."""
+def test_flags_are_read_every_few_steps():
+    """Each is the flag of its step, though a CUDA graph overwrites the tensor."""
     skips, flag = Skips(limit=2), torch.tensor(0)
-    for number in range(LOOK_EVERY - 1):
+    for number in range(CHECK_EVERY - 1):
         flag.fill_(number % 2)
         skips.add(flag, ["a.jpg"])
     flag.fill_(1)
     skips.add(flag, ["a.jpg"])  # in which they are read
     flag.fill_(0)
-    for _ in range(LOOK_EVERY - 1):
+    for _ in range(CHECK_EVERY - 1):
         skips.add(flag, ["b.jpg"])
-    with pytest.raises(UserError, match="learnt from b.jpg"):
+    with pytest.raises(UserError, match=r"the last batch was b\.jpg"):
         skips.add(flag, ["c.jpg"])  # read again: the second of the last ten reached the limit
 
 
 @pytest.fixture
-def spoilt(monkeypatch):
-    """Few embedded images, and a set of those that are no numbers."""
+def nan_images(monkeypatch):
+    """Few synthetic images; those whose names are in the returned set become NaN."""
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 8 * STEPS)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 17)
     names, item_of = set(), loaders.InMemory.__getitem__
 
-    def spoil(dataset, index):
+    def with_nan(dataset, index):
         item = item_of(dataset, index)
         bad = len(dataset) == 8 * STEPS and item.name in names
         return item._replace(image=item.image * torch.nan) if bad else item
 
-    monkeypatch.setattr(loaders.InMemory, "__getitem__", spoil)
+    monkeypatch.setattr(loaders.InMemory, "__getitem__", with_nan)
     return names
 
 
-def test_a_run_counts_what_it_skipped(spoilt, tmp_path, capsys):
-    spoilt.add("image 5")
+def test_a_run_counts_what_it_skipped(nan_images, tmp_path, capsys):
+    nan_images.add("image 5")
     command = [*SMALL, "--epochs", "2", "--ema", "0.9", "--out", str(tmp_path)]
     assert main(command) == 0
     records = metrics_of(tmp_path)
@@ -184,9 +184,9 @@ def test_a_run_counts_what_it_skipped(spoilt, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("limit", [4, 10])
-def test_too_many_in_a_row_end_the_run(limit, spoilt, tmp_path, capsys):
-    """Also where an epoch has fewer steps than the limit."""
-    spoilt.update(f"image {index}" for index in range(8 * STEPS))
+def test_too_many_in_a_row_end_the_run(limit, nan_images, tmp_path, capsys):
+    """Also if an epoch has fewer steps than the limit."""
+    nan_images.update(f"image {index}" for index in range(8 * STEPS))
     command = [*SMALL, "--epochs", "9", "--max-skipped", str(limit), "--out", tmp_path / "out"]
     error = refused(capsys, *command)
     assert f"{limit} steps in a row had no finite loss (--max-skipped {limit})" in error
@@ -196,8 +196,8 @@ def test_too_many_in_a_row_end_the_run(limit, spoilt, tmp_path, capsys):
     assert [record["skipped"] for record in records] == [STEPS] * epochs_before
 
 
-def test_a_diverging_run_ends(spoilt, tmp_path, capsys):
-    """A rate that is far too high: its loss overflows, and nothing brings it back."""
+def test_a_diverging_run_ends(nan_images, tmp_path, capsys):
+    """A far too high learning rate: the loss overflows and stays infinite."""
     command = [*SMALL, "--epochs", "9", "--optimizer", "sgd", "--lr", "1e30"]
     error = refused(capsys, *command, "--out", tmp_path / "out")
     assert "10 steps in a row had no finite loss" in error and "A lower --lr" in error

@@ -1,4 +1,4 @@
-"""The options of a training step: each is the plain step, told otherwise."""
+"""The options of a training step, each compared with the plain step."""
 
 import json
 
@@ -13,7 +13,7 @@ from wsdan.config import PRECISIONS
 from wsdan.data import loaders
 from wsdan.networks.backbones import Backbone
 from wsdan.networks.model import WSDAN
-from wsdan.training.ema import AveragedWeights
+from wsdan.training.ema import ModelEma
 from wsdan.training.objective import OBJECTIVES
 from wsdan.training.optim import build_optimizer
 from wsdan.training.step import build_scaler, build_step
@@ -24,7 +24,7 @@ VIEWS = ("raw", "crop", "drop", "center")
 
 
 def without_batch_norm() -> WSDAN:
-    """A model whose images know nothing of each other."""
+    """A model in which the images of a batch do not affect each other."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 12, 3, stride=2), nn.ReLU()]
     backbone = Backbone(nn.Sequential(*layers), channels=12, stride=4)
@@ -32,7 +32,7 @@ def without_batch_norm() -> WSDAN:
 
 
 def trained(model: nn.Module, steps: int = 1, labels: torch.Tensor = LABELS, **options):
-    """The results of the last of several steps on one batch."""
+    """The results of the last of `steps` steps on one batch."""
     config = settings(**options)
     step = build_step(model, build_optimizer(model, config), config)
     for _ in range(steps):
@@ -48,7 +48,7 @@ def assert_close_state(found: nn.Module, expected: nn.Module) -> None:
 @pytest.mark.parametrize("accumulate", [2, 3])
 @pytest.mark.parametrize("labels", [[0, 1, 2, 0], [1, 1, 1, 1]], ids=str)
 def test_accumulated_batches_are_one_batch(accumulate, labels):
-    """Also where a class is in several of them, and where they are not of one size."""
+    """Also if a class is in several of them, and if their sizes differ."""
     models = without_batch_norm(), without_batch_norm()
     labels = torch.tensor(labels)
     # The second step starts from moved centers and weights.
@@ -60,7 +60,7 @@ def test_accumulated_batches_are_one_batch(accumulate, labels):
     assert bool(models[0].centers.centers.any())
 
 
-def test_joint_views_are_separate_ones_where_there_is_no_batch_norm():
+def test_joint_views_equal_separate_ones_without_batch_norm():
     models = without_batch_norm(), without_batch_norm()
     found, expected = trained(models[0], 2, joint_views=True), trained(models[1], 2)
     for name in ("loss", *VIEWS):
@@ -96,27 +96,27 @@ def test_label_smoothing_spreads_the_target():
     assert trained(without_batch_norm())["raw"] != result["raw"].detach()
 
 
-def test_averaged_weights_by_hand():
+def test_model_ema_by_hand():
     model = new_model().train()
-    average = AveragedWeights(model, 0.3)
+    ema = ModelEma(model, 0.3)
     names = ("classifier.weight", "attention.1.running_var", "attention.1.num_batches_tracked")
     weight, variance, _ = (model.state_dict()[name].double() for name in names)
     config = settings()
     step = build_step(model, build_optimizer(model, config), config)
     for number in range(1, 5):
-        average.update(step(IMAGES, LABELS, UNIFORMS)["finite"])
+        ema.update(step(IMAGES, LABELS, UNIFORMS)["finite"])
         decay = min(0.3, (1 + number) / (10 + number))  # 2/11, 3/12, 0.3, 0.3
         now = model.state_dict()
         weight = decay * weight + (1 - decay) * now[names[0]].double()
         variance = decay * variance + (1 - decay) * now[names[1]].double()
-    state = average.state_dict()
+    state = ema.state_dict()
     assert state["steps"] == 4
     torch.testing.assert_close(state["model"][names[0]].double(), weight, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(state["model"][names[1]].double(), variance, rtol=1e-6, atol=1e-8)
     assert state["model"][names[2]] == now[names[2]] == 12  # three passes a step
     assert not torch.equal(state["model"][names[0]], now[names[0]])
-    assert not average.model.training
-    again = AveragedWeights(new_model(), 0.3)
+    assert not ema.module.training
+    again = ModelEma(new_model(), 0.3)
     again.load_state_dict(state)
     assert again.state_dict()["steps"] == 4
 
@@ -151,8 +151,8 @@ def test_float16_scales_the_loss():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_gradient_beyond_float16_leaves_the_step_out_and_scales_less(optimizer):
-    """That is the scaler finding its scale, no step without a finite loss."""
+def test_an_overflow_in_float16_skips_the_step_and_lowers_the_scale(optimizer):
+    """The step is not counted as one without a finite loss."""
     model = new_model().train()
     config = settings(optimizer, precision="fp16")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
@@ -170,7 +170,7 @@ def test_a_gradient_beyond_float16_leaves_the_step_out_and_scales_less(optimizer
         assert {float(state["step"]) for state in built.state.values()} == {1.0}
 
 
-def test_a_compiled_network_trains_alike():
+def test_a_compiled_network_trains_equally():
     compiled = without_batch_norm()
     compiled.compile()
     found, expected = trained(compiled, 2), trained(without_batch_norm(), 2)
@@ -179,7 +179,7 @@ def test_a_compiled_network_trains_alike():
 
 
 def test_a_whole_compiled_run(tmp_path, monkeypatch):
-    """--compile, evaluation included; without inductor, which would take a minute here."""
+    """--compile, evaluation included; without inductor, which would take a minute."""
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 24)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 8)
     compiled, compile_module = [], nn.Module.compile

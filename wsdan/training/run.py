@@ -1,0 +1,82 @@
+"""A training run: its state, and all else that the training loop needs."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from wsdan.config import Config
+from wsdan.data.decoding import DecodedBatches
+from wsdan.data.loaders import train_loader, val_loader
+from wsdan.distributed import call_on_main, is_main
+from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
+from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
+from wsdan.training.logging import RunLogger
+from wsdan.training.signals import StopSignals
+from wsdan.training.state import RunState, new_state, seed_generators
+from wsdan.training.step import Step, build_step
+
+
+@dataclass
+class Run:
+    """A training run.
+
+    Args:
+        state: what its checkpoints hold.
+        step: one training step of the state's model.
+        device: of the model.
+        folder: the output folder.
+        stop: the requests to stop.
+        logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
+    """
+
+    state: RunState
+    step: Step
+    train_loader: DataLoader | DecodedBatches
+    val_loader: DataLoader | DecodedBatches
+    device: torch.device
+    folder: Path
+    logger: RunLogger
+    stop: StopSignals
+    profiler: Profiler = NO_PROFILER
+    logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def config(self) -> Config:
+        """The resolved settings."""
+        return self.state.config
+
+
+def open_run(config: Config, device: torch.device, stop: StopSignals) -> Run:
+    """Build the run of a resolved configuration and, with --resume, load its last checkpoint.
+
+    Raises UserError for what a user can correct.
+    """
+    seed_generators(config.seed)
+    train_batches, classes = train_loader(config)
+    val_batches = val_loader(config, classes)
+    state = new_state(config, classes, device, train_batches.batch_sampler)
+    profiler = StepProfiler(device_clock(device), state.model) if config.profile else NO_PROFILER
+    step = build_step(state.model, state.optimizer, config, state.scaler, profiler)
+    folder = call_on_main(partial(open_run_folder, config))
+    if config.resume:
+        path, content = call_on_main(partial(load_last, folder))
+        state.load_state_dict(content, path)
+    call_on_main(partial(keep_metrics_before, folder, state.progress.epoch))
+    run = Run(
+        state=state,
+        step=step,
+        train_loader=train_batches,
+        val_loader=val_batches,
+        device=device,
+        folder=folder,
+        logger=RunLogger(folder if is_main() else None, config, state.progress.epoch),
+        stop=stop,
+        profiler=profiler,
+    )
+    if config.log_images and is_main():
+        run.logged_images = next(iter(val_batches)).images[: config.log_images].to(device)
+    return run
