@@ -46,7 +46,7 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     check_device(config, device)
     with process_group(device), StopSignals() as stop:
         check_processes(config)
-        # The run must be freed before the process group: DistributedDataParallel may hang otherwise.
+        # The run must be freed before the process group, or DistributedDataParallel may hang.
         return _train(restarted(config), device, stop)
 
 
