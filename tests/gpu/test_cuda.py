@@ -282,8 +282,12 @@ def test_the_number_of_launches(emulator):
 @each_case
 def test_a_launch_that_fails_names_the_operator_and_the_shape(case, emulator):
     inputs = {name: value.detach() for name, value in case.inputs(case.shapes[0]).items()}
-    op = "attention_boxes" if case.op == "attention_crop_drop" else case.op  # the first to launch
-    shape = tuple(inputs["maps" if op == "attention_boxes" else "images"].shape)
+    # The operator that launches first, and its first tensor.
+    op, name = {
+        "attention_boxes": ("attention_boxes", "maps"),
+        "attention_crop_drop": ("attention_boxes", "crop_maps"),
+    }.get(case.op, (case.op, "images"))
+    shape = tuple(inputs[name].shape)
     text = f"{op}: a kernel did not launch for {shape}: "
     with install.failing(emulator), pytest.raises(RuntimeError, match=re.escape(text)):
         case.run(inputs, "cuda")
