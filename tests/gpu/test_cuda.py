@@ -24,6 +24,7 @@ from wsdan_kernels.testing import CASES
 if EMULATED and build.missing() is not None:
     pytest.skip(f"no GPU, and {build.missing()} for the emulator", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 WHERE = DEVICE["cuda"]
 CUDA_CASES = [case for case in CASES if "cuda" in KERNELS[case.op]]
 CASES_BY_DTYPE = [

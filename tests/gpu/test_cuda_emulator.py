@@ -11,7 +11,10 @@ from emulator import build
 from emulator.planted import LaunchError, Planted
 from parity import values
 
-pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
+]
 HERE = Path(__file__).parent
 each_seed = pytest.mark.parametrize("seed", range(4))
 

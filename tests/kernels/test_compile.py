@@ -7,6 +7,8 @@ import wsdan_kernels as wk
 from wsdan import WSDAN
 from wsdan.training.objective import training_views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():

@@ -13,6 +13,8 @@ from parity import DTYPES, NATIVE, STRIDES, arranged, outcomes, values
 import wsdan_kernels as wk
 from wsdan_kernels.testing import TOLERANCES, relative_error
 
+pytestmark = pytest.mark.slow
+
 SEEDS = st.integers(0, 2**31)
 each_op = pytest.mark.parametrize("op", list(fuzz.FUZZERS))
 each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
