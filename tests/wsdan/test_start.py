@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from runs import environment
 
 # Runs each command in one process, and prints its status and the first module that was too much.
 RUN = """
@@ -32,7 +33,7 @@ def outcomes(tmp_path_factory):
     result = subprocess.run(
         [sys.executable, "-c", RUN],
         input=json.dumps([line.split() for line in COMMANDS]), capture_output=True, text=True,
-        check=True, cwd=folder,
+        check=True, cwd=folder, env=environment(),
     )  # fmt: skip
     return dict(zip(COMMANDS, map(json.loads, result.stdout.splitlines()), strict=True))
 
