@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from wsdan.config import Config
+from wsdan.config import RENAMED, Config
 from wsdan.errors import UserError
 from wsdan.validation import check_checkpoint_file
 
@@ -95,7 +95,8 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 def _upgrade(content: dict) -> None:
     """Rename in place what versions 1 and 2 called otherwise."""
     _rename(content, "schedule", "lr_scheduler")
-    _rename(content["config"], "pictures", "log_images")
+    for old, new in RENAMED.items():
+        _rename(content["config"], old, new)
     for rank in content.get("ranks", []):
         _rename(rank["progress"]["totals"], "pictures", "images")
 

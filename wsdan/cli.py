@@ -205,24 +205,19 @@ def _help(item: dataclasses.Field) -> str:
 def _train(options: dict) -> None:
     path = options.pop("config")
     values = load_yaml(path) if path is not None else {}
-    config = from_dict({**values, **options}, str(path))  # the options' types are checked already
-    resolved = config.resolved()
-    check_settings(resolved)
-    if not resolved.resume:
+    # The options' types are checked already.
+    config = from_dict({**values, **options}, str(path)).resolved()
+    check_paths(config)
+    if not config.resume:
+        check_name(config.backbone)
+
         from wsdan.networks.backbones import check_backbone
 
-        check_backbone(resolved.backbone)  # layers and stages, before any image is read
+        check_backbone(config.backbone)  # layers and stages, before any image is read
 
     from wsdan.training.loop import train
 
     train(config)
-
-
-def check_settings(config: Config) -> None:
-    """Raise UserError for what can be told of a resolved configuration without importing torch."""
-    check_paths(config)
-    if not config.resume:
-        check_name(config.backbone)
 
 
 def _eval(options: dict) -> None:
