@@ -5,8 +5,6 @@ The banner with the photographer's name at the bottom is not cropped, as in WS-D
 
 from pathlib import Path
 
-from torchvision.datasets import FGVCAircraft
-
 from wsdan.data.readers._layout import (
     containing_folder,
     read_key_values,
@@ -16,8 +14,14 @@ from wsdan.data.readers._layout import (
 from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
+LAYOUT = "fgvc-aircraft-2013b/data/variants.txt"
 FOLDER = "fgvc-aircraft-2013b"
 SOURCE = f"it is part of {FOLDER}.tar.gz, see https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder is, or contains, fgvc-aircraft-2013b."""
+    return (containing_folder(root, FOLDER) / FOLDER / "data" / "variants.txt").is_file()
 
 
 def read(root: Path, split: str) -> Listing:
@@ -25,6 +29,8 @@ def read(root: Path, split: str) -> Listing:
 
     Boxes are read from images_box.txt if it exists.
     """
+    from torchvision.datasets import FGVCAircraft
+
     root = containing_folder(root, FOLDER)
     data, part = root / FOLDER / "data", "trainval" if split == "train" else "test"
     variants = data / f"images_variant_{part}.txt"

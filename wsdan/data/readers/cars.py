@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-from torchvision.datasets import StanfordCars
-
 from wsdan.data.readers._layout import (
     containing_folder,
     read_mat_file,
@@ -14,10 +11,17 @@ from wsdan.data.readers._layout import (
 from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
+LAYOUT = "stanford_cars/devkit/, or cars_annos.mat"
 FOLDER = "stanford_cars"
 BOX_FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 # The official page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer exists.
 SOURCE = "see https://github.com/pytorch/vision/issues/7545 for where to get the dataset"
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder holds the annotations of either layout."""
+    folder = containing_folder(root, FOLDER) / FOLDER
+    return (root / "cars_annos.mat").is_file() or (folder / "devkit").is_dir()
 
 
 def read(root: Path, split: str) -> Listing:
@@ -39,6 +43,8 @@ def _read_devkit(root: Path, split: str) -> Listing:
     (annotations,) = read_mat_file(folder / inside, "cars", ["annotations"])
     _check_fields(annotations, ("class", "fname"), folder / inside)
     read_mat_file(folder / "devkit/cars_meta.mat", "cars", ["class_names"])  # raises if missing
+    from torchvision.datasets import StanfordCars
+
     dataset = StanfordCars(root, part, loader=Path)  # items are (path, label)
     records = []
     for index, annotation in enumerate(annotations):  # torchvision keeps the order
@@ -50,6 +56,8 @@ def _read_devkit(root: Path, split: str) -> Listing:
 
 
 def _read_single_file(root: Path, split: str) -> Listing:
+    import numpy as np
+
     path = root / "cars_annos.mat"
     require_path(root / "car_ims", "cars", SOURCE)
     annotations, names = read_mat_file(path, "cars", ["annotations", "class_names"])
@@ -68,8 +76,10 @@ def _read_single_file(root: Path, split: str) -> Listing:
     return Listing(f"--data cars: {split} of {path}", classes, records)
 
 
-def _check_fields(annotations: np.ndarray, fields: tuple[str, ...], path: Path) -> None:
+def _check_fields(annotations, fields: tuple[str, ...], path: Path) -> None:
     """Raise UserError for a missing field: the devkit's own test annotations have no class."""
+    import numpy as np
+
     found = np.asarray(annotations).dtype.names or ()
     lacking = [name for name in (*fields, *BOX_FIELDS) if name not in found]
     if lacking:

@@ -7,8 +7,19 @@ from wsdan.data.readers._layout import SPLIT_NAMES, read_lines, require_images
 from wsdan.data.samples import Box, ImageRecord, Listing, sort_class_names
 from wsdan.errors import UserError
 
+LAYOUT = "train.csv with the header path,label, and val.csv (or test.csv)"
 EDGES = ("x1", "y1", "x2", "y2")
 HEADERS = ({"path", "label"}, {"path", "label", *EDGES})
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder holds a train.csv with a header of ours."""
+    path = root / "train.csv"
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(1000)
+    return {name.strip() for name in header.split(",")} in HEADERS
 
 
 def read(root: Path, split: str) -> Listing:

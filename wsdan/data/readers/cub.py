@@ -6,7 +6,17 @@ from wsdan.data.readers._layout import read_key_values, require_images, require_
 from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
+LAYOUT = "CUB_200_2011/images.txt"
 SOURCE = "it is part of CUB_200_2011.tgz, see https://www.vision.caltech.edu/datasets/cub_200_2011/"
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder is, or contains, CUB_200_2011."""
+    return (_folder(root) / "images.txt").is_file()
+
+
+def _folder(root: Path) -> Path:
+    return root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
 
 
 def read(root: Path, split: str) -> Listing:
@@ -14,7 +24,7 @@ def read(root: Path, split: str) -> Listing:
 
     Boxes are read from bounding_boxes.txt if it exists.
     """
-    folder = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
+    folder = _folder(root)
     tables = {}
     for stem in ("images", "image_class_labels", "train_test_split", "classes"):
         path = require_path(folder / f"{stem}.txt", "cub", SOURCE)

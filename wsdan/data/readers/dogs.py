@@ -3,13 +3,17 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-
 from wsdan.data.readers._layout import read_mat_file, require_images, require_path
 from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
+LAYOUT = "train_list.mat and Images/"
 SOURCE = "see http://vision.stanford.edu/aditya86/ImageNetDogs/ for lists.tar and images.tar"
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder holds the images or the lists of Stanford Dogs."""
+    return (root / "Images").is_dir() and (root / "train_list.mat").is_file()
 
 
 def read(root: Path, split: str) -> Listing:
@@ -17,6 +21,8 @@ def read(root: Path, split: str) -> Listing:
 
     Boxes are read for validation only: training does not use them, and has 12,000 files of them.
     """
+    import numpy as np
+
     path = root / ("train_list.mat" if split == "train" else "test_list.mat")
     for needed in (path, root / "Images"):
         require_path(needed, "dogs", SOURCE)

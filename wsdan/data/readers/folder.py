@@ -3,10 +3,16 @@
 import os
 from pathlib import Path
 
-from wsdan.data.images import EXTENSIONS
 from wsdan.data.readers._layout import SPLIT_NAMES
 from wsdan.data.samples import ImageRecord, Listing
 from wsdan.errors import UserError
+
+LAYOUT = "train/ and val/ (or test/), one folder per class in each"
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder holds the folder train/, of whatever content."""
+    return (root / "train").is_dir()
 
 
 def read(root: Path, split: str) -> Listing:
@@ -32,6 +38,8 @@ def read(root: Path, split: str) -> Listing:
 
 def _images_below(folder: Path) -> list[Path]:
     """The image files at any depth, sorted."""
+    from wsdan.data.images import EXTENSIONS
+
     found = []
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = filter(_visible, folders)

@@ -10,15 +10,20 @@ import re
 import tarfile
 from pathlib import Path
 
-from wsdan.data.images import EXTENSIONS
 from wsdan.data.readers._layout import SPLIT_NAMES, read_lines
 from wsdan.data.samples import ImageRecord, Listing, TarMember, sort_class_names
 from wsdan.errors import UserError
 
 # As in the WebDataset format, the key ends at the first dot of the file's name.
 NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$")
+LAYOUT = "train*.tar and val*.tar (or test*.tar), not compressed"
 CLASSES = "classes.txt"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+
+
+def recognises(root: Path) -> bool:
+    """Whether the folder holds a file train*.tar."""
+    return any(root.glob("train*.tar"))
 
 
 def read(root: Path, split: str) -> Listing:
@@ -55,6 +60,8 @@ def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 def _read(shard: Path, classes: list[str] | None) -> list[ImageRecord]:
     """The samples of one shard, in their order."""
+    from wsdan.data.images import EXTENSIONS
+
     images: dict[str, TarMember] = {}
     labels: dict[str, tuple[bytes, str]] = {}  # content and extension of the label file
     others: dict[str, str] = {}  # images of other kinds, such as KEY.mask.png
