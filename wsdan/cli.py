@@ -7,7 +7,6 @@ once. So nothing here, nor in the modules imported on top, may import it.
 import argparse
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import signal
 import sys
@@ -27,6 +26,7 @@ from wsdan.config import (
 )
 from wsdan.errors import StoppedError, UserError
 from wsdan.networks.names import check_name
+from wsdan.output import open_closed_streams, print_if_possible, unwritable
 from wsdan.validation import (
     check_checkpoint_file,
     check_file,
@@ -63,37 +63,43 @@ class _Version(argparse.Action):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit status: 0, or 2 for a user's mistake (one line)."""
+    open_closed_streams()
+    try:
+        status = _run(arguments)
+    except OSError:
+        if (error := unwritable(sys.stdout, "\n")) is None:
+            raise  # another file's
+    else:
+        error = unwritable(sys.stdout)  # here, where a reader who has left is noticed
+    if isinstance(error, BrokenPipeError):
+        status = 128 + signal.SIGPIPE  # as a shell reports it
+    elif error is not None:
+        print_if_possible(f"wsdan: error: stdout cannot be written: {error.strerror}", error=True)
+        status = USER_MISTAKE
+    unwritable(sys.stderr)
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
+    """The exit status of a command; its errors are a line on stderr."""
     try:
         options = vars(_parser().parse_args(arguments))
         options.pop("run")(options)
-        sys.stdout.flush()  # here, where a reader who has left is noticed
+    except SystemExit as end:  # of argparse, after a help
+        return end.code
     except UserError as error:
-        print(f"wsdan: error: {error}", file=sys.stderr)
+        print_if_possible(f"wsdan: error: {error}", error=True)
         return USER_MISTAKE
     except StoppedError as stop:
         from wsdan.distributed import is_main
 
         if is_main():
-            print(f"wsdan: {stop}", file=sys.stderr)
+            print_if_possible(f"wsdan: {stop}", error=True)
         return stop.status
     except KeyboardInterrupt:
-        print("wsdan: interrupted", file=sys.stderr)
+        print_if_possible("wsdan: interrupted", error=True)
         return 130
-    except BrokenPipeError:
-        if not _reader_left():
-            raise
-        return 128 + signal.SIGPIPE  # as a shell reports it
     return 0
-
-
-def _reader_left() -> bool:
-    """Whether stdout is a pipe without a reader, as after `| head -1`; discards what follows."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
-        return True
-    return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,7 +223,10 @@ def _train(options: dict) -> None:
 
     from wsdan.training.loop import train
 
-    train(config)
+    try:
+        train(config)
+    finally:
+        unwritable(sys.stdout)  # no error of a run: its metrics are in its folder
 
 
 def _eval(options: dict) -> None:

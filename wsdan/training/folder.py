@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 from wsdan.checkpoint import TEMPORARY, load_checkpoint
 from wsdan.config import Config
 from wsdan.errors import UserError
+from wsdan.output import print_if_possible
 
 RUNS = Path("runs")
 LAST, BEST, METRICS, CONFIG = "last.pt", "best.pt", "metrics.jsonl", "config.yaml"
@@ -92,7 +92,8 @@ def load_last(folder: Path) -> tuple[Path, dict]:
         if not (folder / BEST).exists():
             raise
         state = load_checkpoint(folder / BEST)
-        print(f"wsdan: warning: {error}; going on from {folder / BEST}", file=sys.stderr)
+        text = f"wsdan: warning: {error}; going on from {folder / BEST}"
+        print_if_possible(text, error=True)
         return folder / BEST, state
 
 

@@ -1,7 +1,6 @@
 """What happens before the first step: the device, the folder, and who may print."""
 
 import dataclasses
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from wsdan.distributed import (
     world_size,
 )
 from wsdan.errors import UserError
+from wsdan.output import print_if_possible
 from wsdan.training.folder import check_run_folder, holds_checkpoint
 
 
@@ -74,6 +74,6 @@ def check_processes(config: Config) -> None:
 
 
 def print_main(text: str, error: bool = False) -> None:
-    """Print, in the first process only."""
+    """Print, in the first process only; a stream that cannot be written ends no run."""
     if is_main():
-        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+        print_if_possible(text, error)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wsdan.config import Config
 from wsdan.inference.evaluate import VIEWS
+from wsdan.output import print_if_possible
 from wsdan.training.folder import CONFIG, METRICS
 
 
@@ -39,14 +39,18 @@ class RunLogger:
             self._warn_on_error(self._writer.close)
 
     def log(self, record: dict) -> None:
-        """Log an epoch's record to metrics.jsonl, TensorBoard and the terminal."""
+        """Log an epoch's record to metrics.jsonl and TensorBoard."""
         if self._folder is None:
             return
         self._warn_on_error(self._append, record)
         for name, value in record.items():
             if self._writer is not None:
                 self._warn_on_error(self._writer.add_scalar, name, value, record["epoch"])
-        print(self._line(record), flush=True)
+
+    def print(self, record: dict) -> None:
+        """Print an epoch's record; no error if nobody reads it."""
+        if self._folder is not None:
+            print_if_possible(self._line(record))
 
     def log_image(self, views: Tensor, epoch: int) -> None:
         """Log an image (3,H,W) uint8 of the views to TensorBoard."""
@@ -75,7 +79,8 @@ class RunLogger:
         try:
             write(*arguments)
         except OSError as error:
-            print(f"wsdan: warning: cannot write to {self._folder}: {error}", file=sys.stderr)
+            text = f"wsdan: warning: cannot write to {self._folder}: {error}"
+            print_if_possible(text, error=True)
             if write != self._append:
                 self._writer = None  # TensorBoard's writer cannot be used after an error
 

@@ -79,9 +79,11 @@ def train_epochs(run: Run) -> dict[str, float]:
             record |= {f"val_{name}": value for name, value in metrics.items()}
             if final_accuracy(metrics) > progress.best:
                 best = final_accuracy(metrics)
-        run.logger.log({**record, "seconds": progress.seconds})
+        record["seconds"] = progress.seconds
+        run.logger.log(record)
         progress.next_epoch()
         saved = save(run, best)
+        run.logger.print(record)  # last: whoever reads it can rely on last.pt
     if not saved:
         raise UserError(f"training is done, but {run.folder} could not take its last checkpoint")
     if not metrics:  # resumed after the last epoch
