@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from harness import gpu, published
-from harness.run import COMPILED, PASSES, Work, parse, run
+from harness.run import COMPILED, PASSES, Work, network_options, parse, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,10 +152,6 @@ def _phases(
     return {name: 1e3 * value / timed.measured for name, value in timed.seconds.items()}
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", default=BACKBONE, help="of wsdan (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=448, help="pixels (default: 448)")
-
-
 if __name__ == "__main__":
-    raise SystemExit(run(works, parse(__doc__.splitlines()[0], more=_options)))
+    options = parse(__doc__.splitlines()[0], more=network_options(BACKBONE))
+    raise SystemExit(run(works, options))

@@ -170,6 +170,19 @@ def refine(images: Tensor, attentions: Tensor, thresholds: Iterable[float] | Non
     return torch.cat(views)
 
 
+def predict_views(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The listing's test of a WSDAN: probabilities (B,N) of the raw view, of the refined one, and
+    their mean. The passes are the model's own, attention maps included.
+
+    model: images (B,C,H,W), channels_last -> Output, which a later call may overwrite.
+    """
+    output = model(images)
+    views = refine(images, output.attentions.float()).to(memory_format=torch.channels_last)
+    raw = F.softmax(output.logits.float(), dim=1)
+    refined = F.softmax(model(views).logits.float(), dim=1)
+    return raw, refined, (raw + refined) / 2
+
+
 def step_losses(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """WS-DAN.PyTorch's training step up to its loss, with a WSDAN's weights; moves its centers.
 

@@ -17,6 +17,7 @@ COLOURS = {
     "compiled": "#3f7fbf",
     "product": "#c9c9c9",
     "three passes": "#c9c9c9",
+    "raw": "#c9c9c9",
 }
 HEADER = (
     f"  {'variant':<20} {'median':>10} {'20 %':>10} {'80 %':>10} {'ratio':>8}"
@@ -38,7 +39,7 @@ class Row:
     ratio: float  # the baseline's median over this one's
     rate: float
     unit: str  # of rate: GFLOP/s, GB/s or images/s
-    limit: str  # "copy", the bytes at copy bandwidth, or the bare work: "product", "three passes"
+    limit: str  # "copy", the bytes at copy bandwidth, or the bare work: a name of BARE
     share: float  # the limit's time over this one's
     extra_mb: float  # peak of one call above what was held before, the result included
     launches: int | None = None  # of one call on a GPU; None on the CPU, or where not counted

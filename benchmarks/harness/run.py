@@ -21,7 +21,8 @@ from wsdan_kernels.testing import relative_error
 
 LIMIT = "product"  # the variant that is the bare work: timed and never checked
 PASSES = "three passes"  # so is this one, of a training step: the backbone alone
-BARE = (LIMIT, PASSES)
+RAW = "raw"  # and this one, of inference with two views: one of them
+BARE = (LIMIT, PASSES, RAW)
 REFERENCE, COMPILED = "reference", "compiled"
 SECONDS_A_VARIANT = 0.5  # slow variants get fewer rounds, so that a benchmark ends in 90 s
 FEWEST_ROUNDS = 3
@@ -41,12 +42,13 @@ class Work:
     first call may compile; every call does the same amount of work.
     moved: bytes that must be read and written. operations: floating point ones, or 0; the rate is
     in GFLOP/s where they are given, else in GB/s. The limit is the copy of `moved` bytes, or a
-    variant of BARE: LIMIT on the CPU, PASSES anywhere. directions: operators, forward or backward,
-    in one call of ours. truth: the variant that the others must equal, by default the baseline; it
-    is another where the baseline rounds more coarsely than the tolerance. tolerances: of variants
-    that have their own, as other libraries round. images: those of a training step, whose rate
-    is in images a second, the host's time included, and of which no two calls are the same.
-    phases: measures the milliseconds of each phase of such a step of the variant "auto".
+    variant of BARE: LIMIT on the CPU, the others anywhere. directions: operators, forward or
+    backward, in one call of ours. truth: the variant that the others must equal, by default the
+    baseline; it is another where the baseline rounds more coarsely than the tolerance. tolerances:
+    of variants that have their own, as other libraries round. images: those of a training step, of
+    which no two calls are the same, or of inference; the rate is in images a second, the host's
+    time included. phases: measures the milliseconds of each phase of such a step of the variant
+    "auto".
     """
 
     name: str
@@ -290,13 +292,19 @@ def parse(
     description: str,
     arguments: list[str] | None = None,
     more: Callable[[argparse.ArgumentParser], object] | None = None,
+    batches: tuple[int, ...] = (12, 128),
 ) -> argparse.Namespace:
-    """The options that every benchmark takes, and what `more` adds to them."""
+    """The options that every benchmark takes, and what `more` adds to them.
+
+    batches: the default, of which the CPU takes the first.
+    """
     parser = argparse.ArgumentParser(description=description)
     if more is not None:
         more(parser)
     add = parser.add_argument
-    add("--batch", type=int, help="images (default: 12; of operators on cuda: 128 too)")
+    further = " and ".join(map(str, batches[1:]))
+    text = f"images (default: {batches[0]}; on cuda, but for training steps, {further} too)"
+    add("--batch", type=int, help=text)
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--repeats", type=int, default=30, help="most rounds of a variant (default: 30)")
@@ -310,9 +318,20 @@ def parse(
     for name in ("batch", "repeats", "fewest", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, but got {value}")
-    options.batches = (options.batch,) if options.batch else (12, 128)
+    options.batches = (options.batch,) if options.batch else batches
     options.batch = options.batches[0]
     return options
+
+
+def network_options(backbone: str) -> Callable[[argparse.ArgumentParser], None]:
+    """For `parse`: the options of the benchmarks of whole networks; backbone: the default."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        text = "of wsdan (default: %(default)s)"
+        parser.add_argument("--backbone", default=backbone, help=text)
+        parser.add_argument("--image-size", type=int, default=448, help="pixels (default: 448)")
+
+    return add
 
 
 def run(

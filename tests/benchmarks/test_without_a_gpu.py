@@ -23,6 +23,7 @@ COMMANDS = [
     ["-m", "benchmarks.augment_bench", "--device", "cuda"],
     ["-m", "benchmarks.harness.sanitized"],
     ["benchmarks/train_bench.py", "--device", "cuda"],
+    ["benchmarks/inference_bench.py", "--device", "cuda"],
 ]
 # As python runs a module or a script, each without what the others have imported from here.
 RUN = f"""
