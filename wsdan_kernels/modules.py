@@ -1,5 +1,7 @@
 """The operators as modules, for models that are built from modules."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,8 @@ class FeatureCenters(nn.Module):
     """The feature centers of attention regularisation: state of the model, not parameters.
 
     forward: features (B,D), labels (B,) -> scalar loss. `update_` moves the centers afterwards.
+    The centers stay float32 in a model of half precision, in which their small steps would be lost;
+    features are cast to their dtype.
 
     Args:
         num_classes: N. dim: D = M*C. beta: step of the update, in [0,1].
@@ -62,9 +66,11 @@ class FeatureCenters(nn.Module):
         self.beta = beta
         self.duplicates = duplicates
         self.backend = backend
-        self.register_buffer("centers", torch.zeros(num_classes, dim))
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.register_buffer("centers", torch.zeros(num_classes, dim, dtype=dtype))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        features = features.to(self.centers.dtype)
         return center_loss(features, self.centers, labels, backend=self.backend)
 
     @torch.no_grad()
@@ -72,12 +78,20 @@ class FeatureCenters(nn.Module):
         """Move the centers towards features (B,D) of labels (B,), in place."""
         update_centers_(
             self.centers,
-            features,
+            features.to(self.centers.dtype),
             labels,
             beta=self.beta,
             duplicates=self.duplicates,
             backend=self.backend,
         )
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """What `half`, `bfloat16`, `to` and their kind call."""
+        exact = self.centers
+        super()._apply(function, recurse)
+        if self.centers.dtype.itemsize < torch.float32.itemsize:
+            self.centers = exact.to(self.centers.device, torch.float32)
+        return self
 
     def extra_repr(self) -> str:
         classes, dim = self.centers.shape

@@ -16,7 +16,8 @@ from wsdan.config import Config
 from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
 from wsdan.inference.metrics import ClassificationMetrics, Evaluation
-from wsdan.precision import autocast
+from wsdan.networks.model import unwrapped
+from wsdan.precision import autocast, input_dtype
 from wsdan_kernels import attention_refine
 
 VIEWS = {
@@ -111,7 +112,7 @@ def evaluate(
     ranks return the same result. There is no device synchronization per batch.
 
     Args:
-        model: its `classifier.out_features` is the number of classes.
+        model: a WSDAN or PlainClassifier, of any precision, perhaps in torch's wrappers.
 
     Raises:
         UserError: an unreadable image without skip_bad_images.
@@ -119,12 +120,15 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    metrics = ClassificationMetrics(VIEWS, model.classifier.out_features, device)
+    dtype = input_dtype(model)
+    metrics = ClassificationMetrics(VIEWS, unwrapped(model).classifier.out_features, device)
     for batch in batches:
         metrics.bad += count_bad(batch, config)
         if len(batch.labels) == 0:
             continue
-        images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        images = batch.images.to(
+            device, dtype, memory_format=torch.channels_last, non_blocking=True
+        )
         prediction = predict_views(model, images, config)
         metrics.update(
             {view: getattr(prediction, view) for view in VIEWS},

@@ -16,10 +16,13 @@ from wsdan.errors import UserError
 from wsdan.inference.evaluate import VIEWS, Prediction, predict_views
 from wsdan.inference.figures import captioned, view_grid
 from wsdan.networks.model import build_model, without_weights
+from wsdan.precision import input_dtype
 
 
 class Classifier:
     """A trained model with its classes and its preprocessing.
+
+    `model` may be cast, as by `model.bfloat16()`: images are then read in its dtype.
 
     Args:
         checkpoint: last.pt or best.pt of a run. device: a torch device.
@@ -100,7 +103,7 @@ class Classifier:
         except BadImageError as error:
             raise UserError(str(error)) from None
         inputs = eval_transform(self.config.image_size, self.whole_image)(original)
-        return original, inputs[None].to(self.device)
+        return original, inputs[None].to(self.device, input_dtype(self.model))
 
     def _top(self, prediction: Prediction, top: int) -> list[dict]:
         scores: dict[str, Tensor] = {

@@ -20,8 +20,9 @@ from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
 class Output(NamedTuple):
     """The output of a forward pass.
 
-    logits: (B,N). pooled: (B,M*C), of unit norm. attentions: (B,M,h,w), None for a plain
-    classifier. effect: (B,N), the logits less those with counterfactual maps, or None.
+    logits: (B,N), in the model's dtype. pooled: (B,M*C), of unit norm, float32 at least.
+    attentions: (B,M,h,w), None for a plain classifier. effect: (B,N), the logits less those with
+    counterfactual maps, or None.
     """
 
     logits: Tensor
@@ -123,7 +124,7 @@ class WSDAN(nn.Module):
                 return self._forward_counterfactual(features, attentions, generator)
             pooled = self.pool(features, attentions)
         pooled = pooled.flatten(1)
-        return Output(self.classifier(self.scale * pooled), pooled, attentions)
+        return Output(self._classify(pooled), pooled, attentions)
 
     def _forward_counterfactual(
         self, features: Tensor, attentions: Tensor, generator: torch.Generator | None
@@ -136,15 +137,19 @@ class WSDAN(nn.Module):
         groups = 2 if self.pool.options["normalize"] == "all" else 1
         both = self.pool(features, torch.cat((attentions, fakes), dim=1), groups)
         pooled, fake_pooled = (half.flatten(1) for half in both.chunk(2, dim=1))
-        logits = self.classifier(self.scale * pooled)
-        effect = logits - self.classifier(self.scale * fake_pooled)
-        return Output(logits, pooled, attentions, effect)
+        logits = self._classify(pooled)
+        return Output(logits, pooled, attentions, logits - self._classify(fake_pooled))
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        """Pooled features (B,M*C), float32 even in a model of half precision -> logits (B,N)."""
+        return self.classifier((self.scale * pooled).to(self.classifier.weight.dtype))
 
     def _can_fuse(self) -> bool:
         """Whether attention maps and pooling can be computed by one operator, in inference only."""
         return (
             not (self.training or torch.is_grad_enabled())
             and isinstance(self.attention, AttentionHead)
+            and type(self.attention[0].weight) is nn.Parameter  # not FSDP's shard
             and isinstance(self.pool, BilinearAttentionPool)
             and self.pool.options["reduce"] != "max"
         )
@@ -164,6 +169,19 @@ class PlainClassifier(nn.Module):
     def forward(self, images: Tensor) -> Output:
         pooled = self.backbone(images).mean((2, 3))
         return Output(self.classifier(pooled), pooled, None)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch's wrappers, nested in any order: DataParallel, AveragedModel,
+    DistributedDataParallel, torch.compile. A model without a wrapper is returned itself."""
+    return unwrapping(model)[-1]
+
+
+def unwrapping(model: nn.Module) -> list[nn.Module]:
+    """The wrappers of a model, from the outermost on, and the model."""
+    children = dict(model.named_children())
+    inner = children.get("module", children.get("_orig_mod"))
+    return [model] if inner is None else [model, *unwrapping(inner)]
 
 
 def build_model(config: Config, num_classes: int) -> nn.Module:

@@ -1,13 +1,16 @@
 """The objectives that a training step minimises: functions from a batch to its losses and views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD
 from wsdan.distributed import gather_rows
+from wsdan.networks.model import unwrapped, unwrapping
 from wsdan.profiling import NO_PROFILER, Profiler
 from wsdan_kernels import attention_crop_drop, sample_attention
 
@@ -31,12 +34,15 @@ def wsdan_objective(
     loss = (CE(raw) + CE(crop) + CE(drop)) / 3 + center_weight * center loss of the raw view. The
     crop and the drop view each use one attention map of the raw view, sampled by its mass.
     `counterfactual` is the weight of one more term: the cross-entropy, over the three views, of
-    the attention maps' effect on the logits (CAL, arXiv:2108.08728, where the weight is 1). Under
-    torchrun every process updates its centers from the images of all processes, to equal values.
+    the attention maps' effect on the logits (CAL, arXiv:2108.08728, where the weight is 1).
+
+    In a process group every process updates its centers from the images of all, to equal values;
+    all need the same B. In evaluation mode, and without gradients, no center moves.
 
     Args:
-        model: a WSDAN in training mode.
-        images: (B,3,H,W) floating point.
+        model: a WSDAN, or one that DistributedDataParallel, DataParallel, AveragedModel,
+            torch.compile or fully_shard has wrapped.
+        images: (B,3,H,W) floating point, of the model's dtype unless under autocast.
         labels: (B,) int64.
         label_smoothing: in [0,1), of the cross-entropies.
         joint_views: pass both views through the model as one batch of 2 B images; batch norm then
@@ -54,13 +60,15 @@ def wsdan_objective(
     """
     options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
     raw = model(images, **options)
-    center = model.centers(raw.pooled, labels)
-    if move_centers:
-        model.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
+    inner = unwrapped(model)
+    center = inner.centers(raw.pooled, labels)
+    if move_centers and inner.training and torch.is_grad_enabled():
+        inner.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
     with profiler("views"):
         crops, drops = training_views(images, raw.attentions.detach(), uniforms, generator)
     batches = [torch.cat([crops, drops])] if joint_views else [crops, drops]
-    outputs = [raw, *(model(views, **options) for views in batches)]
+    with _buffers_kept(model):
+        outputs = [raw, *(model(views, **options) for views in batches)]
     logits = torch.cat([output.logits for output in outputs]).float()
     terms = {
         name: F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
@@ -75,6 +83,24 @@ def wsdan_objective(
         loss = loss + counterfactual * terms["counterfactual"]
     views = {"logits": raw.logits, "pooled": raw.pooled, "crops": crops, "drops": drops}
     return {"loss": loss, **terms, "center": center, **views}
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Within it DistributedDataParallel does not overwrite the buffers with those of rank 0: the
+    backward of the raw view has batch norm's statistics saved."""
+    broadcasting = [
+        wrapper
+        for wrapper in unwrapping(model)
+        if isinstance(wrapper, DistributedDataParallel) and wrapper.broadcast_buffers
+    ]
+    for wrapper in broadcasting:
+        wrapper.broadcast_buffers = False
+    try:
+        yield
+    finally:
+        for wrapper in broadcasting:
+            wrapper.broadcast_buffers = True
 
 
 def baseline_objective(

@@ -107,7 +107,8 @@ def test_an_image_smaller_than_the_stride_is_refused():
 
 def test_objective_by_its_definition(model):
     """The loss recomputed from the views it returns; batch norm in evaluation mode."""
-    model.eval()
+    model.backbone.eval()
+    model.attention.eval()
     images, labels = random_images(), torch.tensor([0, 1, 2, 1])
     model.centers.centers.normal_(generator=torch.Generator().manual_seed(5))
     centers = model.centers.centers.clone()
