@@ -28,11 +28,13 @@ CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
 RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
+UNPUBLISHED = "tiny"  # the backbone that has no published weights
 ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
 
 RECIPES = {
     "synthetic": {
         "backbone": "tiny",
+        "pretrained": False,
         "image_size": 128,
         "epochs": 16,
         "batch_size": 32,
@@ -52,6 +54,7 @@ RECIPES = {
     },
     "paper": {
         "backbone": "inception_v3",
+        "pretrained": True,
         "image_size": 448,
         "epochs": 80,
         "batch_size": 12,
@@ -117,7 +120,10 @@ class Config:
     backbone: str | None = _setting(
         None, "tiny, a torchvision model, NAME:LAYER, timm/NAME or timm/NAME:STAGE"
     )
-    pretrained: bool = _setting(False, "start from published ImageNet weights (downloads them)")
+    pretrained: bool | None = _setting(
+        None,
+        "start from published ImageNet weights, downloaded once; not with --weights nor for tiny",
+    )
     weights: str | None = _setting(
         None,
         "start from a file: weights of the backbone, or a checkpoint of wsdan train",
@@ -206,6 +212,7 @@ class Config:
         check_choices(self)
         check_together(self)
         recipe = dict(RECIPES["synthetic" if self.data == "synthetic" else "paper"])
+        recipe["pretrained"] &= self.weights is None and self.backbone != UNPUBLISHED
         if self.method == "baseline":
             recipe["epochs"] *= VIEWS_PER_STEP
             recipe["eval_every"] *= VIEWS_PER_STEP

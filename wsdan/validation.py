@@ -59,7 +59,7 @@ def check_together(config) -> None:
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if config.pretrained and config.weights is not None:
-        raise UserError("--pretrained and --weights exclude each other")
+        raise UserError("--pretrained and --weights exclude each other; add --no-pretrained")
     if config.ignore_classifier and config.weights is None:
         raise UserError("--ignore-classifier needs --weights, a checkpoint to start from")
     if config.cuda_graph and config.profile:

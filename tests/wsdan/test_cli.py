@@ -99,6 +99,7 @@ def test_train_on_a_folder(tmp_path, capsys):
     tree, out = make_tree(tmp_path / "tree", per_class=6), tmp_path / "out"
     (tree / "train/red/broken.png").write_text("no image")
     command = ["train", "--data", "folder", "--root", str(tree), "--backbone", "resnet18"]
+    command += ["--no-pretrained"]
     command += ["--image-size", "64", "--epochs", "1", "--batch-size", "6", "--workers", "1"]
     command += ["--num-attentions", "4", "--out", str(out)]
     error = refused(capsys, *command)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wsdan.config import UNPUBLISHED
 from wsdan.errors import UserError
 from wsdan.networks import timm_backbones, torchvision_backbones
 from wsdan.networks.tiny import Tiny
-from wsdan.networks.weights import load_backbone_weights
+from wsdan.networks.weights import fetch_weights, load_backbone_weights
 
 _PROBE_SIZE = 320  # pixels; input of models that take any size
 
@@ -52,16 +53,16 @@ def build_backbone(
         UserError: an unknown name, layer or stage, a layer without a feature map, or weights that
             cannot be downloaded or do not fit.
     """
+    if pretrained:
+        weights = pretrained_weights(name)
     if name == "tiny":
-        if pretrained:
-            raise UserError("--pretrained: the tiny backbone has no published weights")
         network = Tiny()
         if weights is not None:
             load_backbone_weights(network, weights, set(), name)
     elif name.startswith("timm/"):
-        network = timm_backbones.build(name.removeprefix("timm/"), pretrained, weights)
+        network = timm_backbones.build(name.removeprefix("timm/"), weights)
     else:
-        network = torchvision_backbones.build(name, pretrained, weights)
+        network = torchvision_backbones.build(name, weights)
     size = getattr(network, "fixed_size", None) or _PROBE_SIZE
     features = _probe(network, name, size)
     if features.dim() != 4 or features.shape[2] != features.shape[3]:  # (B,h,w,C) as of swin_t
@@ -71,6 +72,18 @@ def build_backbone(
             f"(B, C, h, w) is needed; name {other}a stage of timm's as timm/NAME:STAGE"
         )
     return Backbone(network, features.shape[1], round(size / features.shape[2]))
+
+
+def pretrained_weights(name: str) -> dict[str, Tensor]:
+    """The published ImageNet weights of a whole backbone, downloaded unless they were before.
+
+    Raises UserError if there are none or they cannot be downloaded.
+    """
+    if name == UNPUBLISHED:
+        raise UserError(f"--pretrained: the {name} backbone has no published weights")
+    if name.startswith("timm/"):
+        return fetch_weights(timm_backbones.published_weights(name.removeprefix("timm/")))
+    return fetch_weights(torchvision_backbones.published_weights(name))
 
 
 def name_with_layer(name: str) -> str:

@@ -42,7 +42,7 @@ def convert(source: str, out: str, classes: str | None = None, origin: str | Non
         converted = from_sequential(state, origin, source)
         centers = content.get("feature_center")
     count = len(converted.state_dict["classifier.weight"])
-    config = Config(data="folder", root=source, **converted.settings).resolved()
+    config = Config(data="folder", root=source, pretrained=False, **converted.settings).resolved()
     config = dataclasses.replace(config, root=None)  # the path of the images is unknown
     names = _class_names(classes, count)
     model = build_model(config, count)

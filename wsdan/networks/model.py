@@ -3,6 +3,7 @@
 import dataclasses
 import io
 from contextlib import redirect_stderr
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,8 +11,14 @@ from torch import Tensor, nn
 
 from wsdan.checkpoint import FORMAT, load_checkpoint
 from wsdan.config import ATTENTIONS, Config
+from wsdan.distributed import call_on_main
 from wsdan.errors import UserError
-from wsdan.networks.backbones import Backbone, build_backbone, name_with_layer
+from wsdan.networks.backbones import (
+    Backbone,
+    build_backbone,
+    name_with_layer,
+    pretrained_weights,
+)
 from wsdan.networks.weights import check_state_dict, extract_state_dict, read_weights_file
 from wsdan.validation import option_name
 from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
@@ -187,7 +194,8 @@ def unwrapping(model: nn.Module) -> list[nn.Module]:
 def build_model(config: Config, num_classes: int) -> nn.Module:
     """Build the model of a resolved configuration on the CPU, with its initial weights.
 
-    With config.resume no weights are loaded: the run's checkpoint has them. Raises UserError.
+    With config.resume no weights are loaded: the run's checkpoint has them. With config.pretrained
+    all ranks must call it. Raises UserError.
     """
     if config.resume:
         config = without_weights(config)
@@ -198,7 +206,9 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
             checkpoint = load_checkpoint(config.weights)
         else:
             weights = extract_state_dict(content, f"--weights: {config.weights}")
-    backbone = build_backbone(config.backbone, config.pretrained, weights)
+    if config.pretrained:  # one process downloads, on one machine
+        weights = call_on_main(partial(pretrained_weights, config.backbone))
+    backbone = build_backbone(config.backbone, weights=weights)
     if config.image_size < backbone.stride:
         raise UserError(
             f"--image-size must be at least the stride of {config.backbone} "
@@ -223,6 +233,15 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     if checkpoint is not None:
         _load_initial_weights(checkpoint, model, config, num_classes)
     return model
+
+
+def describe_start(config: Config) -> str:
+    """What the weights of a run of this resolved configuration start from."""
+    if config.resume:
+        return "resuming"
+    if config.weights is not None:
+        return f"starting from {config.weights}"
+    return f"starting from {'ImageNet' if config.pretrained else 'random'} weights"
 
 
 def without_weights(config: Config) -> Config:

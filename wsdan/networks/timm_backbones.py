@@ -1,5 +1,6 @@
 """Backbones of timm: a model without its classifier, or one of its stages. timm is optional."""
 
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from wsdan.errors import UserError
 from wsdan.networks.names import closest_names, closest_text
 from wsdan.networks.scaling import InputScaling, scaling_for
-from wsdan.networks.weights import PublishedWeights, fetch_weights, load_backbone_weights
+from wsdan.networks.weights import PublishedWeights, load_backbone_weights
 
 
 def check_name(name: str) -> None:
@@ -29,13 +30,41 @@ def check_name(name: str) -> None:
     _check_stage(model, model_name, stage)
 
 
-def build(name: str, pretrained: bool, weights: dict[str, Tensor] | None) -> nn.Module:
+def published_weights(name: str) -> PublishedWeights:
+    """The ImageNet weights of the whole model. name: without "timm/".
+
+    Raises UserError for an unknown one.
+    """
+    timm = _import_timm()
+    model_name = name.partition(":")[0]
+    _check_model_name(timm, model_name)
+    published = timm.get_pretrained_cfg(model_name)
+    url, cached = published.url, False
+    if published.hf_hub_id:
+        url, cached = _file_of_hub(published.hf_hub_id, published.hf_hub_filename)
+    elif url:
+        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2]).exists()
+    return PublishedWeights(
+        f"timm/{name}", lambda: timm.create_model(model_name, pretrained=True), url, cached
+    )
+
+
+def _file_of_hub(repository: str, file: str | None) -> tuple[str, bool]:
+    """The address of a file of the Hugging Face hub, and whether it lies in the hub's cache."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    name, _, revision = repository.partition("@")
+    files = [file] if file else ["model.safetensors", "pytorch_model.bin"]  # timm takes either
+    found = [try_to_load_from_cache(name, each, revision=revision or None) for each in files]
+    url = hf_hub_url(name, files[0], revision=revision or None)
+    return url, any(isinstance(path, str) for path in found)
+
+
+def build(name: str, weights: dict[str, Tensor] | None) -> nn.Module:
     """The network images (B,3,H,W) -> features, see `build_backbone`. name: without "timm/"."""
     timm = _import_timm()
     name, _, stage = name.partition(":")
     _check_model_name(timm, name)
-    if pretrained:
-        weights = fetch_weights(_published_weights(timm, name))
     try:
         model = timm.create_model(name, num_classes=0, global_pool="")
     except (AssertionError, TypeError, RuntimeError) as error:
@@ -109,17 +138,6 @@ def _check_stage(model: nn.Module, name: str, stage: str) -> None:
 
 def _position(names: list[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
-
-
-def _published_weights(timm: ModuleType, name: str) -> PublishedWeights:
-    published = timm.get_pretrained_cfg(name)
-    url = published.url
-    if published.hf_hub_id:
-        file = published.hf_hub_filename or "model.safetensors"
-        url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/{file}"
-    return PublishedWeights(
-        lambda: timm.create_model(name, pretrained=True), url, "pass the file as --weights FILE"
-    )
 
 
 class _WholeModel(nn.Module):

@@ -1,5 +1,7 @@
 """Backbones of torchvision: a classification model cut after one of its layers."""
 
+from pathlib import Path
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from wsdan.errors import UserError
 from wsdan.networks.names import closest_text
 from wsdan.networks.scaling import InputScaling
-from wsdan.networks.weights import PublishedWeights, fetch_weights, load_backbone_weights
+from wsdan.networks.weights import PublishedWeights, load_backbone_weights
 
 # The last layer with a feature map by model family, where it is not called "features".
 _DEFAULT_LAYERS = {
@@ -48,13 +50,26 @@ def check_name(name: str) -> None:
         _check_layer(name, layer, model)
 
 
-def build(name: str, pretrained: bool, weights: dict[str, Tensor] | None) -> nn.Module:
+def published_weights(name: str) -> PublishedWeights:
+    """The ImageNet weights of the whole model. Raises UserError for an unknown one."""
+    model_name, _, _ = _split_name(name)
+    _check_model_name(name, model_name)
+    published = torchvision.models.get_model_weights(model_name).DEFAULT
+    file = Path(torch.hub.get_dir(), "checkpoints", published.url.rpartition("/")[2])
+    return PublishedWeights(
+        name,
+        lambda: torchvision.models.get_model(model_name, weights=published),
+        published.url,
+        cached=file.exists(),
+        folder=str(file.parent),
+    )
+
+
+def build(name: str, weights: dict[str, Tensor] | None) -> nn.Module:
     """The network images (B,3,H,W) -> features, see `build_backbone`."""
     model_name, layer, stride = _split_name(name)
     _check_model_name(name, model_name)
     _check_stride(name, model_name, stride)
-    if pretrained:
-        weights = fetch_weights(_published_weights(model_name))
     model = _create_model(model_name, init_weights=weights is None)
     if stride:
         _drop_last_stride(model)
@@ -130,15 +145,6 @@ def _drop_last_stride(model: nn.Module) -> None:
     for module in model.layer4.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
-
-
-def _published_weights(model_name: str) -> PublishedWeights:
-    published = torchvision.models.get_model_weights(model_name).DEFAULT
-    return PublishedWeights(
-        lambda: torchvision.models.get_model(model_name, weights=published),
-        published.url,
-        f"put the file into {torch.hub.get_dir()}/checkpoints or pass it as --weights FILE",
-    )
 
 
 class _LayerOutput(nn.Module):

@@ -2,6 +2,10 @@
 
 import pickle
 import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from wsdan.checkpoint import reason_of
 from wsdan.errors import UserError
 from wsdan.validation import check_file
 
+_TIMEOUT = 10.0  # seconds to wait for a server's answer
 _MAX_LISTED = 5  # keys in an error message
 # Keys under which training checkpoints of other programs hold the state dict.
 _STATE_DICT_KEYS = ("state_dict", "model")
@@ -41,30 +46,57 @@ _NUMPY = [
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weights that can be downloaded.
+    """ImageNet weights that can be downloaded.
 
-    build_model: creates the model with these weights, which may download `url`. url: of the file.
-    offline_hint: how to provide that file if it cannot be downloaded.
+    backbone: whose. build_model: creates the model with these weights, which downloads `url` unless
+    it is cached. url: of the file, "" or None where none was published. folder: where the file may
+    be put by hand.
     """
 
+    backbone: str
     build_model: Callable[[], nn.Module]
-    url: str
-    offline_hint: str
+    url: str | None
+    cached: bool
+    folder: str | None = None
 
 
 def fetch_weights(published: PublishedWeights) -> dict[str, Tensor]:
-    """The published weights as a state dict. Raises UserError if they cannot be downloaded.
+    """The published weights as a state dict; what is downloaded from where is printed.
 
     Does not advance the random generator, so that --pretrained and --weights give the same run.
+
+    Raises UserError if there are none, or within about 10 s if their server cannot be reached.
     """
+    others = "--weights FILE takes a file of yours, --no-pretrained starts from random weights"
+    if not published.url:
+        raise UserError(f"--pretrained: no weights of {published.backbone} are known; {others}")
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)  # of each wait; torch's downloader has none of its own
     try:
+        if not published.cached:
+            print(f"downloading {published.url}", flush=True)
+            _check_reachable(published.url)
         with torch.random.fork_rng(devices=[]):
             return published.build_model().state_dict()
     except Exception as error:  # the hub client raises errors of its HTTP library
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        place = f"put the file into {published.folder}; " if published.folder else ""
         raise UserError(
-            f"--pretrained: cannot fetch {published.url} ({reason}); {published.offline_hint}"
+            f"--pretrained: cannot fetch {published.url} ({reason}); {place}{others}"
         ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _check_reachable(url: str) -> None:
+    """Raise URLError or OSError unless the server answers: hub clients retry for half a minute."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD")).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # a client may have other certificates
+            raise
 
 
 def read_weights_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:

@@ -19,6 +19,7 @@ from wsdan.inference.evaluate import (
     final_accuracy,
 )
 from wsdan.inference.figures import view_grid
+from wsdan.networks.model import describe_start
 from wsdan.training.folder import BEST, LAST
 from wsdan.training.launch import check_device, check_processes, pick_device, print_main, restarted
 from wsdan.training.run import Run, open_run
@@ -257,7 +258,7 @@ def _summary(run: Run) -> str:
     text = (
         f"{len(run.train_loader.dataset)} images of {len(run.state.classes)} classes to train on, "
         f"{len(run.val_loader.dataset)} to validate; {config.method}, {config.backbone} at "
-        f"{config.image_size} px on {run.device}"
+        f"{config.image_size} px on {run.device}, {describe_start(config)}"
     )
     if world_size() > 1:
         text += f", {world_size()} processes of batch {config.batch_size}"

@@ -285,7 +285,9 @@ def test_a_run_on_a_published_dataset(tmp_path, capsys):
     command += ["--backbone", "tiny", "--image-size", "32", "--num-attentions", "4"]
     command += ["--batch-size", "3", "--epochs", "2", "--workers", "1", "--out"]
     assert main([*command, str(tmp_path / "out")]) == 0
-    assert "3 images of 3 classes to train on, 3 to validate" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 images of 3 classes to train on, 3 to validate" in printed
+    assert ", starting from random weights; writing to" in printed
     (tmp_path / "CUB_200_2011").rename(tmp_path / "moved")
     checkpoint = str(tmp_path / "out" / "last.pt")
     assert main(["eval", "--checkpoint", checkpoint, "--root", str(tmp_path / "moved")]) == 0

@@ -97,10 +97,14 @@ def test_wrong_models(options, text):
 
 
 def test_an_image_smaller_than_the_stride_is_refused():
-    config = Config(data="folder", root="x", backbone="resnet18", image_size=31).resolved()
+    config = Config(
+        data="folder", root="x", backbone="resnet18", image_size=31, pretrained=False
+    ).resolved()
     with pytest.raises(UserError, match=r"at least the stride of resnet18 \(32 pixels\); got 31"):
         build_model(config, 4)
-    config = Config(data="folder", root="x", backbone="inception_v3", image_size=40).resolved()
+    config = Config(
+        data="folder", root="x", backbone="inception_v3", image_size=40, pretrained=False
+    ).resolved()
     with pytest.raises(UserError, match="--image-size 40 does not suit the model"):
         build_model(config, 4)
 
