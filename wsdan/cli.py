@@ -134,7 +134,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
     conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    conversion.add_argument("--classes", metavar="FILE", help="class names, one per line")
+    conversion.add_argument(
+        "--classes", metavar="FILE", help="class names, one per line, or CUB's classes.txt"
+    )
+    conversion.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the images it was trained on, which SOURCE does not tell (default: 448)",
+    )
     conversion.add_argument(
         "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
     )
@@ -159,6 +167,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     """Options of `wsdan eval`; settings not given are those of the checkpoint."""
     parser.add_argument("--data", choices=DATA, help="default: the data it was trained on")
     parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
+    parser.add_argument("--image-size", type=int, metavar="N", help="side of the input, pixels")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
     parser.add_argument("--precision", choices=PRECISIONS, help="precision of the network")
@@ -237,6 +246,7 @@ def _eval(options: dict) -> None:
     from wsdan.data.loaders import val_loader
     from wsdan.distributed import is_main, process_group
     from wsdan.inference.evaluate import evaluate
+    from wsdan.networks.model import check_image_size
 
     classifier = _classifier(options)
     shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
@@ -248,6 +258,7 @@ def _eval(options: dict) -> None:
     config = dataclasses.replace(
         classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
+    check_image_size(classifier.model, config.image_size)
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)
         result = evaluate(classifier.model, batches, config, classifier.device)

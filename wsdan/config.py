@@ -21,7 +21,7 @@ _READERS = pkgutil.iter_modules([str(Path(__file__).parent / "data" / "readers")
 DATA = ("synthetic", *(module.name for module in _READERS if not module.name.startswith("_")))
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine")
-ATTENTIONS = ("conv", "slice")
+ATTENTIONS = ("conv", "conv3x3", "slice")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CACHES = ("ram", "disk")
@@ -135,7 +135,7 @@ class Config:
     num_attentions: int | None = _setting(None, "attention maps (M)")
     attention: str = _setting(
         "conv",
-        "attention maps from a 1x1 convolution, or the first channels of the features",
+        "attention maps from a 1x1 or 3x3 convolution, or the first channels of the features",
         ATTENTIONS,
     )
     attention_bias: float | None = _setting(

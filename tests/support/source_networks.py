@@ -63,6 +63,28 @@ class Wvinzh(nn.Module):
         return self.fc_new(100 * pooled(features, maps, 1e-12)), maps
 
 
+class WvinzhResNet(nn.Module):
+    """WS_DAN_PyTorch's ResNets with maps: layer4 ends in its second block, of which the first
+    convolution gives the features and the second the maps; the third is not used."""
+
+    def __init__(self, depth: int = 50):
+        super().__init__()
+        network = torchvision.models.get_model(f"resnet{depth}", weights=None)
+        network.layer4 = network.layer4[:2]
+        for name, child in network.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, child)
+        self.fc_new = nn.Linear(32 * 512, 5)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        first, second = self.layer4
+        x = first(self.layer3(self.layer2(self.layer1(x))))
+        features = second.bn1(second.conv1(x)).relu()
+        maps = second.bn2(second.conv2(features)).relu()[:, :32]
+        return self.fc_new(100 * pooled(features, maps, 1e-12)), maps
+
+
 def pooled(features: Tensor, maps: Tensor, eps: float) -> Tensor:
     """Mean of map times feature, signed root, unit norm. -> (B,M*C), map by map."""
     product = (maps[:, :, None] * features[:, None]).mean((3, 4)).flatten(1)

@@ -80,12 +80,17 @@ def assign_labels(listing: Listing, classes: list[str] | None) -> Split:
         raise UserError(f"{where}: two classes have the same name")
     for record in listing.records:
         if record.class_name not in labels:
-            raise UserError(
-                f"{where}: class {record.class_name!r} is not among the training classes"
-            )
+            raise UserError(_unknown_class(where, record.class_name, classes))
     if not listing.records:
         raise UserError(f"{where}: holds no image")
     samples = [
         Sample(record.source, labels[record.class_name], record.box) for record in listing.records
     ]
     return Split(samples, classes)
+
+
+def _unknown_class(where: str, name: str, classes: list[str]) -> str:
+    text = f"{where}: class {name!r} is not among the training classes"
+    if classes == [str(label) for label in range(len(classes))]:
+        text += ", which are numbers; `wsdan convert --classes FILE` gives a checkpoint their names"
+    return text

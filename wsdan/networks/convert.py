@@ -17,12 +17,24 @@ from wsdan.networks.weights import (
     read_weights_file,
 )
 
+# How the training logs of the two name their losses.
+_LOSSES = {"guyuc": ("Drop Acc", "(Drop) Loss"), "cal": ("Aux Acc",)}
+_LOG_BYTES = 2**22
 
-def convert(source: str, out: str, classes: str | None = None, origin: str | None = None) -> str:
+
+def convert(
+    source: str,
+    out: str,
+    classes: str | None = None,
+    origin: str | None = None,
+    image_size: int | None = None,
+) -> str:
     """Convert the checkpoint `source` to a wsdan checkpoint `out`; returns a one-line summary.
 
-    classes: a file of class names, one per line; without it they are "0", "1" and so on. origin:
-    "guyuc" or "cal", for a file that may be from either.
+    classes: a file of class names, one per line in label order, or CUB's classes.txt with lines
+    `1 001.Name`; without it they are "0", "1" and so on. origin: "guyuc" or "cal", for a file that
+    may be from either. image_size: pixels, of the images it was trained on; the file does not hold
+    it, and without it the paper's 448 is taken.
 
     Raises UserError for a file that cannot be converted, listing the unknown and missing weights.
     """
@@ -38,11 +50,12 @@ def convert(source: str, out: str, classes: str | None = None, origin: str | Non
     if "fc_new.weight" in state:
         converted, centers = from_wvinzh(state, source), content.get("center")
     else:
-        origin = origin or _origin(content.get("logs"), state, source)
+        origin = origin or _origin(content.get("logs"), state, Path(source))
         converted = from_sequential(state, origin, source)
         centers = content.get("feature_center")
     count = len(converted.state_dict["classifier.weight"])
-    config = Config(data="folder", root=source, pretrained=False, **converted.settings).resolved()
+    start = {"data": "folder", "root": source, "pretrained": False, "image_size": image_size}
+    config = Config(**start, **converted.settings).resolved()
     config = dataclasses.replace(config, root=None)  # the path of the images is unknown
     names = _class_names(classes, count)
     model = build_model(config, count)
@@ -51,19 +64,34 @@ def convert(source: str, out: str, classes: str | None = None, origin: str | Non
     return _summary(config, converted, count, centers)
 
 
-def _origin(logs: object, state: dict[str, Tensor], source: str) -> str:
+def _origin(logs: object, state: dict[str, Tensor], source: Path) -> str:
     """Which of two implementations with the same keys wrote the file: the classifier of CAL has no
-    bias, and the log in the file names the losses."""
-    losses = logs.get("train_info") if isinstance(logs, dict) else None
-    losses = losses if isinstance(losses, str) else ""
-    if "fc.bias" in state or "Drop Acc" in losses:
+    bias, and the log in the file, or the log files beside it, name the losses."""
+    if "fc.bias" in state:
         return "guyuc"
-    if "Aux Acc" in losses:
-        return "cal"
+    text = logs.get("train_info") if isinstance(logs, dict) else None
+    found = _origins_in(text) if isinstance(text, str) else set()
+    if not found:
+        found = set().union(*(_origins_in(_read_log(path)) for path in source.parent.glob("*.log")))
+    if len(found) == 1:
+        return found.pop()
     raise UserError(
         f"convert: {source} may be of WS-DAN.PyTorch or of CAL, which name their weights alike; "
         "pass --origin guyuc or --origin cal"
     )
+
+
+def _origins_in(text: str) -> set[str]:
+    return {origin for origin, words in _LOSSES.items() if any(word in text for word in words)}
+
+
+def _read_log(path: Path) -> str:
+    """The beginning of a log file, which has an epoch's losses within it; "" if unreadable."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LOG_BYTES).decode(errors="replace")
+    except OSError:  # another file's, as likely as not: --origin is asked for
+        return ""
 
 
 def _class_names(path: str | None, count: int) -> list[str]:
@@ -73,11 +101,23 @@ def _class_names(path: str | None, count: int) -> list[str]:
         names = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes: cannot read {path}: {error}") from None
-    names = [name.strip() for name in names if name.strip()]
+    names = _without_numbers([name.strip() for name in names if name.strip()])
     if len(set(names)) != count or len(names) != count:
         different = f"{len(names)} names, {len(set(names))} of them different"
         raise UserError(f"--classes: {path} must have {count} different names; got {different}")
     return names
+
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """The names of lines `NUMBER NAME` that are numbered from 0 or 1 on; else the lines."""
+    pairs = [line.partition(" ") for line in lines]
+    if not all(number.isdecimal() and name for number, _, name in pairs):
+        return lines
+    names = {int(number): name.strip() for number, _, name in pairs}
+    first = min(names, default=0)
+    if first > 1 or sorted(names) != list(range(first, first + len(lines))):
+        return lines
+    return [names[number] for number in sorted(names)]
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], centers: object, source: str) -> None:
@@ -97,6 +137,7 @@ def _load(model: nn.Module, state: dict[str, Tensor], centers: object, source: s
 
 def _summary(config: Config, converted: Converted, count: int, centers: object) -> str:
     text = f"{config.backbone}, {config.num_attentions} maps ({config.attention}), {count} classes"
+    text += f", {config.image_size} px"
     text += ", no centers: they start at 0" if centers is None else ", centers"
     if converted.unused:
         text += f"; left out, as unused by the source itself: {list_keys(converted.unused)}"

@@ -39,11 +39,14 @@ class Output(NamedTuple):
 
 
 class AttentionHead(nn.Sequential):
-    """Attention maps (eq. 1): 1x1 convolution, batch norm, ReLU. (B,C,h,w) -> (B,M,h,w)."""
+    """Attention maps (eq. 1): convolution, batch norm, ReLU. (B,C,h,w) -> (B,M,h,w).
 
-    def __init__(self, channels: int, num_attentions: int, bias: float = 0.0):
+    bias: initial bias of the batch norm. size: of the convolution, odd.
+    """
+
+    def __init__(self, channels: int, num_attentions: int, bias: float = 0.0, size: int = 1):
         super().__init__(
-            nn.Conv2d(channels, num_attentions, 1, bias=False),
+            nn.Conv2d(channels, num_attentions, size, padding=size // 2, bias=False),
             nn.BatchNorm2d(num_attentions),
             nn.ReLU(),
         )
@@ -60,9 +63,9 @@ class WSDAN(nn.Module):
     Args:
         backbone: a Backbone, or a name for `build_backbone`.
         num_classes: N. num_attentions: M.
-        attention: "conv", a 1x1 convolution with batch norm and ReLU; "slice", the first M
-            channels of the features (the official Inception model); or a module of your own,
-            features (B,C,h,w) -> maps (B,M,h',w').
+        attention: "conv", a 1x1 convolution with batch norm and ReLU; "conv3x3", a 3x3 one;
+            "slice", the first M channels of the features (the official Inception model); or a
+            module of your own, features (B,C,h,w) -> maps (B,M,h',w').
         attention_bias: initial bias of that batch norm.
         beta: step of the feature centers.
         scale: factor on the pooled features before the classifier; if it is small, learning stalls.
@@ -100,8 +103,9 @@ class WSDAN(nn.Module):
         self.scale = scale
         self.backbone = backbone.network
         self.attention = attention if isinstance(attention, nn.Module) else None
-        if attention == "conv":
-            self.attention = AttentionHead(backbone.channels, num_attentions, attention_bias)
+        if attention in ("conv", "conv3x3"):
+            size = 3 if attention == "conv3x3" else 1
+            self.attention = AttentionHead(backbone.channels, num_attentions, attention_bias, size)
         self.pool = BilinearAttentionPool(eps=pool_eps)
         dim = num_attentions * backbone.channels
         self.classifier = nn.Linear(dim, num_classes)
@@ -156,6 +160,7 @@ class WSDAN(nn.Module):
         return (
             not (self.training or torch.is_grad_enabled())
             and isinstance(self.attention, AttentionHead)
+            and self.attention[0].kernel_size == (1, 1)
             and type(self.attention[0].weight) is nn.Parameter  # not FSDP's shard
             and isinstance(self.pool, BilinearAttentionPool)
             and self.pool.options["reduce"] != "max"
@@ -227,7 +232,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
                 beta=config.beta,
                 pool_eps=config.pool_eps,
             )
-        _probe(model, config.image_size)
+        check_image_size(model, config.image_size)
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0]) from None
     if checkpoint is not None:
@@ -285,12 +290,17 @@ def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _probe(model: nn.Module, image_size: int) -> None:
-    """Run the model on one image, so that an unsuitable input size is an error at the start."""
+def check_image_size(model: nn.Module, image_size: int) -> None:
+    """Run the model on one image, so that an unsuitable input size is an error at the start.
+
+    Raises UserError.
+    """
+    was_training = model.training
+    device = next(model.parameters()).device
     try:
         with redirect_stderr(io.StringIO()):  # traced networks print their code
-            model.eval()(torch.zeros(1, 3, image_size, image_size))
+            model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
     except (RuntimeError, AssertionError) as error:  # timm raises AssertionError
         reason = str(error).splitlines()[0]
         raise UserError(f"--image-size {image_size} does not suit the model: {reason}") from None
-    model.train()
+    model.train(was_training)

@@ -3,8 +3,10 @@
 - WS-DAN.PyTorch (GuYuc) and CAL (raoyongming): `features.N...` by the index in their Sequential,
   `attentions.conv` and `.bn`, `fc`. CAL has the same keys; its signed root has another epsilon, and
   its ResNets have no stride in the last stage.
-- WS_DAN_PyTorch (wvinzh): the keys of torchvision's Inception v3; the attention maps are the first
-  channels of `Mixed_7a.branch3x3_1`, the classifier is `fc_new`.
+- WS_DAN_PyTorch (wvinzh): the keys of torchvision's networks, the classifier is `fc_new`. Of
+  Inception v3 the attention maps are the first channels of `Mixed_7a.branch3x3_1`. Of a ResNet, cut
+  within layer4's second block, the features are the output of its first convolution, the maps the
+  first 32 channels of its second, a 3x3 one.
 
 Differences in the computation are folded into the weights, exact up to rounding: the epsilon of the
 attention's batch norm into its running variance, a bias before a norm into its running mean.
@@ -28,9 +30,15 @@ _INCEPTION = (
     "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e",
     "Mixed_7a", "Mixed_7b", "Mixed_7c",
 )  # fmt: skip
-_AFTER_6E = ("Mixed_7a.", "Mixed_7b.", "Mixed_7c.")
+_AFTER = {  # what a backbone cut at this layer has no more
+    "Mixed_6e": ("Mixed_7a.", "Mixed_7b.", "Mixed_7c."),
+    "layer4.1.relu": (
+        "layer4.1.conv2.", "layer4.1.bn2.", "layer4.1.conv3.", "layer4.1.bn3.", "layer4.2.",
+    ),
+}  # fmt: skip
 _RESNET = ("conv1", "bn1", "", "", "layer1", "layer2", "layer3", "layer4")
 _RESNETS = [f"resnet{depth}:layer4" for depth in (18, 34, 50, 101, 152)]
+_WVINZH_RESNETS = [f"resnet{depth}:layer4.1.relu" for depth in (50, 101, 152)]
 _VGGS = [f"vgg{depth}{norm}:features" for norm in ("", "_bn") for depth in (11, 13, 16, 19)]
 _COUNT = "num_batches_tracked"  # not in files of PyTorch before 0.4.1
 _NORM = ("weight", "bias", "running_mean", "running_var", _COUNT)
@@ -87,10 +95,12 @@ def from_sequential(state: dict[str, Tensor], origin: str, source: str) -> Conve
 
 
 def from_wvinzh(state: dict[str, Tensor], source: str) -> Converted:
-    """Convert a state dict of WS_DAN_PyTorch, an Inception v3 with input scaling.
+    """Convert a state dict of WS_DAN_PyTorch: an Inception v3 with input scaling, or a ResNet.
 
     Raises UserError that lists the keys that cannot be mapped.
     """
+    if any(key.startswith("layer4.") for key in state):
+        return _from_wvinzh_resnet(state, source)
     head = _part(state, "Mixed_7a.branch3x3_1.")
     classifier = _part(state, "fc_new.")
     unused = [
@@ -121,6 +131,54 @@ def from_wvinzh(state: dict[str, Tensor], source: str) -> Converted:
         },
         unused,
     )
+
+
+def _from_wvinzh_resnet(state: dict[str, Tensor], source: str) -> Converted:
+    """layer4 has two blocks; of the second one, convolution 2 gives the maps, 3 is not used."""
+    classifier = _part(state, "fc_new.")
+    unused = [key for key in state if key.startswith(("layer4.1.conv3.", "layer4.1.bn3."))]
+    maps_of = ("layer4.1.conv2.", "layer4.1.bn2.")
+    head = {
+        key.removeprefix("layer4.1.").replace("2.", ".", 1): value
+        for key, value in state.items()
+        if key.startswith(maps_of)
+    }
+    features = {
+        key: value
+        for key, value in state.items()
+        if key not in unused and not key.startswith(("fc_new.", *maps_of))
+    }
+    faults = {name: _difference(features, name) for name in _WVINZH_RESNETS}
+    nearest = min(faults, key=lambda name: sum(map(len, faults[name])))
+    unknown, missing = faults[nearest]
+    unknown += [f"fc_new.{key}" for key in classifier if key not in ("weight", "bias")]
+    missing += [f"layer4.1.{key}" for key in _missing(head)]
+    missing += [] if "weight" in classifier else ["fc_new.weight"]
+    if unknown or missing:
+        raise UserError(_refusal(source, f"WS_DAN_PyTorch's {nearest}", unknown, missing))
+    maps = classifier["weight"].shape[1] // head["conv.weight"].shape[1]
+    head = {key: value[:maps] if value.dim() else value for key, value in head.items()}
+    return Converted(
+        {
+            "backbone": nearest,
+            "attention": "conv3x3",
+            "num_attentions": maps,
+            "final": "probabilities",
+        },
+        {
+            **{f"backbone.body.{key}": value for key, value in features.items()},
+            **_named_as_attention(head),
+            **_classifier(classifier),
+        },
+        unused,
+    )
+
+
+def _missing(head: dict[str, Tensor]) -> list[str]:
+    """The keys of `_HEAD` that a head lacks, by the names in the source's block."""
+    return [
+        key.replace(".", "2.", 1) for key in _HEAD if key not in head and not key.endswith(_COUNT)
+    ]
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -180,7 +238,7 @@ def _keys(backbone: str) -> frozenset[str]:
     options = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
         keys = torchvision.models.get_model(name, weights=None, **options).state_dict()
-    removed = ("fc.", "AuxLogits.", "classifier.", *(_AFTER_6E if layer == "Mixed_6e" else ()))
+    removed = ("fc.", "AuxLogits.", "classifier.", *_AFTER.get(layer, ()))
     return frozenset(k for k in keys if not k.startswith(removed) and not k.endswith(_COUNT))
 
 
@@ -198,7 +256,10 @@ def _inception(state: dict[str, Tensor], scaled: bool) -> dict[str, Tensor]:
 def _attention(head: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the attention head: conv (M,C,1,1), and bn with the epsilon folded in."""
     variance = (head["bn.running_var"].double() + _EPS_DIFFERENCE).float()
-    head = {**head, "bn.running_var": variance}
+    return _named_as_attention({**head, "bn.running_var": variance})
+
+
+def _named_as_attention(head: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         "attention." + key.replace("conv.", "0.").replace("bn.", "1."): value
         for key, value in head.items()

@@ -155,3 +155,23 @@ def test_mistakes(checkpoint, tmp_path, capsys):
     )
     assert "--confusion: cannot write" in error
     assert "No such file or directory" in error
+
+
+def test_another_image_size(checkpoint, tmp_path, capsys):
+    """As if the checkpoint had been trained at that size."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["image_size"] = 64
+    torch.save(content, tmp_path / "other.pt")
+    size = ("--image-size", "64", "--json")
+    results = [
+        json.loads(printed(capsys, "eval", "--checkpoint", path, *options))
+        for path, options in [
+            (checkpoint, size), (tmp_path / "other.pt", size[2:]), (checkpoint, size[2:])
+        ]
+    ]  # fmt: skip
+    assert results[0] == results[1] != results[2]
+    error = refused(capsys, "eval", "--checkpoint", checkpoint, "--image-size", "16")
+    assert "--image-size must be at least 32; got 16" in error
+    folder = ("--root", tmp_path, "--image-size", "4")
+    error = refused(capsys, "eval", "--checkpoint", checkpoint, *folder)
+    assert "--image-size 4 does not suit the model: " in error

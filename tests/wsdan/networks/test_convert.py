@@ -11,11 +11,14 @@ import torch
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.config import RECIPES, Config
+from wsdan.data.samples import ImageRecord, Listing, assign_labels
 from wsdan.errors import UserError
 from wsdan.inference.predict import Classifier
+from wsdan.networks.convert import _class_names as class_names
+from wsdan.networks.convert import _origin as origin_of
 from wsdan.networks.convert import convert as convert_checkpoint
 from wsdan.networks.model import build_model
-from wsdan.networks.published import from_sequential
+from wsdan.networks.published import from_sequential, from_wvinzh
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +108,7 @@ def test_sequential_sources(kind, backbone, attention, tmp_path, capsys):
     with source_networks.zero_initialization():
         assert main(["convert", str(source), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert f"{backbone}, 4 maps ({attention}), 5 classes, centers" in printed
+    assert f"{backbone}, 4 maps ({attention}), 5 classes, 112 px, centers" in printed
     assert ("attentions.conv.weight" in printed) == (attention == "slice")
     checkpoint = load_checkpoint(out)
     assert checkpoint["classes"] == ["0", "1", "2", "3", "4"]
@@ -156,6 +159,88 @@ def test_wvinzh(tmp_path, capsys):
     assert checkpoint["config"].final == "probabilities"
     assert torch.equal(checkpoint["model"]["centers.centers"], centers)
     assert_same_outputs(network, out)
+
+
+@pytest.mark.slow
+def test_wvinzh_resnet(tmp_path, capsys):
+    network = source_networks.settle(source_networks.WvinzhResNet(), seed=4)
+    path, out = tmp_path / "checkpoint.pth.tar", tmp_path / "out.pt"
+    content = {"state_dict": network.state_dict(), "center": torch.randn(5, 32 * 512)}
+    torch.save({**content, "best_prec1": torch.tensor(80.0)}, path)
+    with source_networks.zero_initialization():
+        assert main(["convert", str(path), "--out", str(out), "--image-size", "96"]) == 0
+    printed = capsys.readouterr().out
+    assert "resnet50:layer4.1.relu, 32 maps (conv3x3), 5 classes, 96 px, centers" in printed
+    assert "left out, as unused by the source itself: layer4.1.conv3.weight, layer4.1" in printed
+    assert load_checkpoint(out)["config"].image_size == 96
+    assert_same_outputs(network, out)
+    del content["state_dict"]["layer4.1.bn2.running_var"]
+    torch.save({"state_dict": {**content["state_dict"], "gate": torch.ones(1)}}, path)
+    text = "nearest is WS_DAN_PyTorch's resnet50.*; unknown: gate; missing: layer4.1.bn2.running_v"
+    with pytest.raises(UserError, match=text):
+        convert(str(path), str(tmp_path / "none.pt"))
+
+
+@pytest.mark.parametrize("depth", [101, 152])
+def test_larger_resnets_of_wvinzh_are_recognized(depth):
+    with torch.device("meta"):
+        state = source_networks.WvinzhResNet(depth).state_dict()
+    converted = from_wvinzh(state, "source.pth")
+    assert converted.settings["backbone"] == f"resnet{depth}:layer4.1.relu"
+
+
+LOGS = {
+    "guyuc": "2019-12-03 [train.py:244]: Train: Loss 9.1, Raw Acc (1, 2), Crop Acc (1, 2), Drop"
+    " Acc (1, 2)",
+    "first": "Train: (Raw) Loss 1.0, Accuracy: (1.0, 2.0), (Crop) Loss 1.0, (Drop) Loss 1.0",
+    "cal": "2021-08-01 [train_distributed.py:230]: Train: Loss 9, Raw Acc (1, 2), Aux Acc (1, 2)",
+    "none": "2019-12-03: INFO: [train.py:57]: Network weights save to ./FGVC/",
+}
+
+
+@pytest.mark.parametrize(
+    ("logs", "origin"),
+    [
+        (["guyuc"], "guyuc"), (["first"], "guyuc"), (["cal"], "cal"), (["none", "cal"], "cal"),
+        (["none"], None), ([], None), (["cal", "guyuc"], None),
+    ],
+)  # fmt: skip
+def test_a_log_beside_the_file_tells_its_origin(logs, origin, tmp_path):
+    for name in logs:
+        (tmp_path / f"{name}.log").write_bytes(LOGS[name].encode() + b"\xff")
+    (tmp_path / "folder.log").mkdir()
+    if origin is None:
+        with pytest.raises(UserError, match="pass --origin guyuc or --origin cal"):
+            origin_of({}, {}, tmp_path / "a.pth")
+    else:
+        assert origin_of({}, {}, tmp_path / "a.pth") == origin
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1 001.Albatross\n2 002.Auk\n", ["001.Albatross", "002.Auk"]),
+        ("0 Auk\n1 Black bird\n", ["Auk", "Black bird"]),
+        ("2 Auk\n1 Bird\n", ["Bird", "Auk"]),
+        ("1 Auk\n3 Bird\n", ["1 Auk", "3 Bird"]),
+        ("5 Series\n6 Series\n", ["5 Series", "6 Series"]),
+        ("1 Auk\n1 Bird\n", ["1 Auk", "1 Bird"]),
+        ("Auk\nBird\n", ["Auk", "Bird"]),
+        ("1\n2\n", ["1", "2"]),
+    ],
+)
+def test_class_names_may_be_numbered(text, names, tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    assert class_names(str(path), 2) == names
+
+
+@pytest.mark.parametrize("classes", [["0", "1"], ["auk", "bird"]])
+def test_classes_without_names_say_how_to_name_them(classes):
+    listing = Listing("DIR", ["gull"], [ImageRecord("gull.png", "gull", None)])
+    with pytest.raises(UserError, match="DIR: class 'gull' is not among the training") as caught:
+        assign_labels(listing, classes)
+    assert ("`wsdan convert --classes FILE` gives" in str(caught.value)) == (classes[0] == "0")
 
 
 @pytest.mark.parametrize("count", [0, 7])
