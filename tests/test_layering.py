@@ -31,7 +31,7 @@ ALLOWED = {
 }
 # The rooms of wsdan, lowest first: a file imports from its own room and from those below.
 ROOMS = (
-    {"constants", "errors", "output"},
+    {"constants", "errors", "files", "output"},
     {"validation"},
     {"config"},
     {"checkpoint", "distributed", "precision", "profiling"},

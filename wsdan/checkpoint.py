@@ -1,8 +1,6 @@
 """Checkpoints: one dict in a file, written atomically and read without executing pickled code."""
 
-import contextlib
 import dataclasses
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,11 +9,11 @@ import torch
 
 from wsdan.config import RENAMED, Config
 from wsdan.errors import UserError
+from wsdan.files import written_whole
 from wsdan.validation import check_checkpoint_file
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 3  # 3 renamed what `_upgrade` lists; 1 and 2 can still be read
-TEMPORARY = ".tmp"  # suffix of a file that is being written
 
 
 class NotSavedError(UserError):
@@ -25,8 +23,7 @@ class NotSavedError(UserError):
 def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict) -> None:
     """Write `state` (tensors, numbers and text in dicts and lists) with its configuration.
 
-    The file is written under a temporary name, flushed to the disk, and then replaces the old one:
-    if the process is killed, `path` is either the old file or the new one.
+    If the process is killed, `path` is either the old file or the new one.
 
     Raises NotSavedError, and leaves the old file, if the system refuses.
     """
@@ -37,17 +34,10 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
         "classes": classes,
         **state,
     }
-    temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with open(temporary, "wb") as file:
+        with written_whole(path, "wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        with contextlib.suppress(OSError):  # e.g. a disk that became read-only
-            temporary.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         kept = "the earlier one is whole" if path.exists() else "there is no earlier one"
@@ -114,12 +104,3 @@ def reason_of(error: Exception) -> str:
             "(of a whole model, save the state_dict)"
         )
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to the disk, so that a power cut does not undo the renaming."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

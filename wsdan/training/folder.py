@@ -5,10 +5,12 @@ import math
 import os
 from pathlib import Path
 
-from wsdan.checkpoint import TEMPORARY, load_checkpoint
+from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
 from wsdan.errors import UserError
+from wsdan.files import remove_temporary, written_whole
 from wsdan.output import print_if_possible
+from wsdan.training.lock import RunLock, check_unlocked
 
 RUNS = Path("runs")
 LAST, BEST, METRICS, CONFIG = "last.pt", "best.pt", "metrics.jsonl", "config.yaml"
@@ -16,11 +18,18 @@ _FILES = (LAST, BEST, METRICS, CONFIG)
 
 
 def check_run_folder(config: Config) -> None:
-    """Raise UserError if --out already holds a run and neither --resume nor --overwrite is given,
-    or if there is nothing to resume. Creates nothing."""
+    """Raise UserError if another run uses --out, if --out holds a run and neither --resume nor
+    --overwrite is given, or if there is nothing to resume. Creates nothing."""
     if config.out is None:
         return
     folder = Path(config.out)
+    if folder.exists():
+        check_unlocked(folder)
+    _check_content(config, folder)
+
+
+def _check_content(config: Config, folder: Path) -> None:
+    """Raise UserError if the folder holds a run that would be replaced, or none to resume."""
     if config.resume and not holds_checkpoint(folder):
         raise UserError(f"--resume: {folder} holds no {LAST}")
     holds_run = any((folder / name).exists() for name in _FILES)
@@ -33,8 +42,8 @@ def holds_checkpoint(folder: Path) -> bool:
     return (folder / LAST).exists() or (folder / BEST).exists()
 
 
-def open_run_folder(config: Config) -> Path:
-    """Create the run's folder, or a new numbered one under runs/, and return it.
+def open_run_folder(config: Config, lock: RunLock) -> Path:
+    """Create the run's folder, or a new numbered one under runs/, lock it and return it.
 
     Removes the temporary files of a killed run and, with --overwrite, all files of the run in it.
     Raises UserError.
@@ -42,17 +51,19 @@ def open_run_folder(config: Config) -> Path:
     folder = RUNS if config.out is None else Path(config.out)
     try:
         if config.out is None:
-            return _numbered_folder(RUNS)
+            folder = _numbered_folder(RUNS)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"--out: cannot write to {folder}")
-    stale = [folder / (name + TEMPORARY) for name in _FILES]
+    lock.take(folder)
+    _check_content(config, folder)  # again: another run may have begun and ended meanwhile
+    for name in _FILES:
+        remove_temporary(folder, name)
     if config.overwrite:
-        stale += [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]
-    for path in stale:
-        path.unlink(missing_ok=True)
+        for path in [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]:
+            path.unlink(missing_ok=True)
     return folder
 
 
@@ -65,10 +76,9 @@ def keep_metrics_before(folder: Path, epoch: int) -> None:
     kept = "".join(line + "\n" for line in text.splitlines() if _epoch_of(line) < epoch)
     if kept == text:
         return
-    temporary = path.with_name(path.name + TEMPORARY)
     try:
-        temporary.write_text(kept, encoding="utf-8")
-        temporary.replace(path)
+        with written_whole(path) as file:
+            file.write(kept)
     except OSError as error:
         raise UserError(f"--resume: cannot write {path}: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wsdan.config import Config
+from wsdan.files import written_whole
 from wsdan.inference.evaluate import VIEWS
 from wsdan.output import print_if_possible
 from wsdan.training.folder import CONFIG, METRICS
@@ -28,7 +29,7 @@ class RunLogger:
         self._folder, self._epochs = folder, config.epochs
         self._writer: SummaryWriter | None = None
         if folder is not None:
-            self._warn_on_error((folder / CONFIG).write_text, config.to_yaml())
+            self._warn_on_error(self._write_config, config)
             self._warn_on_error(self._open_writer, epoch)
 
     def __enter__(self) -> "RunLogger":
@@ -56,6 +57,10 @@ class RunLogger:
         """Log an image (3,H,W) uint8 of the views to TensorBoard."""
         if self._writer is not None:
             self._warn_on_error(self._writer.add_image, "views", views, epoch)
+
+    def _write_config(self, config: Config) -> None:
+        with written_whole(self._folder / CONFIG) as file:
+            file.write(config.to_yaml())
 
     def _open_writer(self, epoch: int) -> None:
         self._writer = SummaryWriter(str(self._folder), purge_step=epoch)

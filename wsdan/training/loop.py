@@ -22,6 +22,7 @@ from wsdan.inference.figures import view_grid
 from wsdan.networks.model import describe_start
 from wsdan.training.folder import BEST, LAST
 from wsdan.training.launch import check_device, check_processes, pick_device, print_main, restarted
+from wsdan.training.lock import RunLock
 from wsdan.training.run import Run, open_run
 from wsdan.training.signals import StopSignals
 from wsdan.training.state import Progress, RunState
@@ -45,16 +46,16 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     config = config.resolved()
     device = pick_device(config.device)
     check_device(config, device)
-    with process_group(device), StopSignals() as stop:
+    with process_group(device), StopSignals() as stop, RunLock() as lock:
         check_processes(config)
         # The run must be freed before the process group, or DistributedDataParallel may hang.
-        return _train(restarted(config), device, stop)
+        return _train(restarted(config), device, stop, lock)
 
 
 def _train(
-    config: Config, device: torch.device, stop: StopSignals
+    config: Config, device: torch.device, stop: StopSignals, lock: RunLock
 ) -> tuple[Path, dict[str, float]]:
-    run = open_run(config, device, stop)
+    run = open_run(config, device, stop, lock)
     print_main(_summary(run))
     with run.logger:
         metrics = train_epochs(run)
@@ -81,6 +82,7 @@ def train_epochs(run: Run) -> dict[str, float]:
             if final_accuracy(metrics) > progress.best:
                 best = final_accuracy(metrics)
         record["seconds"] = progress.seconds
+        run.lock.check()
         run.logger.log(record)
         progress.next_epoch()
         saved = save(run, best)
@@ -190,11 +192,13 @@ def to_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
 def save(run: Run, best: float | None = None) -> bool:
     """Write last.pt and, if the accuracy `best` is given, best.pt.
 
-    Returns whether all was written; a warning says why not. All ranks must call it.
+    Returns whether all was written; a warning says why not. All ranks must call it. Raises
+    UserError if another run has taken over the folder.
     """
     state = run.state.state_dict()
     if not is_main():
         return True
+    run.lock.check()
     progress, best_saved = state["ranks"][0]["progress"], True
     if best is not None:
         progress["best"] = best

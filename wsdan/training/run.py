@@ -14,6 +14,7 @@ from wsdan.data.loaders import train_loader, val_loader
 from wsdan.distributed import call_on_main, is_main
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
 from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
+from wsdan.training.lock import RunLock
 from wsdan.training.logging import RunLogger
 from wsdan.training.signals import StopSignals
 from wsdan.training.state import RunState, new_state, seed_generators
@@ -30,6 +31,7 @@ class Run:
         device: of the model.
         folder: the output folder.
         stop: the requests to stop.
+        lock: of the folder, in the first process.
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
     """
 
@@ -41,6 +43,7 @@ class Run:
     folder: Path
     logger: RunLogger
     stop: StopSignals
+    lock: RunLock = field(default_factory=RunLock)
     profiler: Profiler = NO_PROFILER
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -50,7 +53,7 @@ class Run:
         return self.state.config
 
 
-def open_run(config: Config, device: torch.device, stop: StopSignals) -> Run:
+def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunLock) -> Run:
     """Build the run of a resolved configuration and, with --resume, load its last checkpoint.
 
     Raises UserError for what a user can correct.
@@ -61,7 +64,7 @@ def open_run(config: Config, device: torch.device, stop: StopSignals) -> Run:
     state = new_state(config, classes, device, train_batches.batch_sampler)
     profiler = StepProfiler(device_clock(device), state.model) if config.profile else NO_PROFILER
     step = build_step(state.model, state.optimizer, config, state.scaler, profiler)
-    folder = call_on_main(partial(open_run_folder, config))
+    folder = call_on_main(partial(open_run_folder, config, lock))
     if config.resume:
         path, content = call_on_main(partial(load_last, folder))
         state.load_state_dict(content, path)
@@ -75,6 +78,7 @@ def open_run(config: Config, device: torch.device, stop: StopSignals) -> Run:
         folder=folder,
         logger=RunLogger(folder if is_main() else None, config, state.progress.epoch),
         stop=stop,
+        lock=lock,
         profiler=profiler,
     )
     if config.log_images and is_main():

@@ -190,7 +190,7 @@ def test_an_error_at_any_point_keeps_the_old_file(function, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"wsdan.checkpoint.{function}", refuse)
+        patch.setattr(function, refuse)
         with pytest.raises(
             NotSavedError, match="No space left on device; the earlier one is whole"
         ):
@@ -198,7 +198,7 @@ def test_an_error_at_any_point_keeps_the_old_file(function, tmp_path, monkeypatc
     assert load_checkpoint(path)["number"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
     with monkeypatch.context() as patch:
-        patch.setattr(f"wsdan.checkpoint.{function}", refuse)
+        patch.setattr(function, refuse)
         with pytest.raises(NotSavedError, match="there is no earlier one"):
             save_checkpoint(tmp_path / "new.pt", Config(), ["a", "b"], {})
 
@@ -299,8 +299,9 @@ def test_temporary_files_of_a_killed_run_are_removed(few_images, tmp_path):
     out = tmp_path / "out"
     command = [*SMALL, "--out", str(out), "--log-images", "0", "--epochs"]
     assert main([*command, "1"]) == 0
-    for name in ("last.pt.tmp", "best.pt.tmp", "metrics.jsonl.tmp"):
-        (out / name).write_bytes(b"half")
+    for name in ("last.pt", "best.pt", "metrics.jsonl", "config.yaml"):
+        (out / f"{name}.tmp").write_bytes(b"half, of an earlier version")
+        (out / f"{name}.12345.tmp").write_bytes(b"half")
     assert main([*command, "1", "--resume"]) == 0  # writes nothing
     assert not list(out.glob("*.tmp"))
 

@@ -1,0 +1,46 @@
+"""Files that are written whole: under a temporary name of this process, which is then renamed."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+TEMPORARY = ".tmp"  # suffix of a file that is being written
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
+    """A file to write ("w": UTF-8 text, "wb": bytes) that then replaces `path`.
+
+    It is flushed to the disk first: if the process is killed, `path` is either the old file or the
+    new one. After an error, of the context or of the system (OSError), it is the old one.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):  # e.g. a disk that became read-only
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_temporary(folder: Path, name: str) -> None:
+    """Remove what processes that were killed left of the file `name`; none may be writing it."""
+    for path in folder.glob(f"{name}*{TEMPORARY}"):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder's entries to the disk, so that a power cut does not undo the renaming."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
