@@ -6,10 +6,12 @@ once. So nothing here, nor in the modules imported on top, may import it.
 
 import argparse
 import dataclasses
+import difflib
 import importlib.metadata
 import platform
 import signal
 import sys
+from collections.abc import Iterable
 
 from wsdan.config import (
     DATA,
@@ -24,7 +26,7 @@ from wsdan.config import (
     load_yaml,
     value_type,
 )
-from wsdan.errors import StoppedError, UserError
+from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.networks.names import check_name
 from wsdan.output import open_closed_streams, print_if_possible, unwritable
 from wsdan.validation import (
@@ -40,10 +42,41 @@ USER_MISTAKE = 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UserError, a message of one line, instead of printing the usage."""
+    """Raises UserError, a message of one line, instead of printing the usage.
+
+    Options are not abbreviated: a new one would change the meaning of an old command.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str):
         raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+class _Command(_Parser):
+    """The parser of one command, which names the closest of its options to an unknown one."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        known = self._option_string_actions
+        for argument in args:
+            option = argument.partition("=")[0]
+            if argument == "--":
+                break
+            if option.startswith("--") and " " not in option and option not in known:
+                self.error(f"there is no option {option}{_nearest(option, known)}")
+        namespace, others = super().parse_known_args(args, namespace)
+        if others:
+            hint = _nearest("-" + others[0], known) if others[0].startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(others)}{hint}")
+        return namespace, others
+
+
+def _nearest(option: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown option: those that begin so, or else the most similar."""
+    near = [name for name in known if name.startswith(option)]
+    near = near or difflib.get_close_matches(option, known, n=1)
+    return f"; did you mean {' or '.join(near[:3])}?" if near else ""
 
 
 class _Version(argparse.Action):
@@ -88,13 +121,13 @@ def _run(arguments: list[str] | None) -> int:
     except SystemExit as end:  # of argparse, after a help
         return end.code
     except UserError as error:
-        print_if_possible(f"wsdan: error: {error}", error=True)
+        print_if_possible(f"wsdan: error: {one_line(error)}", error=True)
         return USER_MISTAKE
     except StoppedError as stop:
         from wsdan.distributed import is_main
 
         if is_main():
-            print_if_possible(f"wsdan: {stop}", error=True)
+            print_if_possible(f"wsdan: {one_line(stop)}", error=True)
         return stop.status
     except KeyboardInterrupt:
         print_if_possible("wsdan: interrupted", error=True)
@@ -105,7 +138,9 @@ def _run(arguments: list[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wsdan", description="Train and run WS-DAN fine-grained classifiers.")
     parser.add_argument("--version", action=_Version, help="print the version and end")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Command
+    )
     train = commands.add_parser(
         "train", help="train and evaluate; without options on the embedded dataset, in minutes"
     )

@@ -6,14 +6,16 @@ section 4.1 and the official code) on images of your own or a published dataset.
 """
 
 import dataclasses
+import difflib
+import os
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from wsdan.errors import UserError
-from wsdan.validation import check_choices, check_ranges, check_together
+from wsdan.errors import UserError, one_line, shown
+from wsdan.validation import check_choices, check_file, check_ranges, check_text, check_together
 
 METHODS = ("wsdan", "baseline")
 # One reader for each layout of a dataset on disk: the modules of wsdan/data/readers.
@@ -27,6 +29,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
+YAML_LIMIT = 10**6  # bytes of a configuration file
 RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
 UNPUBLISHED = "tiny"  # the backbone that has no published weights
 ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
@@ -240,23 +243,68 @@ def from_dict(values: dict, source: str) -> Config:
         name = str(key).replace("-", "_")
         name = RENAMED.get(name, name)
         if name not in fields:
-            raise UserError(f"{source}: unknown setting {key!r}")
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; the nearest is {near[0]}" if near else ""
+            raise UserError(f"{source}: unknown setting {shown(key)}{hint}")
         checked[name] = _converted(fields[name], value, f"{source}: {key}")
     return Config(**checked)
 
 
 def load_yaml(path: str | Path) -> dict:
-    """The name: value pairs of a configuration file; `from_dict` checks them."""
+    """The name: value pairs of a configuration file; `from_dict` checks them.
+
+    Raises UserError for a file that cannot be read, or holds more than lines `name: value`.
+    """
+    check_file("--config", path)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        if os.path.getsize(path) > YAML_LIMIT:
+            raise UserError(f"--config: {path} has more than {YAML_LIMIT} bytes")
+        return _pairs(Path(path).read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise UserError(f"--config: {path} is not YAML: {line}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `name: value` lines, got {type(values).__name__}")
+        raise UserError(f"--config: {path} is not YAML: {one_line(error)}") from None
+
+
+def _pairs(text: str, path: str) -> dict:
+    """The pairs of a document, from its events: so nothing is nested, aliased or tagged."""
+    loader = yaml.SafeLoader(text)
+    values: dict = {}
+    while not loader.check_event(yaml.MappingStartEvent):
+        event = loader.get_event()
+        if isinstance(event, yaml.StreamEndEvent):
+            return values
+        if isinstance(event, (yaml.SequenceStartEvent, yaml.ScalarEvent, yaml.AliasEvent)):
+            if isinstance(event, yaml.ScalarEvent) and event.value == "":
+                continue  # a file of comments only
+            raise UserError(f"{path}: expected `name: value` lines, got other YAML")
+    loader.get_event()
+    while not loader.check_event(yaml.MappingEndEvent):
+        key, event = loader.get_event(), loader.get_event()
+        for part in (key, event):
+            if not isinstance(part, yaml.ScalarEvent) or part.tag or part.anchor:
+                where = f"{path}, line {part.start_mark.line + 1}"
+                raise UserError(f"{where}: expected `name: value`, a number, a word or text")
+        where = f"{path}, line {key.start_mark.line + 1}"
+        if key.value in values:
+            raise UserError(f"{where}: {shown(key.value)} is set twice")
+        values[key.value] = _scalar(loader, event, where)
+    loader.get_event()
+    if not loader.check_event(yaml.DocumentEndEvent):
+        raise UserError(f"{path}: expected `name: value` lines, got other YAML")
+    loader.get_event()
+    if not loader.check_event(yaml.StreamEndEvent):
+        raise UserError(f"{path}: holds several documents; expected one")
     return values
+
+
+def _scalar(loader: yaml.SafeLoader, event: yaml.ScalarEvent, where: str) -> object:
+    """The value of a scalar, as YAML reads it."""
+    tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+    try:
+        return loader.construct_object(yaml.ScalarNode(tag, event.value))
+    except ValueError:  # a date such as 2020-13-45, or a number of over 4300 digits
+        raise UserError(f"{where}: cannot take {shown(event.value)}") from None
 
 
 def value_type(item: dataclasses.Field) -> type:
@@ -272,8 +320,10 @@ def _converted(item: dataclasses.Field, value, name: str):
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{name} must be of type {kind.__name__}, got {value!r}")
+        raise UserError(f"{name} must be of type {kind.__name__}, got {shown(value)}")
+    if kind is str:
+        check_text(name, value)
     return value

@@ -1,10 +1,11 @@
 """What the values of a configuration must be, and which exclude each other: one line each."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from wsdan.constants import SYNTHETIC_MIN_SIZE
-from wsdan.errors import UserError
+from wsdan.errors import UserError, shown
 
 AT_LEAST = {
     "epochs": 1,
@@ -25,6 +26,16 @@ AT_LEAST = {
     "refine_padding": 0.0,
     "pool_eps": 0.0,
 }
+# Far above what is of use, and low enough to compute and allocate with.
+AT_MOST = {
+    "image_size": 8192,
+    "num_attentions": 4096,
+    "workers": 1024,
+    "epochs": 10**6,
+    "seed": 2**62 - 1,  # the embedded dataset draws from 2 x seed + 1
+}
+AT_MOST_ELSE = 2**31 - 1
+LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
@@ -74,6 +85,8 @@ def check_together(config) -> None:
 
 def check_ranges(config) -> None:
     """Raise UserError for a number out of its range; no setting with a recipe may be None."""
+    for item in dataclasses.fields(config):
+        _check_number(option_name(item.name), getattr(config, item.name), item.name)
     at_least = {**AT_LEAST, "image_size": SYNTHETIC_MIN_SIZE if config.data == "synthetic" else 1}
     for name, low in at_least.items():
         if not getattr(config, name) >= low:
@@ -88,6 +101,25 @@ def check_ranges(config) -> None:
             raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
 
 
+def _check_number(option: str, value: object, name: str) -> None:
+    """Raise UserError for a float that float32 cannot hold, NaN included, or an int too large."""
+    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+        raise UserError(f"{option} must be a finite number, at most {LARGEST_FLOAT}; got {value}")
+    high = AT_MOST.get(name, AT_MOST_ELSE)
+    if isinstance(value, int) and value > high:
+        raise UserError(f"{option} must be at most {high}; got {shown(value)}")
+
+
+def check_text(name: str, value: str) -> None:
+    """Raise UserError for text that can be in no file's name: NUL, or half a surrogate pair."""
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise UserError(f"{name}: {shown(value)} holds a character that no file's name can hold")
+
+
 def check_paths(config) -> None:
     """Raise UserError where a file or folder that the configuration names is not there."""
     if config.root is not None:
@@ -98,27 +130,33 @@ def check_paths(config) -> None:
 
 def check_folder(option: str, path: str | Path) -> None:
     """Raise UserError unless `path` is a folder; `option` is named."""
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"{option}: no such folder: {path}")
 
 
 def check_file(option: str, path: str | Path) -> None:
-    """Raise UserError unless `path` is a file; `option` is named."""
-    if not Path(path).is_file():
-        kind = "is a folder" if Path(path).is_dir() else "no such file"
-        raise UserError(f"{option}: {path}: {kind}")
+    """Raise UserError unless `path` is a regular file; `option` is named."""
+    if not os.path.isfile(path):
+        raise UserError(f"{option}: {path}: {_kind(path)}")
+
+
+def _kind(path: str | Path) -> str:
+    """What is there instead of a regular file; a pipe or a device would be read for ever."""
+    if os.path.isdir(path):
+        return "is a folder"
+    return "is no regular file" if os.path.lexists(path) else "no such file"
 
 
 def check_checkpoint_file(path: str | Path) -> None:
-    """Raise UserError unless `path` is a file."""
-    if Path(path).is_dir():
+    """Raise UserError unless `path` is a regular file."""
+    if os.path.isdir(path):
         raise UserError(f"checkpoint {path}: is a folder; name the file in it, such as best.pt")
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+    if not os.path.isfile(path):
+        raise UserError(f"checkpoint {path}: {_kind(path)}")
 
 
 def check_images(paths: list[str]) -> None:
     """Raise UserError for the first of the image files that is not there."""
     for path in paths:
-        if not Path(path).exists():
+        if not os.path.exists(path):
             raise UserError(f"{path}: not a readable image: no such file")
