@@ -1,8 +1,8 @@
 # setup: install with everything the tests need; lint, bench: what they say.
 # test: all tests, in two processes. test-fast: within two minutes, every operator and a training run.
 # fuzz: 10,000 random cases of the C++ operators against the reference, minutes.
-# gpu-check: on a machine with an NVIDIA GPU, build, all tests, the works against their targets; under
-# eight minutes, no network.
+# gpu-check: on a machine with an NVIDIA GPU, in two calls of nine minutes, without a network: build,
+# measure the works against their targets; then the tests that run on a GPU, compute-sanitizer.
 # sanitize: their tests, and the CUDA kernels' in the emulator, under AddressSanitizer and
 # UndefinedBehaviorSanitizer, in a build apart.
 PYTHON ?= python3
@@ -46,7 +46,8 @@ fuzz:
 	$(PYTHON) tests/support/fuzz.py --cases 10000
 
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.gpu_check --only build smoke measure
+	$(PYTHON) -m benchmarks.gpu_check --only tests sanitize
 
 # --force: the library that build_py copies from the checkout would pass for a new one. The pytest
 # program, not -m pytest, which would put the checkout before PYTHONPATH. --capture=sys: a finding

@@ -68,4 +68,5 @@ def native_build() -> dict:
     }
 
 
-setup(**native_build())
+if __name__ == "__main__":
+    setup(**native_build())

@@ -15,6 +15,7 @@ OTHER_OPTIONS = {
     "--no-build-isolation", "--no-deps",
     "--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--max-restarts",
     "--base", "--batch", "--json", "--only", "--plot", "--repeats", "--capability",
+    "--results", "--seconds", "--rows", "--table", "--kernel",
 }  # fmt: skip
 
 

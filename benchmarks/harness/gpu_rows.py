@@ -1,6 +1,7 @@
 """The rows of gpu_check: every operator with a kernel for the GPU, and the GPU budget's targets.
 
-A further operator adds its works to ROWS, and nothing else.
+A further operator adds its works to ROWS, and nothing else. They are measured in this order: first
+all without torch.compile, then again with it where it is among the targets.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from harness.run import Work
 
 from wsdan_kernels.testing import paper_shape
 
-SHARE = 0.75  # of the copy's bandwidth, at LARGE
+SHARE, SHARE_FLOAT = 0.75, 0.60  # of the copy's bandwidth, at LARGE; of float32 pooling
 LAUNCHES = 3  # for each operator and direction, at SMALL
 SMALL, LARGE = 12, 128  # images
 BF16, FLOAT = torch.bfloat16, torch.float32
@@ -24,6 +25,9 @@ LAST, FIRST = torch.channels_last, torch.contiguous_format
 # pooling, for the views a loop over the images that waits for the GPU in each.
 POOLING = {"compiled": 1.5, "published": 4.0}
 VIEWS = {"compiled": 1.5, "published": 50.0, "reference": 4.0}
+STEP = {"published": 4.0}
+BUDGET = ("mean", "views", "step", "inference")  # whose rows come first
+AGAIN = ", compiled"  # of a group that is measured once more
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,18 @@ class Entry:
     """Works of one shape.
 
     make: called with the sizes (as of paper_shape) and the device. batches: one group of rows each.
-    budget: the share of the copy and these speeds are targets at the batches of `held_at`.
-    torch.compile is worth its time where it is among them.
+    budget: how many times as long as ours these variants must take, at the batches of `held_at`,
+    where the share of the copy is a target too (not of works of images: steps and inference).
+    torch.compile is worth its time where it is among them. share: the target of the copy's
+    bandwidth. seconds: at most, for one group.
     """
 
     make: Callable[[dict[str, int], str], Iterable[Work]]
     budget: dict[str, float] = field(default_factory=dict)
     batches: tuple[int, ...] = (SMALL, LARGE)
     held_at: tuple[int, ...] = (SMALL, LARGE)
+    seconds: float = 45.0
+    share: float = SHARE
 
     def targets(self, batch: int) -> dict[str, float]:
         """The budget at this batch: none where it does not hold."""
@@ -81,16 +89,16 @@ def _shape(sizes: dict[str, int]) -> tuple[int, ...]:
 
 ROWS: dict[str, Entry] = {
     "mean bf16": Entry(_pool("mean", BF16, LAST), POOLING),
-    "mean fp32": Entry(_pool("mean", FLOAT, FIRST), POOLING),
+    "mean fp32": Entry(_pool("mean", FLOAT, FIRST), POOLING, share=SHARE_FLOAT),
     "views bf16": Entry(_views(augment_bench.chosen_work, BF16, LAST), VIEWS, held_at=(LARGE,)),
     "views fp32": Entry(_views(augment_bench.chosen_work, FLOAT, FIRST), VIEWS, held_at=(LARGE,)),
+    "step bf16": Entry(_train(BF16), STEP, batches=(SMALL,), seconds=90.0),
+    "step fp32": Entry(_train(FLOAT), STEP, batches=(SMALL,), held_at=(), seconds=90.0),
     "boxes": Entry(_views(augment_bench.boxes_work, FLOAT, FIRST)),
     "crop fp32": Entry(_views(augment_bench.crop_works, FLOAT, FIRST), batches=(SMALL,)),
     "crop bf16": Entry(_views(augment_bench.crop_works, BF16, LAST), batches=(LARGE,)),
     "drop bf16": Entry(_views(augment_bench.drop_work, BF16, LAST), batches=(LARGE,)),
     "refine bf16": Entry(_views(augment_bench.refine_work, BF16, LAST), batches=(SMALL,)),
-    "step bf16": Entry(_train(BF16), batches=(SMALL,)),
-    "step fp32": Entry(_train(FLOAT), batches=(SMALL,)),
     "centers": Entry(_centers),
     "sample": Entry(_sample),
     "attend bf16": Entry(_attend(BF16, LAST)),
@@ -101,13 +109,23 @@ ROWS: dict[str, Entry] = {
 
 
 def groups() -> list[str]:
-    """The names of the groups of rows, in the order in which they are measured: "<entry> B <n>"."""
-    return [f"{name} B {batch}" for name, entry in ROWS.items() for batch in entry.batches]
+    """The names of the groups of rows, in the order in which they are measured: "<entry> B <n>".
+
+    Those of torch.compile come last, as "<entry> B <n>, compiled".
+    """
+    plain = [f"{name} B {batch}" for name, entry in ROWS.items() for batch in entry.batches]
+    compiled = [
+        f"{name} B {batch}{AGAIN}"
+        for name, entry in ROWS.items()
+        for batch in entry.batches
+        if run.COMPILED in entry.targets(batch)
+    ]
+    return [*plain, *compiled]
 
 
 def entry_of(group: str) -> tuple[Entry, dict[str, int]]:
     """The entry of a group, and its sizes."""
-    name, batch = group.rsplit(" B ", 1)
+    name, batch = group.removesuffix(AGAIN).rsplit(" B ", 1)
     return ROWS[name], paper_shape(int(batch))
 
 
@@ -123,33 +141,41 @@ class Check:
 
 
 def checks(
-    work: Work, rows: list[report.Row], batch: int, budget: dict[str, float], bits: bool | None
+    work: Work, rows: list[report.Row], batch: int, entry: Entry, bits: bool | None
 ) -> list[Check]:
     """The targets for the rows of one work; bits: of two runs the same, None where not compared.
 
-    A training step has no targets, and cannot be run twice on the same state.
+    A work of images has the budget's speeds only: a step cannot be run twice on the same state.
     """
     ours = fastest(rows)
     if ours is None:
         return [Check(work.title, "ours", "a kernel of ours", "none", False)]
-    if work.images:
-        return []
-    found = [Check(work.title, "bits", "the same bits twice", str(bits), bits)]
-    if batch == SMALL:
-        most = LAUNCHES * work.directions
-        few = None if ours.launches is None else ours.launches <= most
-        found.append(Check(work.title, "launches", f"launches <= {most}", str(ours.launches), few))
-    if budget and batch == LARGE:
-        share = f"{ours.share:.0%}"
-        found.append(
-            Check(work.title, "copy", f"of the copy >= {SHARE:.0%}", share, ours.share >= SHARE)
-        )
+    budget = entry.targets(batch)
+    found = []
+    if not work.images:
+        share = entry.share if budget and batch == LARGE else None
+        found += _checks_of_kernels(work, ours, batch, share, bits)
     for name, least in budget.items():
         other = next((row for row in rows if row.variant == name), None)
         speed = None if other is None else other.median_ms / ours.median_ms
         text = "not measured" if speed is None else f"{speed:.2f}x"
         passed = None if speed is None else speed >= least
         found.append(Check(work.title, name, f"over {name} >= {least:g}x", text, passed))
+    return found
+
+
+def _checks_of_kernels(
+    work: Work, ours: report.Row, batch: int, share: float | None, bits: bool | None
+) -> list[Check]:
+    """The same bits, the number of launches, the share of the copy's bandwidth."""
+    found = [Check(work.title, "bits", "the same bits twice", str(bits), bits)]
+    if batch == SMALL:
+        most = LAUNCHES * work.directions
+        few = None if ours.launches is None else ours.launches <= most
+        found.append(Check(work.title, "launches", f"launches <= {most}", str(ours.launches), few))
+    if share is not None:
+        text = f"of the copy >= {share:.0%}"
+        found.append(Check(work.title, "copy", text, f"{ours.share:.0%}", ours.share >= share))
     return found
 
 
@@ -185,7 +211,9 @@ def line(rows: list[report.Row], found: list[Check]) -> str:
         for name in ("published", "reference", "compiled")
     )
     launches = "-" if ours.launches is None else ours.launches
-    after = f"{ours.rate:.0f} {ours.unit}" if ours.unit == "images/s" else marks(found)
+    after = marks(found)
+    if ours.unit == "images/s":
+        after = f"{ours.rate:.0f} {ours.unit} {after}".rstrip()
     return (
         f"{_short(ours):<42} {report.time_text(ours.median_ms)} {ours.share:>6.0%} {launches:>5}"
         f" {ours.extra_mb:>8.1f}{cells}  {after}"

@@ -1,22 +1,27 @@
-"""Every kernel for the GPU at small odd shapes, for NVIDIA's compute-sanitizer to watch.
+"""Every kernel for the GPU at small odd shapes: alone, and for compute-sanitizer to watch.
 
-compute-sanitizer --tool memcheck|racecheck python -m benchmarks.harness.sanitized: forward and
-backward of the cases of testing.py, with every tensor in memory of its own, so that no neighbour
-hides an access out of bounds. gpu_check calls it and reads its log by what stands here.
+compute-sanitizer --tool memcheck|racecheck python -m benchmarks.harness.sanitized [OPERATOR ...]:
+forward and backward of the cases of testing.py, with every tensor in memory of its own, so that no
+neighbour hides an access out of bounds. With --probe a single addition of torch instead: what
+compute-sanitizer cannot watch that under, it cannot watch at all. gpu_check calls it and reads its
+log by what stands here.
 """
 
+import argparse
 import itertools
 import os
 import re
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Collection
 
 import torch
 from harness import run
 from torch import Tensor
 
 from wsdan_kernels import backends
+from wsdan_kernels.ops import KERNELS
 from wsdan_kernels.testing import CASES, OpCase
 
 TOOLS = ("memcheck", "racecheck")
@@ -27,6 +32,7 @@ SUMMARY = re.compile(
     r"(?:ERROR|RACECHECK) SUMMARY: (\d+)[^(\n]*(?:\((\d+) errors?, (\d+) warnings?\))?"
 )
 DONE = "ran every kernel: "
+PROBED = "ran the probe"
 
 
 def program() -> str | None:
@@ -37,11 +43,25 @@ def program() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
-def command(sanitizer: str, tool: str) -> list[str]:
+def command(sanitizer: str, tool: str, *arguments: str) -> list[str]:
     """torch asks the driver for things it may lack, so failing calls of the API are no findings."""
     options = ["--report-api-errors", "no", "--target-processes", "application-only"]
-    watched = [sys.executable, "-m", "benchmarks.harness.sanitized"]
+    watched = [sys.executable, "-m", "benchmarks.harness.sanitized", *arguments]
     return [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND), *options, *watched]
+
+
+def operators() -> list[str]:
+    """Those with a kernel for the GPU."""
+    return sorted(op for op, kernels in KERNELS.items() if kernels.keys() & set(BACKENDS))
+
+
+def refused(status: int | None, text: str) -> str | None:
+    """Why compute-sanitizer can watch nothing here, from what became of the probe; or None."""
+    if status == 0 and PROBED in text and SUMMARY.search(text):
+        return None
+    lines = [line.strip("= ") for line in text.splitlines()]
+    telling = [line for line in lines if re.search(r"error|not supported|fail|denied", line, re.I)]
+    return (telling or [line for line in lines if line] or [f"status {status}, no output"])[0]
 
 
 def verdict(status: int | None, text: str) -> tuple[bool, str]:
@@ -61,15 +81,21 @@ def verdict(status: int | None, text: str) -> tuple[bool, str]:
     return errors == 0, f"{errors} errors, {warnings} warnings in {kernels}"
 
 
-def run_all(device: str, names: tuple[str, ...] = BACKENDS) -> Counter:
-    """Run all that these backends have for the device; how many calls each made."""
+def run_all(
+    device: str, names: tuple[str, ...] = BACKENDS, ops: Collection[str] = tuple(KERNELS)
+) -> Counter:
+    """Run all that these backends have for the device and the operators; how many calls each made.
+
+    Prints each call before it is made: the last one is that which a fault ended.
+    """
     calls = Counter()
-    for case in CASES:
+    for case in [case for case in CASES if case.op in ops]:
         shapes = {torch.float32: case.shapes[0], torch.bfloat16: case.shapes[-1]}
         if case.op in OF_BYTES:
             shapes[torch.uint8] = case.shapes[0]
         for name, (dtype, shape) in itertools.product(names, shapes.items()):
             if backends.why_not(case.op, name, device, dtype) is None:
+                print(f"{case} of {name}, {str(dtype).removeprefix('torch.')} {shape}", flush=True)
                 run_case(case, name, device, dtype, shape)
                 calls[name] += 1
     return calls
@@ -99,14 +125,24 @@ def run_case(
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ops", nargs="*", metavar="OPERATOR", help="these only (default: all)")
+    parser.add_argument("--probe", action="store_true", help="a single addition of torch")
+    options = parser.parse_args()
     os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # torch reads it as it first allocates
     if reason := run.use("cuda"):
         print(reason)
         return 2
-    calls = run_all("cuda")
+    if options.probe:
+        torch.ones(1000, device="cuda").add_(1).sum().item()
+        print(PROBED)
+        return 0
+    ops = options.ops or operators()
+    calls = run_all("cuda", ops=ops)
     torch.cuda.synchronize()
     print(DONE + ", ".join(f"{count} calls of {name}" for name, count in calls.items()))
-    return 0 if calls.keys() == set(BACKENDS) else 1
+    wanted = {name for op in ops for name in BACKENDS if name in KERNELS[op]}
+    return 0 if calls.keys() == wanted else 1
 
 
 if __name__ == "__main__":

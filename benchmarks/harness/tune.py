@@ -89,32 +89,44 @@ def entry_text(kernel: str, size: int, capability: int, tiles: tuple[Tile, ...])
     return f'("{kernel}", {size}): {{{capability}: ({listed},)}},'
 
 
+def entries() -> list[str]:
+    """The entries of the table, "<kernel> <bytes of an element>"."""
+    return [f"{kernel} {size}" for kernel, size in tuning.TILES]
+
+
+def tune(kernel: str, size: int, batch: int) -> str:
+    """The line to paste for this entry; prints what each tile takes."""
+    major, minor = torch.cuda.get_device_capability()
+    capability = 10 * major + minor
+    newest = max(known for known in tuning.TILES[kernel, size] if known <= capability)
+    best = list(tuning.TILES[kernel, size][newest])
+    for place, own in enumerate(best):
+        call = call_of(kernel, size, MAPS[place], batch)
+        truth, times = call(), {}
+        for tile in candidates(own):
+            with tried(kernel, size, place, tile):
+                times[tile] = seconds(call, truth, size)
+            text = "does not fit" if times[tile] is None else f"{1e6 * times[tile]:.2f} us"
+            print(f"{kernel} {size} bytes, {MAPS[place]} maps: {tile}: {text}", flush=True)
+        fits = {tile: time for tile, time in times.items() if time is not None}
+        fastest = min(fits, key=fits.get)
+        if fits[own] > GAIN * fits[fastest]:
+            best[place] = fastest
+    return entry_text(kernel, size, capability, tuple(best))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=128, help="images (default: 128)")
+    parser.add_argument("--entry", choices=entries(), help="this one only (default: all)")
     options = parser.parse_args()
     if reason := run.use(gpu.NAME):
         print(f"tune: {reason}")
         return 2
-    major, minor = torch.cuda.get_device_capability()
-    capability = 10 * major + minor
+    wanted = [options.entry] if options.entry else entries()
     lines = []
-    for kernel, size in list(tuning.TILES):
-        newest = max(known for known in tuning.TILES[kernel, size] if known <= capability)
-        best = list(tuning.TILES[kernel, size][newest])
-        for place, own in enumerate(best):
-            call = call_of(kernel, size, MAPS[place], options.batch)
-            truth, times = call(), {}
-            for tile in candidates(own):
-                with tried(kernel, size, place, tile):
-                    times[tile] = seconds(call, truth, size)
-                text = "does not fit" if times[tile] is None else f"{1e6 * times[tile]:.2f} us"
-                print(f"{kernel} {size} bytes, {MAPS[place]} maps: {tile}: {text}", flush=True)
-            fits = {tile: time for tile, time in times.items() if time is not None}
-            fastest = min(fits, key=fits.get)
-            if fits[own] > GAIN * fits[fastest]:
-                best[place] = fastest
-        lines.append(entry_text(kernel, size, capability, tuple(best)))
+    for kernel, size in (entry.split() for entry in wanted):
+        lines.append(tune(kernel, int(size), options.batch))
     print("\n".join(lines))
     return 0
 

@@ -1,102 +1,73 @@
-"""make gpu-check, less what needs a GPU: its jobs, time budget and report."""
+"""make gpu-check, less what needs a GPU: its parts, its processes and its time."""
 
 import json
 import os
+import re
+import signal
 import sys
 import time
-from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import gpu_check
 import pytest
+import runs
 import torch
-from harness import gpu_rows, report, run, sanitized, shard
-from measured import FACTS, found_of, rows_of
-from paths import ROOT
+from checking import build, figures, jobs, parts
+from checking.jobs import Clock, Job
+from harness import gpu_measure, gpu_rows, report, run, sanitized, shard
+from measured import FACTS, rows_of
+from paths import ROOT, SUPPORT
+
+STANDIN = str(SUPPORT / "scripts" / "gpu_standin.py")
+GROUPS = ["mean bf16 B 12", "views bf16 B 12", "step bf16 B 12"]
 
 
-def worst_outcome():
-    """As much to report as there can be."""
-    outcome = gpu_check.Outcome(machine=FACTS)
-    outcome.tests.update(passed=800, failed=40)
-    outcome.test_problems = [f"FAILED tests/test_{i}.py - {'why ' * 99}" for i in range(40)]
-    outcome.skipped = [f"SKIPPED [1] tests/gpu/test_cuda.py:{i}: why" for i in range(40)]
-    outcome.sanitized = ["compute-sanitizer memcheck: 9 errors"] * 2
-    rows = [replace(row, share=0.1) for row in rows_of(0.1, published=0.1, compiled=0.1)]
-    for group in gpu_rows.groups():
-        found = found_of(rows, bits=False)
-        content = {"group": group, "rows": [asdict(row) for row in rows], "notes": ["note"] * 5}
-        outcome.works += [{**content, "checks": [asdict(check) for check in found]}] * 2
-        outcome.failed[group] = "error " * 99
-        outcome.left_out.append(group)
-    return outcome
+def job(name, code):
+    return Job(name, [sys.executable, "-S", "-c", code])
 
 
-def test_the_report_has_at_most_sixty_lines(tmp_path):
-    outcome = worst_outcome()
-    lines = gpu_check.summary(outcome, "a file")
-    assert len(lines) <= gpu_check.MOST_LINES
-    assert "A GPU 80GB" in lines[0] and "tests: 40 failed, 800 passed" in lines
-    assert lines[-1].startswith("FAILED") and lines[-2] == "figures: a file"
-    assert any(line.startswith("... and ") and line.endswith("more works") for line in lines)
-    assert sum(line.startswith("  missed: ") for line in lines) == 11
-    path = gpu_check.write(outcome, tmp_path / "results")
-    assert path.endswith("a-gpu-80gb-2026-01-02.json")
-    base = report.read_json(path)
-    assert len(base["rows"]) == 3 * len(outcome.works) and base["targets"]
+def check_in(folder, seconds=200.0):
+    return parts.Check(folder, Clock(seconds), SimpleNamespace(rows="", kernel=""))
 
 
-def test_only_tests_and_operators_decide():
-    outcome = gpu_check.Outcome(machine=FACTS)
-    assert not outcome.passed  # no test ran
-    outcome.tests.update(passed=3)
-    missed = worst_outcome().works
-    outcome.works = missed
-    assert outcome.passed and gpu_check.summary(outcome, "")[-1] == "passed"
-    assert any(line.startswith("  missed: mean") for line in gpu_check.summary(outcome, ""))
-    for change in (
-        {"build_ok": False},
-        {"test_problems": ["FAILED"]},
-        {"failed": {"centers B 12": "why"}},
-        {"left_out": ["centers B 12"]},
-    ):
-        assert not replace(outcome, **change).passed
-
-
-def job(name, code, folder):
-    return gpu_check.Job(name, [sys.executable, "-c", code], folder / f"{name}.log")
-
-
-@pytest.mark.slow
-def test_jobs_end_in_their_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    sleeper = "import subprocess, sys; subprocess.run([sys.executable, '-c', '{}'])".format(
-        "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
+@pytest.fixture
+def standin(monkeypatch):
+    """No GPU is asked for, and a stand-in takes the place of each process; sets what it does."""
+    monkeypatch.setattr(run, "use", lambda device: None)
+    monkeypatch.setattr(report, "machine", lambda device: FACTS)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 3))
+    monkeypatch.setattr(gpu_rows, "groups", lambda: GROUPS)
+    monkeypatch.setattr(sanitized, "operators", lambda: ["crop_resize"])
+    monkeypatch.setattr(sanitized, "program", lambda: None)
+    monkeypatch.setattr(parts, "ON_GPU", ("tests/kernels/test_golden.py",))
+    monkeypatch.setattr(
+        parts, "module", lambda *arguments: [sys.executable, "-S", STANDIN, *arguments]
     )
-    jobs = [
-        job("fails", "raise SystemExit(3)", tmp_path),
-        job("sleeps", sleeper, tmp_path),
-        job(
-            "prints",
-            "import os; print(os.environ.get('TRITON_INTERPRET'), os.environ['A'])",
-            tmp_path,
-        ),
-        job("waits", "import time; time.sleep(99)", tmp_path),
-        job("late", "print('late')", tmp_path),
-    ]
-    jobs[2].environment["A"] = "b"
-    started = time.monotonic()
-    gpu_check.run_jobs(jobs, 2, 3.0)
-    assert time.monotonic() - started < 60
-    assert [job.status for job in jobs] == [3, None, 0, None, None]
-    assert jobs[2].log.read_text() == "None b\n"
-    assert not jobs[4].log.exists()
-    child = int(jobs[1].log.read_text())
-    for _ in range(100):
-        if not running(child):
-            break
-        time.sleep(0.05)
-    assert not running(child)
+    rows = [vars(row) for row in rows_of()]
+    rows[0] = {**rows[0], "shape": "B 128 GROUP"}
+    work = {"group": "GROUP", "rows": rows, "checks": [], "notes": []}
+    lines = "\n".join(map(json.dumps, ({"machine": FACTS}, work, {"done": "GROUP"})))
+
+    def set_up(**fate):
+        given = {"lines": lines, "done": sanitized.DONE, **fate}
+        monkeypatch.setenv("GPU_STANDIN", json.dumps(given))
+
+    set_up()
+    handler = signal.getsignal(signal.SIGTERM)
+    yield set_up
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def time_ends(monkeypatch):
+    """Sets when all time is over: as soon as the path exists."""
+    paths, sleep = [], time.sleep
+
+    def monotonic():
+        return 1e9 if paths and all(path.exists() for path in paths) else 0.0
+
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=monotonic, sleep=sleep))
+    return paths.append
 
 
 def running(process):
@@ -107,103 +78,197 @@ def running(process):
         return False
 
 
+def assert_ends(*processes):
+    end = time.monotonic() + 10
+    while any(map(running, processes)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(map(running, processes))
+
+
+LEAVES_A_CHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(99)"])
+print(child.pid, flush=True)
+"""
+
+
+def test_jobs_end_in_their_time_with_all_they_started(tmp_path, monkeypatch, time_ends):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    last = tmp_path / "last"
+    time_ends(last)
+    given = [
+        job("fails", "raise SystemExit(3)"),
+        job("hangs", LEAVES_A_CHILD + "time.sleep(99)"),
+        job("leaves", LEAVES_A_CHILD),
+        job("prints", "import os; print(os.environ.get('TRITON_INTERPRET'), os.environ['A'])"),
+        job("waits", f"import time; open({str(last)!r}, 'w'); time.sleep(99)"),
+        job("late", "print('late')"),
+    ]
+    given[3].environment["A"] = "b"
+    ended, log = [], tmp_path / "it.log"
+    jobs.run_jobs(given, log, 2, 1.0, ended.append)
+    assert [job.status for job in given] == [3, None, 0, 0, None, None]
+    assert given[3].text == "None b\n" and given[5].ended == "not begun, no time"
+    assert {job.name for job in ended} == {"fails", "hangs", "leaves", "prints", "waits"}
+    assert "== hangs: not ended in its time\n" in log.read_text()
+    assert_ends(int(given[1].text), int(given[2].text))
+
+
 def test_the_time_is_kept_for_what_follows():
-    clock = gpu_check.Clock(100.0)
+    clock = Clock(100.0)
     assert 99 < clock.left() <= 100 and 29 < clock.left(70) <= 30
     assert clock.left(200) == 0
-    assert gpu_check.Clock(0).left() == 0
+    assert Clock(0).left() == 0
 
 
-def test_what_a_test_log_says(tmp_path):
-    one = gpu_check.Job("tests/test_a.py", [], tmp_path / "a.log", status=1)
-    assert gpu_check.read_test_log(one)[1] == ["tests/test_a.py: not begun, no time"]
-    one.log.write_text(
-        "..F\nFAILED tests/test_a.py::test_b - assert 1 == 2\nERROR tests/test_a.py::test_c\n"
-        "1 failed, 12 passed, 2 skipped, 3 warnings, 1 error in 3.21s\n"
+def test_two_calls_are_one_check(standin, tmp_path, capsys):
+    """From end to end, with short stand-ins."""
+    folder = tmp_path / "found"
+    first, second = (
+        ["--results", str(folder), "--only", *names]
+        for names in (["measure", "smoke", "build"], ["tests", "sanitize"])
     )
-    counts, problems = gpu_check.read_test_log(one)
-    assert counts == {"failed": 1, "passed": 12, "skipped": 2, "error": 1}
-    assert [problem.split()[0] for problem in problems] == ["FAILED", "ERROR"]
-    one.log.write_text("Fatal Python error: Segmentation fault\n")
-    one.status = -11
-    assert "ended with status -11" in gpu_check.read_test_log(one)[1][0]
-    one.log.write_text("5 passed in 1.00s\n")
-    one.status = 0
-    assert gpu_check.read_test_log(one) == ({"passed": 5}, [])
+    assert gpu_check.main(first) == 0
+    lines = capsys.readouterr().out.splitlines()
+    order = [line.split(",")[0] for line in lines if line.endswith("s left")]
+    assert order == ["build", "smoke", "measure"]
+    assert sum(line.startswith("mean fwd, B 128") for line in lines) == 6  # at once, and at the end
+    assert gpu_check.main(second) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1] == "passed" and "mean fwd" in text and "tests: 3 passed" in text
+    assert "could not run: none in CUDA_HOME" in text and "build: 1 of 1 right" in text
+    assert len(list(folder.iterdir())) <= 8
+    result = json.loads(next(folder.glob("a-gpu-*.json")).read_text())
+    assert [line["name"] for line in result["parts"]["smoke"]] == ["crop_resize"]
+    assert gpu_check.main(["--table", "--results", str(folder)]) == 0
+    assert capsys.readouterr().out == text[text.index("torch 2.11") :]
 
 
-def test_what_was_skipped_of_the_gpus_tests(tmp_path):
-    text = "..s\nSKIPPED [2] tests/gpu/test_cuda.py:12: no GPU\n12 passed, 2 skipped in 3.21s\n"
-    for name, lines in (
-        ("tests/gpu/test_cuda.py", text.splitlines()[1:2]),
-        ("tests/test_cli.py", []),
-    ):
-        one = gpu_check.Job(name, ["pytest", name], tmp_path / "a.log", status=0)
-        one.log.write_text(text)
-        assert gpu_check.skipped_on_gpu(one) == lines
-        one.log.unlink()
-        assert gpu_check.skipped_on_gpu(one) == []
+def test_a_process_that_dies_costs_one_group(standin, tmp_path):
+    standin(die=GROUPS[1])
+    check = check_in(tmp_path)
+    parts.measure(check)
+    found = check.found()
+    assert found.done == {GROUPS[0], GROUPS[2]} and not found.passed
+    assert found.failed == {GROUPS[1]: f"ended with status -6: measuring {GROUPS[1]}"}
 
 
-def check_of(tmp_path, sanitizers):
-    outcome = gpu_check.Outcome()
-    jobs = [job("tests", "print('3 passed in 0.1s')", tmp_path)]
-    gpu_check.test(jobs, sanitizers, job("report", "", tmp_path), 60.0, outcome)
-    return outcome
+def test_what_was_not_reached_is_named(standin, tmp_path, time_ends):
+    standin(hang=GROUPS[1])
+    time_ends(tmp_path / "pids")
+    check = check_in(tmp_path)
+    parts.measure(check)
+    found = check.found()
+    assert found.left_out == GROUPS[1:] and found.failed == {} and not found.passed
+    assert_ends(*map(int, (tmp_path / "pids").read_text().split()))
 
 
-@pytest.mark.parametrize(("errors", "status"), [(0, 0), (2, 9)])
-def test_the_sanitizers_decide(errors, status, tmp_path, monkeypatch):
-    """A program in compute-sanitizer's place, which tells what that would."""
-    program = tmp_path / "bin" / "compute-sanitizer"
-    program.parent.mkdir()
-    program.write_text(
-        f"#!/bin/sh\necho '{sanitized.DONE}9 calls of cuda'\n"
-        f"echo '========= ERROR SUMMARY: {errors} errors' $2\nexit {status}\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    sanitizers = gpu_check.sanitizer_jobs(tmp_path)
-    assert [one.name for one in sanitizers] == ["memcheck", "racecheck"]
-    outcome = check_of(tmp_path, sanitizers)
-    assert outcome.passed is (errors == 0)
-    assert len(outcome.test_problems) == (2 if errors else 0)
-    found = f"{errors} errors, 0 warnings in 9 calls of cuda"
-    assert outcome.sanitized[1] == f"compute-sanitizer racecheck: {found}"
-    assert sanitizers[0].log.read_text().splitlines()[1].endswith("memcheck")
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kill_loses_nothing(kill, standin, tmp_path, capsys):
+    standin(hang=GROUPS[1])
+    folder, pids = tmp_path / "found", tmp_path / "found" / "pids"
+    check = os.fork()
+    if check == 0:
+        try:
+            os.dup2(os.open(tmp_path / "printed", os.O_WRONLY | os.O_CREAT), 1)
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, of this process
+            gpu_check.main(["--only", "measure", "--results", str(folder)])
+        except SystemExit as end:
+            os._exit(end.code)
+        finally:
+            os._exit(1)
+    waited = time.monotonic()
+    while not pids.exists() and time.monotonic() < waited + 60:
+        time.sleep(0.02)
+    measuring, child = map(int, pids.read_text().split())
+    time.sleep(0.2)  # for the line of the first group
+    os.kill(check, kill)
+    code = os.waitstatus_to_exitcode(os.waitpid(check, 0)[1])
+    assert code == (128 + kill if kill == signal.SIGTERM else -kill)
+    assert_ends(measuring)  # after SIGKILL of what has a parent
+    if kill == signal.SIGTERM:
+        assert_ends(child)
+    else:
+        os.kill(child, signal.SIGKILL)
+    printed = (tmp_path / "printed").read_text()
+    assert "mean fwd" in printed  # as soon as it was measured
+    assert ("left out, no time" in printed) == (kill == signal.SIGTERM)
+    assert gpu_check.main(["--table", "--results", str(folder)]) == 1
+    text = capsys.readouterr().out
+    assert "mean fwd" in text and f"left out, no time: {GROUPS[1]}" in text
 
 
-def test_without_a_sanitizer_a_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(sanitized, "program", lambda: None)
-    assert gpu_check.sanitizer_jobs(tmp_path) == []
-    outcome = check_of(tmp_path, [])
-    assert outcome.passed
-    assert any("compute-sanitizer: none in" in line for line in gpu_check.summary(outcome, ""))
+def test_a_group_that_hangs_ends_the_process(monkeypatch, tmp_path):
+    """By SIGALRM, in its own time or in what is left of all; with too little left none begins."""
+    monkeypatch.setattr(run, "machine", lambda device: FACTS)
+    monkeypatch.setattr(gpu_measure, "LEAST_SECONDS", 0.05)
+    monkeypatch.setattr(gpu_measure, "measure_group", lambda *arguments: time.sleep(30))
+    group = "mean bf16 B 12"
+
+    def measure(left):
+        writer = figures.Writer(tmp_path)
+        return runs.in_fork(lambda: gpu_measure.measure([group], lambda: left, writer.write))
+
+    assert measure(0.2) == -signal.SIGALRM
+    assert measure(0.01) == 0 and figures.read(tmp_path).done == set()
+    entry = gpu_rows.Entry(lambda sizes, device: [], seconds=0.2)
+    monkeypatch.setitem(gpu_rows.ROWS, "mean bf16", entry)
+    assert measure(60.0) == -signal.SIGALRM
 
 
-def test_every_test_file_has_a_job(tmp_path):
-    jobs = gpu_check.test_jobs(tmp_path)
-    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
-    assert {job.command[-1] for job in jobs} == files
-    slices = [job for job in jobs if job.command[-1] == gpu_check.SPLIT]
-    assert len(slices) == gpu_check.SLICES
-    assert len({job.log for job in jobs}) == len({job.name for job in jobs}) == len(jobs)
+def test_the_budgets_rows_come_first_and_torch_compile_last():
+    groups = gpu_rows.groups()
+    budget = [group.split()[0] in gpu_rows.BUDGET for group in groups]
+    compiled = [group.endswith(gpu_rows.AGAIN) for group in groups]
+    first = compiled.index(True)
+    assert compiled == [False] * first + [True] * (len(groups) - first)
+    assert budget[:first] == sorted(budget[:first], reverse=True)
+    assert {group.split()[0] for group in groups[:10]} >= {"mean", "views", "step"}
+    seconds = sum(gpu_rows.entry_of(group)[0].seconds for group in groups if "step" in group)
+    assert seconds <= 240  # of the 300 that the first call measures for
 
 
-def test_the_build_and_the_report_are_for_this_card(tmp_path, monkeypatch):
+def test_the_build_is_for_this_gpu(standin, tmp_path, monkeypatch):
     monkeypatch.delenv("WSDAN_CUDA_ARCHS", raising=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 3))
-    report = gpu_check.report_job(tmp_path)
-    assert report.command[-1] == "100" and (ROOT / report.command[1]).exists()
 
-    def run_jobs(jobs, at_once, seconds):
-        assert jobs[0].environment == {"WSDAN_CUDA_ARCHS": "100"}
+    def run_jobs(jobs, *arguments):
+        assert jobs[0].environment == {"WSDAN_CUDA_ARCHS": "100", "WSDAN_CUDA": "1"}
         jobs[0].status = 0
 
-    monkeypatch.setattr(gpu_check, "run_jobs", run_jobs)
-    outcome = gpu_check.Outcome()
-    gpu_check.build(tmp_path, 9.0, outcome)
-    assert outcome.built == "ok"
+    monkeypatch.setattr(parts, "run_jobs", run_jobs)
+    check = check_in(tmp_path)
+    parts.build(check)
+    assert check.found().problems("build") == []
+
+
+def test_the_build_needs_neither_pip_nor_the_metadata(monkeypatch):
+    """A setuptools before 77 refuses the project's license, which stands in the metadata."""
+
+    def parse_config_files(*arguments, **options):
+        raise AssertionError("the metadata was read")
+
+    built = []
+    monkeypatch.setattr(build.Distribution, "parse_config_files", parse_config_files)
+    monkeypatch.setattr(build.setup.cuda_build, "build", lambda path: built.append(path))
+    monkeypatch.setattr(
+        "torch.utils.cpp_extension.BuildExtension.run",
+        lambda self: built.append(self.get_ext_fullpath("wsdan_kernels._cpu")),
+    )
+    assert build.main() == 0
+    assert [os.path.abspath(path) for path in built] == [
+        str(ROOT / "wsdan_kernels" / f"{name}.abi3.so") for name in ("_cpu", "_cuda")
+    ]
+
+
+def test_the_files_whose_tests_run_on_a_gpu_are_run():
+    """Those that place tensors on it, or are skipped without it; all others hide it."""
+    places = re.compile(r"parity\.GPU|import .*\bGPU\b|\bDEVICE\[|runnable\(|needs an NVIDIA GPU")
+    without = {"test_without_a_gpu.py", "test_gpu_check.py"}
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path.name not in without]
+    found = {path for path in files if places.search(path.read_text(encoding="utf-8"))}
+    assert {str(path.relative_to(ROOT)) for path in found} == set(parts.ON_GPU)
+    names = [job.name for job in parts.test_jobs()]
+    assert len(set(names)) == len(names) == len(parts.ON_GPU) - 1 + parts.SLICES
 
 
 @pytest.mark.slow
@@ -212,11 +277,14 @@ def test_slices_are_the_whole(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.parametrize('i', range(5))\ndef test(i):\n    assert i\n"
     )
-    pytest_ = gpu_check.test_jobs(tmp_path)[0].command[:-3]
-    command = [*pytest_, "--shard", "0/2", "-c", os.devnull, "-q", str(tmp_path / "test_it.py")]
-    one = gpu_check.Job("it", command, tmp_path / "it.log")
-    gpu_check.run_jobs([one], 1, 60.0)
-    assert dict(gpu_check.read_test_log(one)[0]) == {"failed": 1, "passed": 2}
+    one = parts.test_jobs()[0]
+    one.command[-3:] = ["--shard", "0/2"]
+    one.command += ["-c", os.devnull, str(tmp_path / "test_it.py")]
+    jobs.run_jobs([one], tmp_path / "it.log", 1, 60.0)
+    assert dict(parts.counted(one)[0]) == {"failed": 1, "passed": 2}
+    one.text, one.status = one.text[: one.text.index("= FAILURES =")], None
+    counts, problems = parts.counted(one)
+    assert counts == {"failed": 1, "passed": 2} and len(problems) == 2
     slices = [sliced(f"{i}/3", range(5)) for i in range(3)]
     assert slices == [([0, 3], [1, 2, 4]), ([1, 4], [0, 2, 3]), ([2], [0, 1, 3, 4])]
 
@@ -230,69 +298,55 @@ def sliced(part, collected):
     return items, left_out
 
 
-def measured_by(script, tmp_path, monkeypatch):
-    """An outcome of measuring where each process does what the script says of it."""
-    groups = gpu_rows.groups()[:3]
-    monkeypatch.setattr(gpu_rows, "groups", lambda: groups)
-    asked = []
-
-    def run_jobs(jobs, at_once, seconds):
-        command = jobs[0].command
-        pending = command[command.index("--seconds") + 2 :]
-        asked.append(pending)
-        lines, jobs[0].status = script(pending)
-        with open(command[command.index("--out") + 1], "a", encoding="utf-8") as file:
-            file.write(lines)
-
-    monkeypatch.setattr(gpu_check, "run_jobs", run_jobs)
-    outcome = gpu_check.Outcome()
-    gpu_check.measure(tmp_path, gpu_check.Clock(100.0), outcome)
-    return outcome, groups, asked
-
-
-def test_a_process_that_dies_costs_one_group(tmp_path, monkeypatch):
-    def script(pending):
-        if len(pending) == 3:
-            done = json.dumps({"machine": FACTS}) + "\n" + json.dumps({"done": pending[0]}) + "\n"
-            return done + '{"group": "half a li', -6
-        return json.dumps({"failed": pending[0], "error": "why"}) + "\n", 1
-
-    outcome, groups, asked = measured_by(script, tmp_path, monkeypatch)
-    assert asked == [groups, groups[2:]]
-    assert "ended with status -6" in outcome.failed[groups[1]]
-    assert outcome.failed[groups[2]] == "why" and outcome.left_out == []
-    assert outcome.machine == FACTS
+def test_what_pytest_said():
+    one = Job("tests/test_a.py", [])
+    assert parts.counted(one)[1] == ["tests/test_a.py: not begun, no time: no output"]
+    one.text = (
+        "..F\nFAILED tests/test_a.py::test_b - assert 1 == 2\nERROR tests/test_a.py::test_c\n"
+        "1 failed, 12 passed, 2 skipped, 3 warnings, 1 error in 3.21s\n"
+    )
+    one.status = 1
+    counts, problems = parts.counted(one)
+    assert counts == {"failed": 1, "passed": 12, "skipped": 2, "error": 1}
+    assert [problem.split()[0] for problem in problems] == ["FAILED", "ERROR"]
+    one.text, one.status = "tests/test_a.py::test_b PASSED [ 5%]\ntests/test_a.py::test_c ", None
+    one.begun = True
+    counts, problems = parts.counted(one)
+    assert counts == {"passed": 1}
+    assert problems == ["tests/test_a.py: not ended in its time: tests/test_a.py::test_c"]
+    one.text, one.status = "5 passed in 1.00s\n", 0
+    assert parts.counted(one) == ({"passed": 5}, [])
 
 
-def test_what_was_not_reached_is_named(tmp_path, monkeypatch):
-    def script(pending):
-        return json.dumps({"done": pending[0]}) + "\n", None
-
-    outcome, groups, asked = measured_by(script, tmp_path, monkeypatch)
-    assert len(asked) == 1 and outcome.failed == {}
-    assert outcome.left_out == [f"{group}: no time" for group in groups[1:]]
+SUMMARY = "========= ERROR SUMMARY: {} errors"
+WATCHED = f"{sanitized.PROBED}\n{SUMMARY.format(0)}"
 
 
-def test_the_whole_check(tmp_path, monkeypatch, capsys):
-    """From end to end, with short stand-ins for the tests and the measurements."""
-
-    def measure(logs, clock, outcome):
-        outcome.machine, outcome.works = FACTS, worst_outcome().works
-        assert clock.left() < gpu_check.SECONDS
-
-    jobs = [job("tests", "print('3 passed in 0.1s')", tmp_path)]
-    monkeypatch.setattr(run, "use", lambda device: None)
-    monkeypatch.setattr(gpu_check, "test_jobs", lambda logs: jobs)
-    extra = job("report", "raise SystemExit(1)", tmp_path)
-    monkeypatch.setattr(gpu_check, "report_job", lambda logs: extra)
-    monkeypatch.setattr(gpu_check, "sanitizer_jobs", lambda logs: [])
-    monkeypatch.setattr(gpu_check, "measure", measure)
-    folders = ["--logs", str(tmp_path / "logs"), "--results", str(tmp_path / "results")]
-    assert gpu_check.main(["--no-build", *folders]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= gpu_check.MOST_LINES and lines[-1] == "passed"
-    assert any(line.startswith("report: ended with status 1") for line in lines)
-    (result,) = (tmp_path / "results").iterdir()
-    assert json.loads(result.read_text())["tests"] == {"passed": 3}
-    jobs[0].command[-1] = "raise SystemExit(1)"
-    assert gpu_check.main(["--no-build", *folders]) == 1
+@pytest.mark.parametrize(
+    ("probe", "kernels", "status", "right", "found"),
+    [
+        (WATCHED, 0, 0, True, "0 errors, 0 warnings in 9 calls"),
+        (WATCHED, 2, 9, False, "2 errors, 0 warnings in 9 calls"),
+        ("========= Device not supported", 0, 0, None, "could not run: Device not supported"),
+        (f"{sanitized.PROBED}\n", 0, 0, None, f"could not run: {sanitized.PROBED}"),
+    ],
+)  # fmt: skip
+def test_the_sanitizers_decide_where_they_can_watch(
+    probe, kernels, status, right, found, standin, tmp_path, monkeypatch
+):
+    """A program in compute-sanitizer's place, which tells what that would."""
+    program = tmp_path / "compute-sanitizer"
+    text = f"{sanitized.DONE}9 calls of cuda\n{SUMMARY.format(kernels)}"
+    program.write_text(
+        f"#!/bin/sh\nfor last; do :; done\n"
+        f"if [ $last = --probe ]; then echo '{probe}'; exit 0; fi\n"
+        f"echo '{text}'; exit {status}\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sanitized, "program", lambda: str(program))
+    check = check_in(tmp_path / "found")
+    parts.sanitize(check)
+    lines = check.found().ended["sanitize"]
+    assert sorted(lines) == ["memcheck crop_resize", "racecheck crop_resize"]
+    assert [line["ok"] for line in lines.values()] == [right] * 2
+    assert all(found in line["found"] for line in lines.values())

@@ -1,12 +1,11 @@
 """What needs a GPU says in one line that there is none."""
 
 import json
-import os
 import sys
 
-import gpu_check
 import parity
 import pytest
+from checking.jobs import Job, run_jobs
 from paths import ROOT
 
 pytestmark = [
@@ -17,7 +16,7 @@ SCRIPT = ["benchmarks/bap_bench.py", "--device", "cuda"]
 # Run one after the other in one process, which imports torch once.
 COMMANDS = [
     ["-m", "benchmarks.gpu_check"],
-    ["-m", "benchmarks.harness.gpu_measure", "--out", os.devnull, "--seconds", "1", "centers B 12"],
+    ["-m", "benchmarks.harness.gpu_measure", "--out", "build", "--seconds", "1", "centers B 12"],
     ["-m", "benchmarks.harness.tune"],
     ["-m", "benchmarks.bap_bench", "--device", "cuda"],
     ["-m", "benchmarks.augment_bench", "--device", "cuda"],
@@ -50,10 +49,9 @@ for command in json.loads(sys.argv[1]):
 
 
 def ran(folder, *command):
-    one = gpu_check.Job("it", [sys.executable, *command], folder / "it.log")
-    one.environment["PYTHONPATH"] = str(ROOT)
-    gpu_check.run_jobs([one], 1, 120.0)
-    return one.status, one.log.read_text()
+    one = Job("it", [sys.executable, *command])
+    run_jobs([one], folder / "it.log", 1, 120.0)
+    return one.status, one.text
 
 
 @pytest.fixture(scope="module")

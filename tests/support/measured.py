@@ -26,4 +26,4 @@ def rows_of(ours_ms=0.08, **others):
 
 def found_of(rows, batch=gpu_rows.LARGE, budget=gpu_rows.POOLING, bits=True, **of_work):
     work = run.Work("mean forward", "B 128", {}, 0.0, 1.0, **of_work)
-    return gpu_rows.checks(work, rows, batch, budget, bits)
+    return gpu_rows.checks(work, rows, batch, gpu_rows.Entry(list, budget), bits)

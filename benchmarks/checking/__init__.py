@@ -1,0 +1,1 @@
+"""The parts of gpu_check: its processes, what they found, and the table made of it."""
