@@ -24,7 +24,13 @@ ALLOWED = {
     "compat": {"_dtypes", "functional", "views"},
     "functional": {"_checks", "_dtypes", "backends", "functional", "ops"},
     "modules": {"functional"},
-    "ops": {"_dtypes", "_native", "ops", "reference"},  # _triton too, by name, at the first call
+    "ops": {
+        "_checks",
+        "_dtypes",
+        "_native",
+        "ops",
+        "reference",
+    },  # _triton too, by name, at the first call
     "reference": {"_dtypes", "reference"},
     "testing": {"functional", "views"},
     "views": {"_checks", "backends", "functional", "ops"},

@@ -6,13 +6,17 @@ type (not a tensor, wrong dtype), ValueError for a wrong value (shape, range, mi
 
 import sys
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 IMAGES = (*FLOATING, torch.uint8)
 INTEGER = (torch.int64, torch.int32)
 LARGEST = sys.float_info.max
+INTEGRAL = (int, np.integer, torch.SymInt, Tensor)  # a Tensor: a size, under torch.jit.trace
+LONGEST_SIDE = 2**24  # of an image, in pixels: float32 counts them exactly
 
 
 def wrong_type(op: str, name: str, rule: str, came: str) -> TypeError:
@@ -34,13 +38,14 @@ def tensor(op: str, name: str, value: Tensor, layout: str, dtypes: tuple = FLOAT
     """
     if not isinstance(value, Tensor):
         raise wrong_type(op, name, "a torch.Tensor", type(value).__name__)
-    axes = "(" + layout.replace(" ", ", ") + ")"
-    if value.layout != torch.strided:
-        raise wrong_type(op, name, "a dense (strided) tensor", str(value.layout))
+    if value.layout != torch.strided or value.is_nested:
+        came = "a nested tensor" if value.is_nested else str(value.layout)
+        raise wrong_type(op, name, "a dense (strided) tensor", came)
     if value.dtype not in dtypes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise wrong_type(op, name, f"of dtype {names}", str(value.dtype).removeprefix("torch."))
     if value.dim() != len(layout.split()):
+        axes = "(" + layout.replace(" ", ", ") + ")"
         raise wrong_value(op, name, f"of shape {axes}", shape_text(value))
 
 
@@ -69,10 +74,46 @@ def same_dtype(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -
         raise wrong_type(op, second[0], rule, str(second[1].dtype))
 
 
+def like(
+    op: str, first: tuple[str, Tensor], second: tuple[str, Tensor], batch: bool = True
+) -> None:
+    """Check that `second` has the device and dtype of `first`, and unless told not to its batch."""
+    same_device(op, first, second)
+    same_dtype(op, first, second)
+    if batch:
+        same_batch(op, first, second)
+
+
+def exactly(
+    op: str, name: str, value: Tensor, shape: tuple, dtype: torch.dtype, beside: Tensor
+) -> None:
+    """Check that `value` has this shape and dtype, and the device of `beside`."""
+    if value.shape != shape:
+        rule = "of shape (" + ", ".join(str(size) for size in shape) + ")"
+        raise wrong_value(op, name, rule, shape_text(value))
+    if value.dtype != dtype:
+        raise wrong_type(op, name, f"of dtype {dtype}", str(value.dtype))
+    if value.device != beside.device:
+        raise wrong_value(op, name, f"on {beside.device}", str(value.device))
+
+
+def no_tangent(op: str, name: str, value: Tensor) -> None:
+    """Refuse forward-mode differentiation (jvp, jacfwd) of what carries no gradient."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
+        raise NotImplementedError(
+            f"{op}: has no forward-mode derivatives, but {name} has a tangent"
+        )
+
+
 def choice(op: str, name: str, value: object, allowed: tuple) -> None:
+    if not isinstance(value, (str, type(None))):
+        raise wrong_type(op, name, _one_of(allowed), type(value).__name__)
     if value not in allowed:
-        names = ", ".join(repr(item) for item in allowed)
-        raise wrong_value(op, name, f"one of {names}", repr(value))
+        raise wrong_value(op, name, _one_of(allowed), repr(value))
+
+
+def _one_of(allowed: tuple) -> str:
+    return "one of " + ", ".join(repr(item) for item in allowed)
 
 
 def number(op: str, name: str, value: float, low: float, high: float = LARGEST) -> None:
@@ -83,7 +124,22 @@ def number(op: str, name: str, value: float, low: float, high: float = LARGEST) 
         rule = f"in [{low:g}, {high:g}]"
         if high == LARGEST:
             rule = "finite" if low == -LARGEST else f"finite and >= {low:g}"
-        raise wrong_value(op, name, rule, f"{value:g}")
+        raise wrong_value(op, name, rule, _number_text(value))
+
+
+def integer(op: str, name: str, value: int, low: int) -> None:
+    """Check that `value` is an integer of 32 bits with value >= low."""
+    if isinstance(value, bool) or not isinstance(value, INTEGRAL):
+        raise wrong_type(op, name, "an integer", type(value).__name__)
+    if not low <= value < 2**31:
+        rule = f"an integer >= {low} of 32 bits"
+        raise wrong_value(op, name, rule, _number_text(value))
+
+
+def _number_text(value: float) -> str:
+    if isinstance(value, int) and abs(value) > LARGEST:  # no float, and too long to print
+        return f"an integer of {value.bit_length()} bits"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flag(op: str, name: str, value: bool) -> None:
@@ -94,9 +150,12 @@ def flag(op: str, name: str, value: bool) -> None:
 def index_range(op: str, name: str, value: Tensor, size: int) -> None:
     """Check that the integers of `value` (N,) lie in [0, size).
 
-    Only on the CPU and outside of torch.compile: on a GPU the host would wait for the device.
+    Only on the CPU and outside of torch.compile and torch.func: on a GPU the host would wait for
+    the device.
     """
     if value.device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
+        return
+    if torch._C._are_functorch_transforms_active():  # a batched tensor gives no numbers
         return
     numbers = value.tolist()
     low, high = min(numbers), max(numbers)
@@ -105,12 +164,15 @@ def index_range(op: str, name: str, value: Tensor, size: int) -> None:
 
 
 def image_size(op: str, name: str, value: tuple[int, int]) -> tuple[int, int]:
-    """Check a (height, width) pair of positive integers and return it as a tuple."""
+    """Check a (height, width) pair of integers from 1 to 2^24 and return it as a tuple."""
     if not isinstance(value, (tuple, list, torch.Size)) or len(value) != 2:
         raise wrong_type(op, name, "a pair (height, width)", repr(value))
     for size in value:
-        if isinstance(size, (bool, float, str)):
+        if isinstance(size, bool) or not isinstance(size, INTEGRAL):
             raise wrong_type(op, name, "a pair of integers", repr(value))
         if size < 1:
             raise wrong_value(op, name, "a pair of positive integers", repr(value))
+        if size > LONGEST_SIDE:
+            rule = f"a pair of integers up to {LONGEST_SIDE}"
+            raise wrong_value(op, name, rule, _number_text(size))
     return value[0], value[1]

@@ -62,12 +62,16 @@ def failure(name: str) -> str | None:
     files = [file for file in files if file.suffix in (".so", ".pyd", ".dylib")]
     if not files:
         return f"the {_NAMES[name]} wsdan_kernels/_{name} was not built{_why_not_built(name)}"
+    tracing = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # torch.jit.trace cannot record an operator without tensors
     try:
         torch.ops.load_library(str(files[0]))
         cpu_level() if name == "cpu" else cuda_archs()  # raises where WSDAN_CPU_LEVEL is wrong
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         return f"the {_NAMES[name]} {files[0].name} does not load: {reason}"
+    finally:
+        torch._C._set_tracing_state(tracing)
     return None
 
 

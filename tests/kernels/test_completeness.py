@@ -159,9 +159,9 @@ def test_what_is_missing_is_named(text, tree, monkeypatch):
     assert re.search(text, found)
 
 
-def test_a_derivative_must_be_declared():
-    """An operator that says nothing of its derivative does not register."""
+def test_checks_and_a_derivative_must_be_declared():
+    """An operator that says nothing of its arguments and derivative does not register."""
     from wsdan_kernels.ops._declare import declare
 
-    with pytest.raises(TypeError, match="keyword-only argument: 'backward'"):
+    with pytest.raises(TypeError, match="keyword-only arguments: 'check' and 'backward'"):
         declare("unsaid(Tensor images) -> Tensor", {}, lambda images: images)

@@ -16,6 +16,7 @@ CENTERS = torch.ones(3, 6)
 LABELS = torch.tensor([0, 1])
 WEIGHT = torch.ones(5, 3, 1, 1)
 NORM = torch.nn.BatchNorm2d(5)
+NESTED = torch.nested.nested_tensor([torch.ones(3, 4, 4), torch.ones(3, 4, 2)])
 META = torch.device("meta")
 
 
@@ -107,11 +108,22 @@ MISTAKES = [
     (pool, {"eps": "x"}, TypeError, "eps must be a number, but got str"),
     (pool, {"scale": float("nan")}, ValueError, "scale must be finite, but got nan"),
     (pool, {"groups": 2}, ValueError, "groups must be a divisor of M.*got 2 for M = 5"),
-    (pool, {"groups": 0}, ValueError, "groups must be finite and >= 1"),
+    (pool, {"groups": 0}, ValueError, "groups must be an integer >= 1 of 32 bits, but got 0"),
+    (pool, {"groups": 5.0}, TypeError, "groups must be an integer, but got float"),
+    (pool, {"groups": True}, TypeError, "groups must be an integer, but got bool"),
+    (pool, {"groups": 10**400}, ValueError, "groups must be .*got an integer of 1329 bits"),
+    (pool, {"eps": 10**400}, ValueError, "eps must be .*got an integer of 1329 bits"),
+    (pool, {"scale": -(10**5000)}, ValueError, "scale must be finite.*an integer of 16610 bits"),
+    (pool, {"features": NESTED}, TypeError, "features must be a dense.*got a nested tensor"),
+    (pool, {"attentions": NESTED}, TypeError, "attentions must be a dense.*got a nested tensor"),
+    (pool, {"reduce": F}, TypeError, "reduce must be one of 'mean', 'sum', 'max', but got Tensor"),
+    (pool, {"reduce": None}, ValueError, "reduce must be one of 'mean', 'sum', 'max'"),
     (pool, {"groups": 5, "normalize": None}, ValueError, "groups must be .*normalize"),
     (pool, {"backend": "gpu"}, ValueError, "backend must be one of 'auto', 'reference'.*got 'gpu'"),
     (attend, {"features": F[0]}, ValueError, r"features must be of shape \(B, C, h, w\)"),
     (attend, {"weight": WEIGHT[:, :2]}, ValueError, r"weight must be of 3 columns.*\(5, 2\)"),
+    (attend, {"weight": [1.0]}, TypeError, "weight must be a torch.Tensor, but got list"),
+    (attend, {"norm": None}, ValueError, "norm must be a BatchNorm2d"),
     (attend, {"weight": WEIGHT[:0]}, ValueError, "weight must be non-empty along axis 0"),
     (attend, {"weight": WEIGHT.to(META)}, ValueError, "weight must be on the device of features"),
     (
@@ -123,6 +135,8 @@ MISTAKES = [
     (attend, {"reduce": "max"}, ValueError, "reduce must be one of 'mean', 'sum', but got 'max'"),
     (sample, {"attentions": MAPS}, ValueError, r"attentions must be of shape \(B, M, h, w\)"),
     (sample, {"num_samples": 0}, ValueError, "num_samples must be .*got 0"),
+    (sample, {"num_samples": 2.0}, TypeError, "num_samples must be an integer, but got float"),
+    (sample, {"num_samples": 2**40}, ValueError, "num_samples must be .* of 32 bits"),
     (sample, {"weighting": "mass"}, ValueError, "weighting must be one of 'sqrt_mass', 'uniform'"),
     (sample, {"uniforms": torch.zeros(2, 3)}, ValueError, r"uniforms must be of shape \(2, 2\)"),
     (boxes, {"maps": A}, ValueError, r"maps must be of shape \(B, h, w\)"),
@@ -134,6 +148,9 @@ MISTAKES = [
     ),
     (boxes, {"image_size": (8, 0)}, ValueError, "image_size must be a pair of positive integers"),
     (boxes, {"image_size": (8, 4.0)}, TypeError, "image_size must be a pair of integers"),
+    (boxes, {"image_size": (8, None)}, TypeError, "image_size must be a pair of integers"),
+    (boxes, {"image_size": (8, 2**40)}, ValueError, "image_size must be a pair of integers up to"),
+    (boxes, {"image_size": (10**5000, 8)}, ValueError, "image_size must be a pair of integers up"),
     (boxes, {"threshold": 1.5}, ValueError, r"threshold must be in \[0, 1\], but got 1.5"),
     (boxes, {"threshold": "half"}, TypeError, "threshold must be a number, but got str"),
     (boxes, {"threshold": ()}, ValueError, "threshold must be at least one number"),

@@ -30,7 +30,7 @@ def sample_attention(
 
     Args:
         attentions: (B,M,h,w) floating point.
-        num_samples: draws per image, >= 1.
+        num_samples: draws per image, an integer >= 1.
         weighting: "sqrt_mass", or "uniform" for equal weights.
         generator: of the tensor's device; None is torch's default.
         uniforms: (B,num_samples) floating point in [0,1): the random numbers to use instead.
@@ -44,7 +44,7 @@ def sample_attention(
     op = "sample_attention"
     check.tensor(op, "attentions", attentions, "B M h w")
     check.not_empty(op, "attentions", attentions, (1, 2, 3))
-    check.number(op, "num_samples", num_samples, 1)
+    check.integer(op, "num_samples", num_samples, 1)
     check.choice(op, "weighting", weighting, ("sqrt_mass", "uniform"))
     shape = (attentions.shape[0], num_samples)
     if uniforms is None:
@@ -85,7 +85,7 @@ def attention_boxes(
 
     Args:
         maps: (B,h,w) floating point; not differentiable. Half precision is computed in float32.
-        image_size: (H,W) in pixels.
+        image_size: (H,W) in pixels, integers from 1 to 2^24.
         threshold: a float in [0,1] or a (B,) tensor for one box an image; a sequence of T floats
             or a (B,T) tensor for T boxes an image.
         padding: share of the image's side, >= 0.

@@ -60,7 +60,7 @@ def bilinear_attention_pool(
     check.choice(op, "reduce", reduce, REDUCTIONS)
     check.flag(op, "signed_sqrt", signed_sqrt)
     check.choice(op, "normalize", normalize, ("all", "part", None))
-    check.number(op, "groups", groups, 1)
+    check.integer(op, "groups", groups, 1)
     if attentions.shape[1] % groups != 0 or (groups > 1 and normalize != "all"):
         rule = 'a divisor of M, and 1 unless normalize="all"'
         raise check.wrong_value(op, "groups", rule, f"{groups} for M = {attentions.shape[1]}")
@@ -107,7 +107,7 @@ def attend_and_pool(
     op = "attend_and_pool"
     check.tensor(op, "features", features, "B C h w")
     check.not_empty(op, "features", features, (1, 2, 3))
-    if weight.dim() == 4 and weight.shape[2:] == (1, 1):
+    if isinstance(weight, Tensor) and weight.dim() == 4 and weight.shape[2:] == (1, 1):
         weight = weight.flatten(1)
     check.tensor(op, "weight", weight, "M C")
     check.not_empty(op, "weight", weight, (0,))
@@ -115,7 +115,8 @@ def attend_and_pool(
         rule = f"of {features.shape[1]} columns, the channels of features"
         raise check.wrong_value(op, "weight", rule, check.shape_text(weight))
     check.same_device(op, ("features", features), ("weight", weight))
-    parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    names = ("weight", "bias", "running_mean", "running_var")
+    parts = [getattr(norm, name, None) for name in names]
     if any(part is None or part.shape != weight.shape[:1] for part in parts):
         rule = f"a BatchNorm2d({weight.shape[0]}), affine and with running statistics"
         raise check.wrong_value(op, "norm", rule, repr(norm))
@@ -124,6 +125,8 @@ def attend_and_pool(
     check.choice(op, "normalize", normalize, ("all", "part", None))
     check.number(op, "eps", eps, 0.0)
     check.number(op, "scale", scale, -check.LARGEST)
+    for name, value in (("features", features), ("weight", weight)):
+        check.no_tangent(op, name, value)
     chosen = resolve(op, backend, features.device.type, features.dtype)
     return ops.attend_and_pool.forward(
         features.detach(), weight.detach(), *(part.detach() for part in parts), norm.eps,

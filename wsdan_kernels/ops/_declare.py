@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from wsdan_kernels import _checks as checks
+from wsdan_kernels.ops import _autograd
+
 LIBRARY = torch.library.Library("wsdan", "DEF")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CUDA_IMAGES = (*TRITON_DTYPES, torch.uint8)  # of the C++ kernels that read images on a GPU
@@ -62,32 +65,56 @@ def declare(
     kernels: dict[str, Kernel],
     fake: Callable,
     *,
+    check: Callable,
     backward: Callable | None,
     setup_context: Callable | None = None,
+    batched: bool = True,
 ) -> Callable:
     """Register the dispatcher op `wsdan::<name>` and return it.
 
     schema: "name(arguments) -> results"; `str backend` is appended to the arguments.
     kernels: one kernel for each backend. fake: the fake kernel.
+    check: called with the op's arguments before any kernel; raises TypeError or ValueError for
+    what a kernel cannot take without reading outside of its tensors.
     backward: the autograd formula, or None for an op that is not differentiable, whose inputs the
     public function detaches. setup_context: what the formula saves.
+    batched: the first axis of every tensor is the batch (B), so that torch.vmap is one call.
     """
     arguments, _, results = schema.partition(") -> ")
     name = arguments.partition("(")[0]
     LIBRARY.define(f"{arguments}, str backend) -> {results}", tags=(torch.Tag.pt2_compliant_tag,))
 
     def run(*arguments):
-        kernel = kernels[arguments[-1]].run
-        device = next(item for item in arguments if isinstance(item, torch.Tensor)).device.type
-        if torch.is_autocast_enabled(device):  # the kernels choose their own precision
-            with torch.autocast(device, enabled=False):
-                return kernel(*arguments[:-1])
-        return kernel(*arguments[:-1])
+        check(*arguments)
+        kernel = kernels.get(arguments[-1])
+        if kernel is None or (kernel.dtypes and arguments[0].dtype not in kernel.dtypes):
+            raise _no_kernel(name, kernels, *arguments)
+        if torch.is_autocast_enabled(arguments[0].device.type):
+            # The kernels choose their own precision.
+            with torch.autocast(arguments[0].device.type, enabled=False):
+                return kernel.run(*arguments[:-1])
+        return kernel.run(*arguments[:-1])
+
+    def checked_fake(*arguments):
+        check(*arguments)
+        return fake(*arguments)
 
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"wsdan::{name}", fake, lib=LIBRARY)
+    torch.library.register_fake(f"wsdan::{name}", checked_fake, lib=LIBRARY)
     if backward is not None:
-        torch.library.register_autograd(
-            f"wsdan::{name}", backward, setup_context=setup_context, lib=LIBRARY
-        )
+        _autograd.register(LIBRARY, name, setup_context, backward)
+    if batched:
+        _autograd.register_batched(LIBRARY, name)
     return getattr(torch.ops.wsdan, name)
+
+
+def _no_kernel(name: str, kernels: dict[str, Kernel], first: torch.Tensor, *rest) -> Exception:
+    """The error for a backend that is none of the op's, or does not take its first tensor."""
+    backend = rest[-1]
+    if backend not in kernels:
+        rule = "one of " + ", ".join(repr(item) for item in kernels)
+        return checks.wrong_value(name, "backend", rule, repr(backend))
+    reason = kernels[backend].refusal("", first.dtype)
+    return checks.wrong_type(
+        name, "backend", f"one that takes {first.dtype}", f"{backend}: {reason}"
+    )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from wsdan_kernels import _checks
 from wsdan_kernels._dtypes import accumulation_dtype
 from wsdan_kernels.ops import bilinear_attention_pool as pool
 from wsdan_kernels.ops._declare import Kernel, declare, triton_kernel
@@ -29,6 +30,27 @@ def _fake(features, weight, *rest):
         memory_format=memory_format(features),
     )
     return output, attentions
+
+
+_NAME = "attend_and_pool"
+
+
+def _check(features, weight, gamma, beta, mean, variance, bn_eps, reduce, *options):
+    _, normalize, *_ = options
+    _checks.tensor(_NAME, "features", features, "B C h w")
+    _checks.tensor(_NAME, "weight", weight, "M C")
+    _checks.not_empty(_NAME, "features", features, (1, 2, 3))
+    _checks.not_empty(_NAME, "weight", weight, (0,))
+    if weight.shape[1] != features.shape[1]:
+        rule = f"of {features.shape[1]} columns, the channels of features"
+        raise _checks.wrong_value(_NAME, "weight", rule, _checks.shape_text(weight))
+    _checks.same_device(_NAME, ("features", features), ("weight", weight))
+    for name, value in (("gamma", gamma), ("beta", beta), ("mean", mean), ("variance", variance)):
+        _checks.tensor(_NAME, name, value, "M")
+        _checks.same_batch(_NAME, ("weight", weight), (name, value))
+        _checks.same_device(_NAME, ("features", features), (name, value))
+    _checks.choice(_NAME, "reduce", reduce, ("mean", "sum"))
+    _checks.choice(_NAME, "normalize", normalize, ("all", "part", "none"))
 
 
 def _two_steps(backend):
@@ -60,4 +82,6 @@ KERNELS = {
         _ONE_PASS, run=_triton, note="one pass for 16 bits and M <= 32, else two steps"
     ),
 }
-forward = declare(f"{_FORWARD} -> (Tensor, Tensor)", KERNELS, _fake, backward=None)
+forward = declare(
+    f"{_FORWARD} -> (Tensor, Tensor)", KERNELS, _fake, check=_check, backward=None, batched=False
+)

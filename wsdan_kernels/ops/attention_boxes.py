@@ -2,7 +2,7 @@
 
 import torch
 
-from wsdan_kernels import _native
+from wsdan_kernels import _checks, _native
 from wsdan_kernels.ops._declare import Kernel, declare
 from wsdan_kernels.reference import attention_boxes as reference
 
@@ -16,13 +16,30 @@ def _fake(maps, thresholds, *options):
     return maps.new_empty((*thresholds.shape, 4), dtype=torch.int32)
 
 
+def _check(maps, thresholds, height, width, padding, rule, *options):
+    op = "attention_boxes"
+    check_maps(op, maps, rule)
+    _checks.tensor(op, "thresholds", thresholds, "B T")
+    _checks.same_batch(op, ("maps", maps), ("thresholds", thresholds))
+    _checks.same_device(op, ("maps", maps), ("thresholds", thresholds))
+    _checks.image_size(op, "image size", (height, width))
+    _checks.number(op, "padding", padding, 0.0, 1.0)
+
+
+def check_maps(op, maps, rule):
+    """What every operator that resizes maps relies on."""
+    _checks.tensor(op, "maps", maps, "B h w")
+    _checks.not_empty(op, "maps", maps, (1, 2))
+    _checks.choice(op, "rule", rule, ("paper", "guyuc"))
+
+
 _native_run = _native.kernel(_FORWARD, 1, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native_run, devices=("cpu",)),
     "cuda": Kernel(_native_run, devices=("cuda",)),
 }
-forward = declare(f"{_FORWARD} -> Tensor", KERNELS, _fake, backward=None)
+forward = declare(f"{_FORWARD} -> Tensor", KERNELS, _fake, check=_check, backward=None)
 
 
 def first_unreached(maps, thresholds, *options) -> int | None:

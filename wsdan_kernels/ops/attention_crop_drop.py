@@ -19,6 +19,12 @@ def _fake(images, *options):
     return empty_like(images), empty_like(images)
 
 
+def _check(images, boxes, maps, thresholds, rule, *options):
+    op = "attention_crop_drop"
+    attention_drop.check_drop(op, images, maps, thresholds, rule)
+    crop_resize.check_boxes(op, ("images", images), boxes)
+
+
 _native_run = _native.kernel(_FORWARD, 2, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
@@ -47,6 +53,7 @@ forward = declare(
     f"{_FORWARD} -> (Tensor, Tensor)",
     KERNELS,
     _fake,
+    check=_check,
     setup_context=_setup_context,
     backward=_backward,
 )

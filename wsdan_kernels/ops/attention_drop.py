@@ -1,6 +1,7 @@
 """attention_drop: schema, kernels, fake kernel and autograd."""
 
-from wsdan_kernels import _native
+from wsdan_kernels import _checks, _native
+from wsdan_kernels.ops import attention_boxes
 from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import attention_drop as reference
 from wsdan_kernels.reference._layout import empty_like
@@ -12,6 +13,25 @@ _FORWARD = (
 
 def _fake(images, *options):
     return empty_like(images)
+
+
+def check_drop(op, images, maps, thresholds, rule):
+    """What a drop relies on, for `op`."""
+    check_images(op, "images", images)
+    attention_boxes.check_maps(op, maps, rule)
+    _checks.tensor(op, "thresholds", thresholds, "B")
+    for name, value in (("maps", maps), ("thresholds", thresholds)):
+        _checks.same_batch(op, ("images", images), (name, value))
+        _checks.same_device(op, ("images", images), (name, value))
+
+
+def check_images(op, name, images):
+    _checks.tensor(op, name, images, "B C H W", _checks.IMAGES)
+    _checks.not_empty(op, name, images, (1, 2, 3))
+
+
+def _check(images, maps, thresholds, rule, *options):
+    check_drop("attention_drop", images, maps, thresholds, rule)
 
 
 _native_run = _native.kernel(_FORWARD, 1, _fake)
@@ -37,6 +57,7 @@ forward = declare(
     f"{_FORWARD} -> Tensor",
     KERNELS,
     _fake,
+    check=_check,
     setup_context=_setup_context,
     backward=_backward,
 )

@@ -2,7 +2,8 @@
 
 import torch
 
-from wsdan_kernels import _native
+from wsdan_kernels import _checks, _native
+from wsdan_kernels.ops import attention_drop
 from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import crop_resize as reference
 from wsdan_kernels.reference._layout import memory_format
@@ -19,6 +20,22 @@ def _fake(images, boxes, height, width, *options):
         device=images.device,
         memory_format=memory_format(images),
     )
+
+
+def _check(images, boxes, height, width, *options):
+    op = "crop_resize"
+    attention_drop.check_images(op, "images", images)
+    check_boxes(op, ("images", images), boxes)
+    _checks.image_size(op, "size", (height, width))
+
+
+def check_boxes(op, images, boxes):
+    """images: the name of the argument, and the tensor."""
+    _checks.tensor(op, "boxes", boxes, "B 4", _checks.INTEGER)
+    _checks.same_batch(op, images, ("boxes", boxes))
+    _checks.same_device(op, images, ("boxes", boxes))
+    if boxes.shape[1] != 4:
+        raise _checks.wrong_value(op, "boxes", "of shape (B, 4)", _checks.shape_text(boxes))
 
 
 def int32_boxes(boxes):
@@ -66,6 +83,7 @@ backward = declare(
     f"{_BACKWARD} -> Tensor",
     BACKWARD_KERNELS,
     _fake,
+    check=_check,
     setup_context=_setup_context,
     backward=_backward_of_backward,
 )
@@ -73,6 +91,7 @@ forward = declare(
     f"{_FORWARD} -> Tensor",
     KERNELS,
     _fake,
+    check=_check,
     setup_context=_setup_context,
     backward=_backward,
 )
