@@ -104,7 +104,7 @@ def test_the_arguments_are_right_without_the_mistake(name):
 
 @pytest.mark.parametrize("name", list(RIGHT))
 def test_an_unknown_backend_is_named(name):
-    with pytest.raises(ValueError, match=rf"{name}: backend must be one of 'reference'.*'zzz'"):
+    with pytest.raises(ValueError, match=rf"{name}: backend must be one of '.*got 'zzz'"):
         getattr(OPS, name)(*RIGHT[name], "zzz")
 
 
