@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from wsdan.validation import check_checkpoint_file
 
 FORMAT = "wsdan-checkpoint"
 VERSION = 3  # 3 renamed what `_upgrade` lists; 1 and 2 can still be read
+_REFUSED = re.compile(r"GLOBAL ([\w.]{1,100})")  # the class that torch.load refuses to make
 
 
 class NotSavedError(UserError):
@@ -99,8 +101,11 @@ def _rename(values: dict, old: str, new: str) -> None:
 def reason_of(error: Exception) -> str:
     """Why torch.load refused a file, without its advice on a pickle to execute the code in it."""
     if isinstance(error, pickle.UnpicklingError):
-        return (
-            "it was not written by torch.save, or holds more than tensors, numbers and text "
-            "(of a whole model, save the state_dict)"
-        )
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        refused = _REFUSED.search(str(error))
+        if refused is not None:
+            return (
+                f"it holds a {refused[1]}; only tensors, numbers and text are read (of a whole "
+                "model, save the state_dict)"
+            )
+        return "it was not written by torch.save, or is damaged"
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

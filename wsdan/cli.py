@@ -36,6 +36,7 @@ from wsdan.validation import (
     check_images,
     check_paths,
     option_name,
+    split_weights,
 )
 
 USER_MISTAKE = 2
@@ -330,7 +331,7 @@ def _predict(options: dict) -> None:
 
 
 def _convert(options: dict) -> None:
-    check_file("convert", options["source"])
+    check_file("convert", split_weights(options["source"])[0])
     if options["classes"] is not None:
         check_file("--classes", options["classes"])
 

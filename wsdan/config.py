@@ -129,7 +129,8 @@ class Config:
     )
     weights: str | None = _setting(
         None,
-        "start from a file: weights of the backbone, or a checkpoint of wsdan train",
+        "start from a file: weights of the backbone, or a checkpoint of wsdan train; FILE:KEY if "
+        "it holds several",
         metavar="FILE",
     )
     ignore_classifier: bool = _setting(

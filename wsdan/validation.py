@@ -125,7 +125,7 @@ def check_paths(config) -> None:
     if config.root is not None:
         check_folder("--root", config.root)
     if config.weights is not None and not config.resume:
-        check_file("--weights", config.weights)
+        check_file("--weights", split_weights(config.weights)[0])
 
 
 def check_folder(option: str, path: str | Path) -> None:
@@ -145,6 +145,14 @@ def _kind(path: str | Path) -> str:
     if os.path.isdir(path):
         return "is a folder"
     return "is no regular file" if os.path.lexists(path) else "no such file"
+
+
+def split_weights(text: str) -> tuple[str, str | None]:
+    """FILE and KEY of FILE:KEY; KEY is None where there is none, or a file has the whole name."""
+    path, _, key = text.rpartition(":")
+    if os.path.exists(text) or not (key and os.path.isfile(path)):
+        return text, None
+    return path, key
 
 
 def check_checkpoint_file(path: str | Path) -> None:

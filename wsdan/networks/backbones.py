@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from wsdan.config import UNPUBLISHED
 from wsdan.errors import UserError
 from wsdan.networks import timm_backbones, torchvision_backbones
+from wsdan.networks.state_dicts import StateDicts
 from wsdan.networks.tiny import Tiny
 from wsdan.networks.weights import fetch_weights, load_backbone_weights
 
@@ -38,7 +39,7 @@ def check_backbone(name: str) -> None:
 
 
 def build_backbone(
-    name: str, pretrained: bool = False, weights: dict[str, Tensor] | None = None
+    name: str, pretrained: bool = False, weights: dict[str, Tensor] | StateDicts | None = None
 ) -> Backbone:
     """Build a backbone by name.
 
@@ -47,7 +48,8 @@ def build_backbone(
             ("inception_v3:Mixed_7c"), of a ResNet without the last stride ("resnet101:layer4:16",
             as in CAL); "timm/NAME", or one of its stages ("timm/resnet18:2").
         pretrained: load the published ImageNet weights, downloading them if needed.
-        weights: load this state dict of the whole torchvision or timm model.
+        weights: load this state dict of the whole torchvision or timm model, or the one of a file
+            that fits.
 
     Raises:
         UserError: an unknown name, layer or stage, a layer without a feature map, or weights that

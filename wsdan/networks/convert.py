@@ -10,15 +10,18 @@ from wsdan.config import Config
 from wsdan.errors import UserError
 from wsdan.networks.model import build_model
 from wsdan.networks.published import Converted, from_sequential, from_wvinzh
-from wsdan.networks.weights import (
+from wsdan.networks.state_dicts import (
     check_state_dict,
-    extract_state_dict,
+    find_state_dicts,
     list_keys,
     read_weights_file,
+    the_only_one,
 )
+from wsdan.validation import split_weights
 
 # How the training logs of the two name their losses.
 _LOSSES = {"guyuc": ("Drop Acc", "(Drop) Loss"), "cal": ("Aux Acc",)}
+_ANCHORS = ("fc_new.weight", "attentions.conv.weight")  # in the files of all three
 _LOG_BYTES = 2**22
 
 
@@ -40,12 +43,14 @@ def convert(
     """
     if Path(out).exists():
         raise UserError(f"--out: {out} exists already")
-    content = read_weights_file(source, "convert", with_numpy=True)
+    source, key = split_weights(source)
+    content = read_weights_file(source, "convert")
     if content.get("format") == FORMAT:
         raise UserError(f"convert: {source} is a checkpoint of ours already")
+    found = the_only_one(find_state_dicts(content, f"convert: {source}", key))
     state = {
         key: value.float() if value.is_floating_point() else value
-        for key, value in extract_state_dict(content, f"convert: {source}").items()
+        for key, value in _without_prefix(found).items()
     }
     if "fc_new.weight" in state:
         converted, centers = from_wvinzh(state, source), content.get("center")
@@ -62,6 +67,20 @@ def convert(
     _load(model, converted.state_dict, centers, source)
     save_checkpoint(Path(out), config, names, {"model": model.state_dict()})
     return _summary(config, converted, count, centers)
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what stands before the source's own names, such as module. of nn.DataParallel."""
+    prefixes = {
+        key.removesuffix(name)
+        for name in _ANCHORS
+        for key in state
+        if f".{key}".endswith(f".{name}")
+    }
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state.pop("n_averaged", None)  # of torch's AveragedModel
+    return state
 
 
 def _origin(logs: object, state: dict[str, Tensor], source: Path) -> str:

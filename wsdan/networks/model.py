@@ -19,8 +19,8 @@ from wsdan.networks.backbones import (
     name_with_layer,
     pretrained_weights,
 )
-from wsdan.networks.weights import check_state_dict, extract_state_dict, read_weights_file
-from wsdan.validation import option_name
+from wsdan.networks.state_dicts import check_state_dict, find_state_dicts, read_weights_file
+from wsdan.validation import option_name, split_weights
 from wsdan_kernels import BilinearAttentionPool, FeatureCenters, attend_and_pool
 
 
@@ -206,11 +206,12 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
         config = without_weights(config)
     weights = checkpoint = None
     if config.weights is not None:
-        content = read_weights_file(config.weights, "--weights")
+        path, key = split_weights(config.weights)
+        content = read_weights_file(path, "--weights")
         if content.get("format") == FORMAT:
-            checkpoint = load_checkpoint(config.weights)
+            checkpoint = load_checkpoint(path)
         else:
-            weights = extract_state_dict(content, f"--weights: {config.weights}")
+            weights = find_state_dicts(content, f"--weights: {path}", key)
     if config.pretrained:  # one process downloads, on one machine
         weights = call_on_main(partial(pretrained_weights, config.backbone))
     backbone = build_backbone(config.backbone, weights=weights)
@@ -277,11 +278,22 @@ def _load_initial_weights(
             f"{source} has {count} classes, the data {num_classes}; "
             "--ignore-classifier leaves out its classifier and centers"
         )
-    state, wanted = checkpoint.get("ema") or checkpoint["model"], model.state_dict()
+    state, wanted = _initial_state(checkpoint, config.weights), model.state_dict()
     if config.ignore_classifier:
         state, wanted = _without_classifier(state), _without_classifier(wanted)
     check_state_dict(state, wanted, source)
     model.load_state_dict(state, strict=not config.ignore_classifier)
+
+
+def _initial_state(checkpoint: dict, weights: str) -> dict[str, Tensor]:
+    """The state dict asked for as FILE:model or FILE:ema; else the averaged one if there is one."""
+    path, key = split_weights(weights)
+    held = {name: checkpoint[name] for name in ("ema", "model") if checkpoint.get(name)}
+    if key is None:
+        return next(iter(held.values()))
+    if key not in held:
+        raise UserError(f"--weights: {path}: holds no {key}; it holds {', '.join(held)}")
+    return held[key]
 
 
 def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:

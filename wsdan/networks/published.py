@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wsdan.errors import UserError
 from wsdan.networks.scaling import InputScaling
-from wsdan.networks.weights import list_keys
+from wsdan.networks.state_dicts import list_keys
 
 _EPS_DIFFERENCE = 1e-3 - 1e-5  # epsilon of the attention's batch norm: theirs less that of wsdan
 _POOL_EPS = {"guyuc": 1e-12, "cal": 1e-6}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wsdan.errors import UserError
 from wsdan.networks.names import closest_names, closest_text
 from wsdan.networks.scaling import InputScaling, scaling_for
+from wsdan.networks.state_dicts import StateDicts
 from wsdan.networks.weights import PublishedWeights, load_backbone_weights
 
 
@@ -60,7 +61,7 @@ def _file_of_hub(repository: str, file: str | None) -> tuple[str, bool]:
     return url, any(isinstance(path, str) for path in found)
 
 
-def build(name: str, weights: dict[str, Tensor] | None) -> nn.Module:
+def build(name: str, weights: dict[str, Tensor] | StateDicts | None) -> nn.Module:
     """The network images (B,3,H,W) -> features, see `build_backbone`. name: without "timm/"."""
     timm = _import_timm()
     name, _, stage = name.partition(":")

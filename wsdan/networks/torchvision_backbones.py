@@ -10,6 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from wsdan.errors import UserError
 from wsdan.networks.names import closest_text
 from wsdan.networks.scaling import InputScaling
+from wsdan.networks.state_dicts import StateDicts
 from wsdan.networks.weights import PublishedWeights, load_backbone_weights
 
 # The last layer with a feature map by model family, where it is not called "features".
@@ -65,7 +66,7 @@ def published_weights(name: str) -> PublishedWeights:
     )
 
 
-def build(name: str, weights: dict[str, Tensor] | None) -> nn.Module:
+def build(name: str, weights: dict[str, Tensor] | StateDicts | None) -> nn.Module:
     """The network images (B,3,H,W) -> features, see `build_backbone`."""
     model_name, layer, stride = _split_name(name)
     _check_model_name(name, model_name)

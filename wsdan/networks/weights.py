@@ -1,47 +1,28 @@
-"""Pretrained weights: published ones, and files given as --weights."""
+"""Pretrained weights: downloading published ones, and loading a backbone's."""
 
-import pickle
 import re
 import socket
 import ssl
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from wsdan.checkpoint import reason_of
+from wsdan.distributed import is_main
 from wsdan.errors import UserError
-from wsdan.validation import check_file
+from wsdan.networks.state_dicts import (
+    Fit,
+    StateDicts,
+    check_state_dict,
+    choose_fit,
+    list_keys,
+    shown,
+)
 
 _TIMEOUT = 10.0  # seconds to wait for a server's answer
-_MAX_LISTED = 5  # keys in an error message
-# Keys under which training checkpoints of other programs hold the state dict.
-_STATE_DICT_KEYS = ("state_dict", "model")
-
-
-class _Placeholder:
-    """Stands for an unpickled object that is not needed: ignores its arguments and its state."""
-
-    def __init__(self, *_: object):
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-# What unpickling a number or an array of numpy calls, by its old and its current module name.
-_NUMPY = [
-    (_Placeholder, f"numpy{name}")
-    for name in (
-        ".core.multiarray.scalar", "._core.multiarray.scalar", ".core.multiarray._reconstruct",
-        "._core.multiarray._reconstruct", ".dtype", ".ndarray",
-    )
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,104 +80,55 @@ def _check_reachable(url: str) -> None:
             raise
 
 
-def read_weights_file(path: str | Path, option: str, with_numpy: bool = False) -> dict:
-    """Load the dict of a .safetensors or torch.save file, without running code from it.
-
-    with_numpy: the file may also hold numbers and arrays of numpy, which are not read.
-
-    Raises UserError, which names the option, for a missing, damaged or foreign file.
-    """
-    path = Path(path)
-    check_file(option, path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path, option)
-    try:
-        with torch.serialization.safe_globals(_NUMPY if with_numpy else []):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
-        LookupError, AttributeError, TypeError,
-    ) as error:  # fmt: skip
-        raise UserError(f"{option}: {path}: cannot be read: {reason_of(error)}") from None
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UserError(f"{option}: {path}: must hold weights by name; got a {kind}")
-    return content
-
-
-def extract_state_dict(content: dict, source: str) -> dict[str, Tensor]:
-    """The state dict in the content of a file, without the prefix of nn.DataParallel.
-
-    Raises UserError, which begins with `source`, if there is none.
-    """
-    inner = next(
-        (content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), content
-    )
-    others = [str(key) for key, value in inner.items() if not isinstance(value, Tensor)]
-    if others or not inner:
-        found = f"got also {list_keys(others)}" if others else "got nothing"
-        raise UserError(f"{source}: must hold weights by name; {found}")
-    if all(key.startswith("module.") for key in inner):
-        return {key.removeprefix("module."): value for key, value in inner.items()}
-    return dict(inner)
-
-
 def load_backbone_weights(
-    network: nn.Module, state: dict[str, Tensor], model_keys: set[str], name: str
+    network: nn.Module, weights: dict[str, Tensor] | StateDicts, model_keys: set[str], name: str
 ) -> None:
-    """Load all weights of a backbone from the state dict of the whole model.
+    """Load all weights of a backbone from a state dict of the whole model, or from a file's.
 
-    model_keys: the keys of the whole model, of which `network` is a part. The others, such as the
-    classifier's, are ignored, whatever their shape.
+    A prefix before all its keys, as of nn.DataParallel, is left out, and said. model_keys: the keys
+    of the whole model, of which `network` is a part. The others, such as the classifier's, are
+    ignored, whatever their shape.
 
     Raises UserError that lists the keys that are missing, unknown or of another shape.
     """
-    state = {_current_key(key): value for key, value in state.items()}
+    source = f"--weights of --backbone {name}"
+    dicts = weights if isinstance(weights, StateDicts) else StateDicts(source, {"": weights})
+    named = {key: _current_keys(state) for key, state in dicts.named.items()}
     wanted = network.state_dict()
+    fit = choose_fit(StateDicts(dicts.source, named, dicts.key), wanted)
+    state = {
+        key.removeprefix(fit.prefix): value
+        for key, value in fit.state.items()
+        if key.startswith(fit.prefix)
+    }
     for key in wanted:
         if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1
             state.setdefault(key, wanted[key])
     used = {key: value for key, value in state.items() if key in wanted}
-    check_state_dict(used, wanted, f"--weights of --backbone {name}")
-    unknown = [key for key in state if key not in wanted and key not in model_keys]
+    if fit.prefix:
+        source += f", without the prefix {shown(fit.prefix)}"
+    check_state_dict(used, wanted, source)
+    known = {*wanted, *model_keys}
+    heads = {key.partition(".")[0] for key in model_keys - wanted.keys() if key.count(".") == 1}
+    unknown = [key for key in state if key not in known and key.partition(".")[0] not in heads]
     if unknown:
-        raise UserError(f"--weights of --backbone {name}: unknown: {list_keys(unknown)}")
+        raise UserError(f"{source}: unknown: {list_keys(unknown)}")
     network.load_state_dict(used)
+    if fit.path and is_main():
+        print(_taken(fit, dicts.source))
 
 
-def check_state_dict(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
-    """Raise UserError for keys of `state` that are missing, unknown or of another shape."""
-    missing = [key for key in wanted if key not in state]
-    unknown = [key for key in state if key not in wanted]
-    wrong = [
-        f"{key} {tuple(value.shape)} for {tuple(wanted[key].shape)}"
-        for key, value in state.items()
-        if key in wanted and value.shape != wanted[key].shape
-    ]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": wrong}
-    text = "; ".join(f"{fault}: {list_keys(keys)}" for fault, keys in faults.items() if keys)
-    if text:
-        raise UserError(f"{source}: {text}")
+def _taken(fit: Fit, source: str) -> str:
+    """What was taken from a file that holds more than the weights by their own names."""
+    text = f"{source}: taken are the weights" + (f" of {shown(fit.name)}" if fit.name else "")
+    others = [key for key in fit.state if not key.startswith(fit.prefix)]
+    text += f", without the prefix {shown(fit.prefix)}" if fit.prefix else ""
+    return text + (f"; left out: {list_keys(others)}" if others else "")
 
 
-def list_keys(keys: list[str]) -> str:
-    """The first few keys and the number of all, for an error message."""
-    text = ", ".join(keys[:_MAX_LISTED])
-    return text if len(keys) <= _MAX_LISTED else f"{text}, ... ({len(keys)} keys)"
-
-
-def _read_safetensors(path: Path, option: str) -> dict:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise UserError(f"{option}: {path}: needs pip install safetensors") from None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{option}: {path}: cannot be read: {reason_of(error)}") from None
-
-
-def _current_key(key: str) -> str:
+def _current_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Published files of DenseNets have keys with norm.1 and conv.1 for norm1 and conv1."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value
+        for key, value in state.items()
+    }
