@@ -8,10 +8,12 @@ import argparse
 import dataclasses
 import difflib
 import importlib.metadata
+import os
 import platform
 import signal
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from wsdan.config import (
     DATA,
@@ -22,10 +24,11 @@ from wsdan.config import (
     PRECISIONS,
     RECIPES,
     Config,
-    from_dict,
     load_yaml,
+    settings_of,
     value_type,
 )
+from wsdan.constants import CONFIG
 from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.networks.names import check_name
 from wsdan.output import open_closed_streams, print_if_possible, unwritable
@@ -255,9 +258,11 @@ def _help(item: dataclasses.Field) -> str:
 
 def _train(options: dict) -> None:
     path = options.pop("config")
-    values = load_yaml(path) if path is not None else {}
-    # The options' types are checked already.
-    config = from_dict({**values, **options}, str(path)).resolved()
+    settings = settings_of(load_yaml(path), str(path)) if path is not None else {}
+    settings |= settings_of(options, "wsdan train")
+    if settings.get("resume") and settings.get("out") is not None:
+        settings = _settings_of_run(Path(settings["out"])) | settings
+    config = Config(**settings).resolved()
     check_paths(config)
     if not config.resume:
         check_name(config.backbone)
@@ -272,6 +277,12 @@ def _train(options: dict) -> None:
         train(config)
     finally:
         unwritable(sys.stdout)  # no error of a run: its metrics are in its folder
+
+
+def _settings_of_run(folder: Path) -> dict:
+    """The settings in a run's config.yaml; none where there is no such file."""
+    path = folder / CONFIG
+    return settings_of(load_yaml(path, "--resume"), str(path)) if os.path.exists(path) else {}
 
 
 def _eval(options: dict) -> None:

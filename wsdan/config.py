@@ -234,7 +234,12 @@ class Config:
 
 
 def from_dict(values: dict, source: str) -> Config:
-    """A Config from named values; `source` is named in errors.
+    """A Config from named values: see `settings_of`."""
+    return Config(**settings_of(values, source))
+
+
+def settings_of(values: dict, source: str) -> dict:
+    """The named values as the fields of Config that they set; `source` is named in errors.
 
     Raises UserError for an unknown name or a value of the wrong type.
     """
@@ -248,23 +253,23 @@ def from_dict(values: dict, source: str) -> Config:
             hint = f"; the nearest is {near[0]}" if near else ""
             raise UserError(f"{source}: unknown setting {shown(key)}{hint}")
         checked[name] = _converted(fields[name], value, f"{source}: {key}")
-    return Config(**checked)
+    return checked
 
 
-def load_yaml(path: str | Path) -> dict:
-    """The name: value pairs of a configuration file; `from_dict` checks them.
+def load_yaml(path: str | Path, option: str = "--config") -> dict:
+    """The name: value pairs of a configuration file, which `option` names; `from_dict` checks them.
 
     Raises UserError for a file that cannot be read, or holds more than lines `name: value`.
     """
-    check_file("--config", path)
+    check_file(option, path)
     try:
         if os.path.getsize(path) > YAML_LIMIT:
-            raise UserError(f"--config: {path} has more than {YAML_LIMIT} bytes")
+            raise UserError(f"{option}: {path} has more than {YAML_LIMIT} bytes")
         return _pairs(Path(path).read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
+        raise UserError(f"{option}: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is not YAML: {one_line(error)}") from None
+        raise UserError(f"{option}: {path} is not YAML: {one_line(error)}") from None
 
 
 def _pairs(text: str, path: str) -> dict:

@@ -11,3 +11,5 @@ DROP_THRESHOLD = (0.2, 0.5)
 CROP_PADDING = 0.1
 
 SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data synthetic` draws
+
+CONFIG = "config.yaml"  # the settings of a run, in its folder

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
+from wsdan.constants import CONFIG
 from wsdan.errors import UserError
 from wsdan.files import remove_temporary, written_whole
 from wsdan.output import print_if_possible
 from wsdan.training.lock import RunLock, check_unlocked
 
 RUNS = Path("runs")
-LAST, BEST, METRICS, CONFIG = "last.pt", "best.pt", "metrics.jsonl", "config.yaml"
+LAST, BEST, METRICS = "last.pt", "best.pt", "metrics.jsonl"
 _FILES = (LAST, BEST, METRICS, CONFIG)
+CONFIG_HEAD = "# The settings of a run of wsdan train\n"  # by which its config.yaml is known
 
 
 def check_run_folder(config: Config) -> None:
@@ -30,11 +32,23 @@ def check_run_folder(config: Config) -> None:
 
 def _check_content(config: Config, folder: Path) -> None:
     """Raise UserError if the folder holds a run that would be replaced, or none to resume."""
+    failed = _failed_early(folder)
     if config.resume and not holds_checkpoint(folder):
-        raise UserError(f"--resume: {folder} holds no {LAST}")
-    holds_run = any((folder / name).exists() for name in _FILES)
+        hint = "; its run ended before it saved one: pass no --resume" if failed else ""
+        raise UserError(f"--resume: {folder} holds no {LAST}{hint}")
+    holds_run = any((folder / name).exists() for name in _FILES) and not failed
     if holds_run and not (config.resume or config.overwrite):
         raise UserError(f"--out: {folder} already holds a run; pass --resume or --overwrite")
+
+
+def _failed_early(folder: Path) -> bool:
+    """Whether the folder holds a run that ended before its first checkpoint."""
+    try:
+        with open(folder / CONFIG, encoding="utf-8", errors="replace") as file:
+            written_by_us = file.read(len(CONFIG_HEAD)) == CONFIG_HEAD
+    except OSError:
+        return False
+    return written_by_us and not holds_checkpoint(folder)
 
 
 def holds_checkpoint(folder: Path) -> bool:
@@ -45,8 +59,8 @@ def holds_checkpoint(folder: Path) -> bool:
 def open_run_folder(config: Config, lock: RunLock) -> Path:
     """Create the run's folder, or a new numbered one under runs/, lock it and return it.
 
-    Removes the temporary files of a killed run and, with --overwrite, all files of the run in it.
-    Raises UserError.
+    Removes the temporary files of a killed run and, with --overwrite or where it ended before its
+    first checkpoint, all files of the run in it. Raises UserError.
     """
     folder = RUNS if config.out is None else Path(config.out)
     try:
@@ -61,7 +75,7 @@ def open_run_folder(config: Config, lock: RunLock) -> Path:
     _check_content(config, folder)  # again: another run may have begun and ended meanwhile
     for name in _FILES:
         remove_temporary(folder, name)
-    if config.overwrite:
+    if config.overwrite or _failed_early(folder):
         for path in [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]:
             path.unlink(missing_ok=True)
     return folder

@@ -1,6 +1,8 @@
 """What happens before the first step: the device, the folder, and who may print."""
 
 import dataclasses
+import os
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +27,9 @@ def restarted(config: Config) -> Config:
     """The configuration, resolved, of a group of processes that torchrun may have restarted.
 
     A restarted group goes on from last.pt, or begins anew where there is none yet. It is the first
-    process that looks: another machine may have a disk of its own. Raises UserError where a restart
-    could not find the run's folder, and for what that folder holds.
+    process that looks, and whose settings a resumed run has in all: another machine may have a disk
+    of its own. Raises UserError where a restart could not find the run's folder, and for what that
+    folder holds.
     """
     if may_restart() and config.out is None:
         raise UserError(
@@ -35,8 +38,19 @@ def restarted(config: Config) -> Config:
     if max_over_ranks(restarts()) > 0:
         resume = call_on_main(partial(holds_checkpoint, Path(config.out)))
         config = dataclasses.replace(config, resume=resume, overwrite=not resume)
+    if config.resume:
+        config = call_on_main(lambda: config)
     call_on_main(partial(check_run_folder, config))
     return config
+
+
+def resume_command(folder: Path) -> str:
+    """The command that resumes the run in the folder, with as many processes of this machine."""
+    command = ["wsdan", "train", "--resume", "--out", str(folder)]
+    if world_size() > 1:
+        launcher = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m"]
+        command = [*launcher, *command]
+    return shlex.join(command)
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wsdan.config import Config
+from wsdan.constants import CONFIG
 from wsdan.files import written_whole
 from wsdan.inference.evaluate import VIEWS
 from wsdan.output import print_if_possible
-from wsdan.training.folder import CONFIG, METRICS
+from wsdan.training.folder import CONFIG_HEAD, METRICS
 
 
 class RunLogger:
@@ -60,7 +61,7 @@ class RunLogger:
 
     def _write_config(self, config: Config) -> None:
         with written_whole(self._folder / CONFIG) as file:
-            file.write(config.to_yaml())
+            file.write(CONFIG_HEAD + config.to_yaml())
 
     def _open_writer(self, epoch: int) -> None:
         self._writer = SummaryWriter(str(self._folder), purge_step=epoch)

@@ -21,7 +21,14 @@ from wsdan.inference.evaluate import (
 from wsdan.inference.figures import view_grid
 from wsdan.networks.model import describe_start
 from wsdan.training.folder import BEST, LAST
-from wsdan.training.launch import check_device, check_processes, pick_device, print_main, restarted
+from wsdan.training.launch import (
+    check_device,
+    check_processes,
+    pick_device,
+    print_main,
+    restarted,
+    resume_command,
+)
 from wsdan.training.lock import RunLock
 from wsdan.training.run import Run, open_run
 from wsdan.training.signals import StopSignals
@@ -226,7 +233,8 @@ def _stop_or_save(run: Run) -> None:
             path = run.folder / LAST
             raise UserError(f"stopped by {number.name}, but {path} could not be written")
         at = f"epoch {progress.epoch + 1}, {progress.seen} images into it"
-        raise StoppedError(number, f"stopped by {number.name} at {at}; --resume goes on from there")
+        command = resume_command(run.folder)
+        raise StoppedError(number, f"stopped by {number.name} at {at}; to go on: {command}")
     every, done = run.config.save_every, progress.seen // run.state.batch_sampler.step_size
     if every and not progress.trained and done % every == 0:
         save(run)
