@@ -208,7 +208,7 @@ def test_wrong_checkpoints(tmp_path, capsys):
     assert "was not written by wsdan train" in refused(capsys, "eval", "--checkpoint", path)
     torch.save(torch.nn.Linear(1, 1), path)
     error = refused(capsys, "eval", "--checkpoint", path)
-    assert "holds more than tensors, numbers and text" in error
+    assert "holds a torch.nn.modules.linear.Linear; only tensors, numbers and text" in error
     assert "weights_only" not in error
     error = refused(capsys, "eval", "--checkpoint", tmp_path)
     assert "is a folder; name the file in it, such as best.pt" in error

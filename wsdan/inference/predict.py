@@ -22,6 +22,12 @@ from wsdan.precision import input_dtype
 class Classifier:
     """A trained model with its classes and its preprocessing.
 
+    `predict` takes an image file as it is, and does all of this itself: rotation by its EXIF
+    orientation, conversion to RGB, resizing to a square of image_size / 0.875 pixels without
+    keeping the aspect ratio, a center crop of image_size pixels (a model of the embedded dataset
+    takes the whole image, resized to image_size), values in [0,1], ImageNet's mean and standard
+    deviation. Its attribute `model`, a WSDAN, takes images (B,3,H,W) that are normalized so.
+
     `model` may be cast, as by `model.bfloat16()`: images are then read in its dtype.
 
     Args:

@@ -38,6 +38,10 @@ class Output(NamedTuple):
     effect: Tensor | None = None
 
 
+# So that torch.export.save can write programs that return it, under this name.
+torch.utils._pytree._register_namedtuple(Output, serialized_type_name="wsdan.Output")
+
+
 class AttentionHead(nn.Sequential):
     """Attention maps (eq. 1): convolution, batch norm, ReLU. (B,C,h,w) -> (B,M,h,w).
 
@@ -59,6 +63,13 @@ class WSDAN(nn.Module):
     forward: images (B,3,H,W) -> Output. With counterfactual=True also the effect of the maps (CAL,
     arXiv:2108.08728): the logits less those of the same features pooled with random maps, uniform
     in [0,2) from `generator`, or, in evaluation mode, with maps of ones.
+
+    images are RGB, of values in [0,1] less ImageNet's mean and divided by its standard deviation:
+    wsdan.constants.IMAGENET_MEAN and IMAGENET_STD, which torchvision's and timm's transforms use
+    too. That holds for every backbone: where published weights expect other statistics (Inception
+    v3, GoogLeNet, several of timm's), the backbone itself scales its input.
+
+    torch.export.save writes it; torch.export.load needs WSDAN imported before.
 
     Args:
         backbone: a Backbone, or a name for `build_backbone`.
