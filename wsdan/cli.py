@@ -16,33 +16,40 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wsdan.config import (
-    DATA,
     DEVICES,
-    FINAL,
     GROUPS,
     ORIGINS,
-    PRECISIONS,
     RECIPES,
     Config,
+    check_given,
     load_yaml,
     settings_of,
     value_type,
 )
 from wsdan.constants import CONFIG
+from wsdan.data.readers import detect
 from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.networks.names import check_name
-from wsdan.output import open_closed_streams, print_if_possible, unwritable
+from wsdan.output import (
+    escape_what_is_not_encodable,
+    open_closed_streams,
+    print_if_possible,
+    unwritable,
+)
 from wsdan.validation import (
     check_checkpoint_file,
     check_file,
     check_folder,
     check_images,
+    check_output,
     check_paths,
+    check_text,
     option_name,
     split_weights,
 )
 
 USER_MISTAKE = 2
+METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,6 +108,7 @@ class _Version(argparse.Action):
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit status: 0, or 2 for a user's mistake (one line)."""
     open_closed_streams()
+    escape_what_is_not_encodable()
     try:
         status = _run(arguments)
     except OSError:
@@ -148,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help="train and evaluate; without options on the embedded dataset, in minutes"
     )
+    train.add_argument(
+        "folder", nargs="?", metavar="DIR", help="the dataset's folder, as --root; see --data"
+    )
     _add_settings(train)
     train.add_argument("--config", metavar="FILE", help="YAML of settings; options override it")
     train.set_defaults(run=_train)
@@ -161,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "predict", help="classify images: the top 5 classes and the object's box"
     )
     _add_checkpoint(predict)
+    _add_options(predict, "refine_threshold", "refine_padding")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     predict.add_argument("--json", action="store_true", help="print one JSON object per line")
     predict.add_argument(
@@ -204,20 +216,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     """Options of `wsdan eval`; settings not given are those of the checkpoint."""
-    parser.add_argument("--data", choices=DATA, help="default: the data it was trained on")
-    parser.add_argument("--root", metavar="DIR", help="the dataset's folder")
-    parser.add_argument("--image-size", type=int, metavar="N", help="side of the input, pixels")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images per batch")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
-    parser.add_argument("--precision", choices=PRECISIONS, help="precision of the network")
-    parser.add_argument(
-        "--final", choices=FINAL, help="average the views' probabilities or their logits"
-    )
-    parser.add_argument(
-        "--tta",
-        action=argparse.BooleanOptionalAction,
-        help="also evaluate test-time augmentation: closer crops, and horizontally flipped views",
-    )
+    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
+    _add_options(parser, *names, "refine_threshold", "refine_padding")
     parser.add_argument(
         "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
     )
@@ -230,19 +230,28 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """One option for each field of Config; what is not given stays out of the namespace."""
-    metavars = {int: "N", float: "X", str: "NAME"}
     group = parser
     for item in dataclasses.fields(Config):
         if item.name in GROUPS:
             group = parser.add_argument_group(GROUPS[item.name])
-        kind, choices = value_type(item), item.metadata["choices"]
-        how = {"action": argparse.BooleanOptionalAction}
-        if kind is not bool:
-            metavar = None if choices else item.metadata["metavar"] or metavars[kind]
-            how = {"type": kind, "choices": choices, "metavar": metavar}
-        group.add_argument(
-            option_name(item.name), default=argparse.SUPPRESS, help=_help(item), **how
-        )
+        _add_option(group, item, argparse.SUPPRESS, _help(item))
+
+
+def _add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Settings that replace those of a checkpoint; None where they are not given."""
+    fields = {item.name: item for item in dataclasses.fields(Config)}
+    for name in names:
+        _add_option(parser, fields[name], None, fields[name].metadata["help"])
+
+
+def _add_option(parser, item: dataclasses.Field, default: str | None, text: str) -> None:
+    """The option of a setting."""
+    kind, choices = value_type(item), item.metadata["choices"]
+    how = {"action": argparse.BooleanOptionalAction}
+    if kind is not bool:
+        metavar = None if choices else item.metadata["metavar"] or METAVARS[kind]
+        how = {"type": kind, "choices": choices, "metavar": metavar}
+    parser.add_argument(option_name(item.name), default=default, help=text, **how)
 
 
 def _help(item: dataclasses.Field) -> str:
@@ -257,11 +266,17 @@ def _help(item: dataclasses.Field) -> str:
 
 
 def _train(options: dict) -> None:
-    path = options.pop("config")
+    path, folder = options.pop("config"), options.pop("folder")
+    if folder is not None:
+        if "root" in options:
+            raise UserError("DIR and --root are the same: name the dataset's folder once")
+        options["root"] = folder
     settings = settings_of(load_yaml(path), str(path)) if path is not None else {}
     settings |= settings_of(options, "wsdan train")
     if settings.get("resume") and settings.get("out") is not None:
         settings = _settings_of_run(Path(settings["out"])) | settings
+    if settings.get("root") is not None and settings.get("data") is None:
+        settings["data"] = detect(settings["root"])
     config = Config(**settings).resolved()
     check_paths(config)
     if not config.resume:
@@ -289,6 +304,11 @@ def _eval(options: dict) -> None:
     check_checkpoint_file(options["checkpoint"])
     if options["root"] is not None:
         check_folder("--root", options["root"])
+    settings = {item.name for item in dataclasses.fields(Config)}
+    check_given({n: value for n, value in options.items() if n in settings and value is not None})
+    if options["confusion"] is not None:
+        check_output("--confusion", options["confusion"])
+    shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
 
     from wsdan.data.loaders import val_loader
     from wsdan.distributed import is_main, process_group
@@ -296,10 +316,10 @@ def _eval(options: dict) -> None:
     from wsdan.networks.model import check_image_size
 
     classifier = _classifier(options)
-    shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
     changes = {name: value for name, value in options.items() if value is not None}
-    if "root" in changes and classifier.config.data == "synthetic":
-        changes.setdefault("data", "folder")
+    trained_on_none = classifier.config.root is None  # on the embedded dataset, or it is unknown
+    if "root" in changes and "data" not in changes and trained_on_none:
+        changes["data"] = detect(changes["root"])
     if changes.get("data") == "synthetic":
         changes["root"] = None
     config = dataclasses.replace(
@@ -327,10 +347,16 @@ def _report(result, classes: list[str], shown: dict) -> None:
 def _predict(options: dict) -> None:
     check_checkpoint_file(options["checkpoint"])
     check_images(options["images"])
+    if options["figure"] is not None:
+        check_text("--figure", options["figure"])
+    changes = {name: options.pop(name) for name in ("refine_threshold", "refine_padding")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    check_given(changes)
 
     from wsdan.inference.predict import figure_paths, prediction_json, prediction_text
 
     classifier = _classifier(options)
+    classifier.config = dataclasses.replace(classifier.config, **changes)
     figures = [None] * len(options["images"])
     if options["figure"] is not None:
         figures = figure_paths(options["images"], options["figure"])
@@ -343,6 +369,7 @@ def _predict(options: dict) -> None:
 
 def _convert(options: dict) -> None:
     check_file("convert", split_weights(options["source"])[0])
+    check_output("--out", options["out"])
     if options["classes"] is not None:
         check_file("--classes", options["classes"])
 

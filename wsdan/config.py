@@ -256,6 +256,12 @@ def settings_of(values: dict, source: str) -> dict:
     return checked
 
 
+def check_given(values: dict) -> None:
+    """Raise UserError for options that replace a checkpoint's settings and are out of range."""
+    values = {"root": ".", **values, "data": "folder"}
+    from_dict(values, "command line").resolved()
+
+
 def load_yaml(path: str | Path, option: str = "--config") -> dict:
     """The name: value pairs of a configuration file, which `option` names; `from_dict` checks them.
 

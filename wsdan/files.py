@@ -14,11 +14,19 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
     """A file to write ("w": UTF-8 text, "wb": bytes) that then replaces `path`.
 
     It is flushed to the disk first: if the process is killed, `path` is either the old file or the
-    new one. After an error, of the context or of the system (OSError), it is the old one.
+    new one. After an error, of the context or of the system (OSError), it is the old one. Of a link
+    the target is replaced; a device or a pipe, such as /dev/stdout, is written to. Text that UTF-8
+    does not have, of a file's name that is not UTF-8, is escaped.
     """
+    path = Path(os.path.realpath(path))
+    how = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, mode, **how) as file:
+            yield file
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode, **how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

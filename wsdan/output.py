@@ -20,6 +20,13 @@ def open_closed_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
+def escape_what_is_not_encodable() -> None:
+    """Escape on stdout and stderr what the terminal cannot show, an ASCII one for instance."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not of a stream that a caller put there
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_if_possible(text: str, error: bool = False) -> None:
     """Print a line to stdout or stderr, and go on if it cannot be written."""
     stream = sys.stderr if error else sys.stdout

@@ -155,6 +155,24 @@ def split_weights(text: str) -> tuple[str, str | None]:
     return path, key
 
 
+def check_output(option: str, path: str | Path) -> None:
+    """Raise UserError where no file `path` can be written; `option` is named."""
+    check_text(option, str(path))
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise UserError(f"{option}: cannot write {path}: it is a folder")
+    if not os.path.isdir(folder):
+        raise UserError(f"{option}: cannot write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: cannot write {path}: the folder {folder} is read-only")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long
+        raise UserError(f"{option}: cannot write {path}: {error.strerror}") from None
+
+
 def check_checkpoint_file(path: str | Path) -> None:
     """Raise UserError unless `path` is a regular file."""
     if os.path.isdir(path):

@@ -168,7 +168,10 @@ def test_config_file(small, tmp_path, capsys):
     [
         (["train", "--data", "folder"], "--data folder needs --root"),
         (["train", "--data", "folder", "--root", "/nowhere"], "no such folder: /nowhere"),
-        (["train", "--root", "x"], "--root is for images of your own"),
+        (["train", "--root", "x"], "--root: no such folder: x"),
+        (["train", "x"], "--root: no such folder: x"),
+        (["train", ".", "--root", "."], "DIR and --root are the same"),
+        (["train", ".", "--data", "synthetic"], "--root is for images of your own"),
         (["train", "--data", "cub200"], "invalid choice: 'cub200'"),
         (["train", "--num-attentions", "0"], "--num-attentions must be at least 1; got 0"),
         (["train", "--image-size", "16"], "--image-size must be at least 32; got 16"),

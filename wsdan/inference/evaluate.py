@@ -136,7 +136,8 @@ def evaluate(
             batch.labels.to(device, non_blocking=True),
         )
         if prediction.boxes is not None:
-            metrics.update_boxes(prediction.boxes, batch.boxes.to(device, non_blocking=True))
+            known = batch.boxes.to(device, non_blocking=True)
+            metrics.update_boxes(prediction.boxes, known, images.shape[2:])
     model.train(was_training)
     result = metrics.compute()
     if result.metrics["images"] == 0:
@@ -165,10 +166,20 @@ def accuracy_table(metrics: dict[str, float]) -> str:
         top_1, top_5 = metrics[view], metrics[f"{view}_top5"]
         lines.append(f"{name:<{width}} {top_1:5.1f} %  {top_5:5.1f} %")
     lines.append(f"on {metrics['images']} images" + _skipped_text(metrics))
+    if "refined_whole" in metrics:
+        lines.append(_refined_text(metrics))
     if "localised" in metrics:
         share, boxes = metrics["localised"], metrics["boxes"]
         lines.append(f"object found (IoU >= 0.5): {share:.1f} % of {boxes} known boxes")
     return "\n".join(lines)
+
+
+def _refined_text(metrics: dict[str, float]) -> str:
+    """What the second look saw; a box of the whole image shows the network nothing new."""
+    whole, images = metrics["refined_whole"], metrics["images"]
+    text = f"refined view: box covers the whole image in {whole} of {images}, "
+    text += f"{metrics['refined_area']:.0f} % of its area on average"
+    return text + ("; try a larger --refine-threshold" if 2 * whole > images else "")
 
 
 def _skipped_text(metrics: dict[str, float]) -> str:

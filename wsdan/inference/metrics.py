@@ -17,7 +17,9 @@ class Evaluation(NamedTuple):
     metrics: top-1 accuracy in percent of each view ("raw", and "refined", "mean", "tta" if the
         model has them), and top-5 accuracy as VIEW_top5; "images", the number of images, and "bad",
         the number of unreadable ones. If boxes are known: their number "boxes", and "localised",
-        the percentage of them with an IoU of at least 0.5. If any: "undecided", the number of
+        the percentage of them with an IoU of at least 0.5. Of a refined view: "refined_whole", the
+        number of images whose box is the whole image, and "refined_area", the boxes' mean share of
+        the image in percent. If any: "undecided", the number of
         images whose final score is not finite, which count as wrong.
     confusion: (N,N) int64 on the CPU: images by class (row) and final prediction (column).
     images: (N,) int64 on the CPU: number of images by class, undecided ones included.
@@ -53,7 +55,9 @@ class ClassificationMetrics:
         self._confusion = torch.zeros(
             (num_classes, num_classes + 1), dtype=torch.int64, device=device
         )
-        self._boxes = torch.zeros(2, dtype=torch.int64, device=device)
+        # Known boxes, those of them that were found, boxes of the whole image, their sum of pixels.
+        self._boxes = torch.zeros(4, dtype=torch.int64, device=device)
+        self._pixels = 0  # of all images that have a box
 
     def update(self, scores: dict[str, Tensor | None], final: Tensor, labels: Tensor) -> None:
         """Add a batch: scores by view and final scores (B,N), labels (B,) int64, on the device."""
@@ -66,22 +70,29 @@ class ClassificationMetrics:
         cells = labels * self._confusion.shape[1] + predicted
         self._confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
-    def update_boxes(self, predicted: Tensor, known: Tensor) -> None:
-        """Add the boxes (B,4) of a batch, x1 y1 x2 y2; NaN rows of `known` are ignored."""
+    def update_boxes(self, predicted: Tensor, known: Tensor, size: tuple[int, int]) -> None:
+        """Add the boxes (B,4) of a batch, x1 y1 x2 y2, of images of `size` (H,W).
+
+        NaN rows of `known` are ignored.
+        """
+        pixels = size[0] * size[1]
         is_known = known.isfinite().all(dim=1)
         found = (iou(predicted, known) >= IOU_THRESHOLD) & is_known
-        self._boxes += torch.stack((is_known.sum(), found.sum()))
+        areas = (predicted[:, 2:] - predicted[:, :2]).long().prod(dim=1)
+        whole = (areas == pixels).sum()
+        self._boxes += torch.stack((is_known.sum(), found.sum(), whole, areas.sum()))
+        self._pixels += pixels * len(predicted)
 
     def compute(self) -> Evaluation:
         """Reduce over all ranks; every rank must call this."""
         device = self._confusion.device
-        numbers = torch.tensor([self.bad, *self._seen.values()], device=device)
-        bad, *seen = sum_over_ranks(numbers).tolist()
+        numbers = torch.tensor([self.bad, self._pixels, *self._seen.values()], device=device)
+        bad, pixels, *seen = sum_over_ranks(numbers).tolist()
         correct = sum_over_ranks(
             torch.stack([self._correct[view] for view in self._views])
         ).tolist()
         confusion = sum_over_ranks(self._confusion).cpu()
-        boxes, found = sum_over_ranks(self._boxes).tolist()
+        boxes, found, whole, area = sum_over_ranks(self._boxes).tolist()
         metrics: dict[str, float] = {}
         for view, count, (top_1, top_5) in zip(self._views, seen, correct, strict=True):
             if count > 0:
@@ -90,6 +101,8 @@ class ClassificationMetrics:
         metrics |= {"images": int(confusion.sum()), "bad": bad}
         if boxes > 0:
             metrics |= {"boxes": boxes, "localised": 100 * found / boxes}
+        if pixels > 0:
+            metrics |= {"refined_whole": whole, "refined_area": 100 * area / pixels}
         undecided = int(confusion[:, -1].sum())
         if undecided > 0:
             metrics["undecided"] = undecided

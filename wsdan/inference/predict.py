@@ -12,7 +12,8 @@ from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
 from wsdan.data.images import BadImageError, load_image
 from wsdan.data.transforms import box_in_original, eval_transform
-from wsdan.errors import UserError
+from wsdan.errors import UserError, printable
+from wsdan.files import written_whole
 from wsdan.inference.evaluate import VIEWS, Prediction, predict_views
 from wsdan.inference.figures import captioned, view_grid
 from wsdan.networks.model import build_model, without_weights
@@ -95,9 +96,12 @@ class Classifier:
         _, inputs = self._read(path)
         best = result["top"][:3]
         score = "mean" if "mean" in best[0] else "raw"
-        text = ", ".join(f"{entry['class']} {100 * entry[score]:.1f} %" for entry in best)
+        text = ", ".join(
+            f"{printable(entry['class'])} {100 * entry[score]:.1f} %" for entry in best
+        )
         try:
-            captioned(view_grid(self.model, inputs, self.config), text).save(figure)
+            with written_whole(figure, "wb") as file:
+                captioned(view_grid(self.model, inputs, self.config), text).save(file, "PNG")
         except OSError as error:
             raise UserError(f"--figure: cannot write {figure}: {error.strerror}") from None
         result["figure"] = str(figure)
@@ -156,16 +160,17 @@ def prediction_json(result: dict) -> str:
 
 def prediction_text(result: dict) -> str:
     """A prediction as text for the terminal."""
-    lines = [f"{result['image']} ({result['size'][0]} x {result['size'][1]})"]
+    lines = [f"{printable(result['image'])} ({result['size'][0]} x {result['size'][1]})"]
     views = [view for view in VIEWS if view in result["top"][0]]
-    width = max(len(entry["class"]) for entry in result["top"])
+    names = [printable(entry["class"]) for entry in result["top"]]
+    width = max(len(name) for name in names)
     lines.append("  " + " " * width + "".join(f"{view:>10}" for view in views))
-    for entry in result["top"]:
+    for name, entry in zip(names, result["top"], strict=True):
         row = "".join(f"{100 * entry[view]:8.1f} %" for view in views)
-        lines.append(f"  {entry['class']:<{width}}{row}")
+        lines.append(f"  {name:<{width}}{row}")
     if result["box"] is not None:
         x1, y1, x2, y2 = result["box"]
         lines.append(f"  object: x {x1} to {x2}, y {y1} to {y2}")
     if "figure" in result:
-        lines.append(f"  figure: {result['figure']}")
+        lines.append(f"  figure: {printable(result['figure'])}")
     return "\n".join(lines)

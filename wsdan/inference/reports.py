@@ -3,15 +3,18 @@
 import csv
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
-from wsdan.errors import UserError
+from wsdan.errors import UserError, printable
+from wsdan.files import written_whole
 from wsdan.inference.metrics import Evaluation
 
 
 def per_class_table(result: Evaluation, classes: list[str]) -> str:
     """Top-1 accuracy of each class, lowest first, with its most frequent wrong prediction."""
-    width = max(len(name) for name in [*classes, "class"])
+    names = [printable(name) for name in classes]
+    width = max(len(name) for name in [*names, "class"])
     lines = [f"{'class':<{width}}  top-1    images  most often taken for"]
     accuracy = result.per_class.tolist()
     known = [label for label in range(len(classes)) if not math.isnan(accuracy[label])]
@@ -19,8 +22,8 @@ def per_class_table(result: Evaluation, classes: list[str]) -> str:
     for label in sorted(known, key=lambda label: accuracy[label]):
         mistakes, other = (int(value) for value in wrong[label].max(dim=0))
         lines.append(
-            f"{classes[label]:<{width}} {accuracy[label]:5.1f} %  {int(result.images[label]):8d}"
-            + (f"  {classes[other]} ({mistakes})" if mistakes else "")
+            f"{names[label]:<{width}} {accuracy[label]:5.1f} %  {int(result.images[label]):8d}"
+            + (f"  {names[other]} ({mistakes})" if mistakes else "")
         )
     if len(known) < len(classes):
         lines.append(f"no image of {len(classes) - len(known)} other classes")
@@ -32,14 +35,19 @@ def write_confusion(path: str | Path, result: Evaluation, classes: list[str]) ->
 
     Raises UserError if the file cannot be written.
     """
+    rows = zip(classes, result.confusion.tolist(), strict=True)
+    _write_csv("--confusion", path, ["class", *classes], ([name, *row] for name, row in rows))
+
+
+def _write_csv(option: str, path: str | Path, header: list, rows: Iterable[list]) -> None:
+    """Write a table, whole or not at all; names that are not UTF-8 are escaped."""
     try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["class", *classes])
-            for name, row in zip(classes, result.confusion.tolist(), strict=True):
-                writer.writerow([name, *row])
+        with written_whole(Path(path)) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
     except OSError as error:
-        raise UserError(f"--confusion: cannot write {path}: {error.strerror}") from None
+        raise UserError(f"{option}: cannot write {path}: {error.strerror}") from None
 
 
 def evaluation_json(result: Evaluation, classes: list[str]) -> str:

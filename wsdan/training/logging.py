@@ -64,7 +64,10 @@ class RunLogger:
             file.write(CONFIG_HEAD + config.to_yaml())
 
     def _open_writer(self, epoch: int) -> None:
-        self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
+        try:
+            self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
+        except UnicodeError as error:
+            raise OSError("TensorBoard takes no folder whose name is not UTF-8") from error
 
     def _append(self, record: dict) -> None:
         """Append a line to metrics.jsonl, whole or not at all; it is on the disk at the return."""

@@ -154,7 +154,7 @@ def test_mistakes(checkpoint, tmp_path, capsys):
         capsys, "eval", "--checkpoint", checkpoint, "--confusion", tmp_path / "no" / "a.csv"
     )
     assert "--confusion: cannot write" in error
-    assert "No such file or directory" in error
+    assert "there is no folder" in error
 
 
 def test_another_image_size(checkpoint, tmp_path, capsys):
@@ -172,6 +172,6 @@ def test_another_image_size(checkpoint, tmp_path, capsys):
     assert results[0] == results[1] != results[2]
     error = refused(capsys, "eval", "--checkpoint", checkpoint, "--image-size", "16")
     assert "--image-size must be at least 32; got 16" in error
-    folder = ("--root", tmp_path, "--image-size", "4")
+    folder = ("--data", "folder", "--root", tmp_path, "--image-size", "4")
     error = refused(capsys, "eval", "--checkpoint", checkpoint, *folder)
     assert "--image-size 4 does not suit the model: " in error

@@ -265,7 +265,7 @@ def test_no_batch_waits_for_the_device(model):
         prediction = predict_views(model, images, config)
         scores = {view: getattr(prediction, view) for view in VIEWS}
         metrics.update(scores, prediction.final, labels)
-        metrics.update_boxes(prediction.boxes, boxes)
+        metrics.update_boxes(prediction.boxes, boxes, images.shape[2:])
     assert metrics.compute().metrics["images"] == 4
 
 

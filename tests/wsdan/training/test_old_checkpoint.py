@@ -57,12 +57,14 @@ def test_its_model_gives_the_recorded_logits_and_metrics():
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     batches = loaders.val_loader(classifier.config, classifier.classes)
     result = evaluate(classifier.model, batches, classifier.config, classifier.device)
-    assert result.metrics == renamed(RECORDED["evaluation"])
+    expected = renamed(RECORDED["evaluation"])
+    assert {name: result.metrics[name] for name in expected} == expected
 
 
 def test_its_run_resumes_to_the_recorded_end(tmp_path):
     shutil.copy(CHECKPOINT, tmp_path / "last.pt")
     assert main([*COMMAND, "--out", str(tmp_path), "--resume"]) == 0
     (record,) = metrics_of(tmp_path)
-    assert record == pytest.approx(renamed(RECORDED["resumed"][1]), rel=1e-4)
+    expected = renamed(RECORDED["resumed"][1])
+    assert {name: record[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert load_checkpoint(tmp_path / "last.pt")["ranks"][0]["progress"]["epoch"] == 2
