@@ -61,6 +61,10 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(**options, allow_abbrev=False)
 
+    def print_help(self, file=None) -> None:
+        """Print the help; argparse would pass over what cannot be written."""
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str):
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
