@@ -43,6 +43,7 @@ from wsdan.validation import (
     check_images,
     check_output,
     check_paths,
+    check_ranges,
     check_text,
     option_name,
     split_weights,
@@ -215,6 +216,9 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--raw-weights",
         action="store_true",
         help="use the trained weights instead of their moving average (--ema)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="pixels of the largest image that is decoded"
     )
 
 
@@ -389,7 +393,14 @@ def _classifier(options: dict):
     from wsdan.training.launch import pick_device
 
     device = pick_device(options.pop("device"))
-    return Classifier(options.pop("checkpoint"), device, raw_weights=options.pop("raw_weights"))
+    classifier = Classifier(
+        options.pop("checkpoint"), device, raw_weights=options.pop("raw_weights")
+    )
+    max_pixels = options.pop("max_pixels")
+    if max_pixels is not None:
+        classifier.config = dataclasses.replace(classifier.config, max_pixels=max_pixels)
+        check_ranges(classifier.config)
+    return classifier
 
 
 def _info(options: dict) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from wsdan.constants import MAX_PIXELS
 from wsdan.errors import UserError, one_line, shown
 from wsdan.validation import check_choices, check_file, check_ranges, check_text, check_together
 
@@ -116,7 +117,13 @@ class Config:
         None, "keep decoded and resized images in memory or in a file", CACHES
     )
     decode: str = _setting("cpu", "where JPEG files are decoded", DECODERS)
-    skip_bad_images: bool = _setting(False, "skip unreadable images and count them")
+    skip_bad_images: bool = _setting(
+        False, "skip unreadable images and damaged parts of shards, and count them"
+    )
+    max_pixels: int = _setting(
+        MAX_PIXELS, "pixels of the largest image that is decoded; the default is Pillow's limit"
+    )
+    allow_empty: bool = _setting(False, "allow class folders without an image")
     method: str = _setting(
         "wsdan", "wsdan, or the plain backbone with the same number of forward passes", METHODS
     )

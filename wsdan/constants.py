@@ -10,6 +10,7 @@ CROP_THRESHOLD = (0.4, 0.6)
 DROP_THRESHOLD = (0.2, 0.5)
 CROP_PADDING = 0.1
 
+MAX_PIXELS = 178_956_970  # of an image: twice PIL.Image.MAX_IMAGE_PIXELS, where Pillow refuses one
 SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data synthetic` draws
 
 CONFIG = "config.yaml"  # the settings of a run, in its folder

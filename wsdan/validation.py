@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import stat
 from pathlib import Path
 
 from wsdan.constants import SYNTHETIC_MIN_SIZE
@@ -17,6 +18,7 @@ AT_LEAST = {
     "max_skipped": 1,
     "log_images": 0,
     "workers": 0,
+    "max_pixels": 1,
     "seed": 0,
     "lr": 0.0,
     "weight_decay": 0.0,
@@ -36,6 +38,7 @@ AT_MOST = {
 }
 AT_MOST_ELSE = 2**31 - 1
 LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
+IS_FOLDER = "is a folder"
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
@@ -135,16 +138,10 @@ def check_folder(option: str, path: str | Path) -> None:
 
 
 def check_file(option: str, path: str | Path) -> None:
-    """Raise UserError unless `path` is a regular file; `option` is named."""
-    if not os.path.isfile(path):
-        raise UserError(f"{option}: {path}: {_kind(path)}")
-
-
-def _kind(path: str | Path) -> str:
-    """What is there instead of a regular file; a pipe or a device would be read for ever."""
-    if os.path.isdir(path):
-        return "is a folder"
-    return "is no regular file" if os.path.lexists(path) else "no such file"
+    """Raise UserError unless `path` is a file; `option` is named."""
+    fault = file_fault(path)
+    if fault is not None:
+        raise UserError(f"{option}: {path}: {fault}")
 
 
 def split_weights(text: str) -> tuple[str, str | None]:
@@ -174,15 +171,35 @@ def check_output(option: str, path: str | Path) -> None:
 
 
 def check_checkpoint_file(path: str | Path) -> None:
-    """Raise UserError unless `path` is a regular file."""
-    if os.path.isdir(path):
-        raise UserError(f"checkpoint {path}: is a folder; name the file in it, such as best.pt")
-    if not os.path.isfile(path):
-        raise UserError(f"checkpoint {path}: {_kind(path)}")
+    """Raise UserError unless `path` is a file."""
+    fault = file_fault(path)
+    if fault == IS_FOLDER:
+        fault += "; name the file in it, such as best.pt"
+    if fault is not None:
+        raise UserError(f"checkpoint {path}: {fault}")
 
 
 def check_images(paths: list[str]) -> None:
     """Raise UserError for the first of the image files that is not there."""
     for path in paths:
-        if not os.path.exists(path):
-            raise UserError(f"{path}: not a readable image: no such file")
+        fault = file_fault(path)
+        if fault is not None:
+            raise UserError(f"{path}: not a readable image: {fault}")
+
+
+def file_fault(path: str | Path) -> str | None:
+    """Why `path` cannot be opened as a file of a user, in words; None for a regular file.
+
+    Asked before every open: opening a FIFO waits for ever, and a device may have no end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "no such file" if missing else getattr(error, "strerror", None) or str(error)
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        return IS_FOLDER
+    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return f"is no regular file but a {kinds.get(stat.S_IFMT(mode), 'device')}"

@@ -5,7 +5,6 @@ transforms each image on the device, with the generator state that its worker ha
 equal those of --decode cpu, up to the rounding of another decoder and resize.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from wsdan.data.images import ORIENTATION, BadImageError, Item, load_image, read_bytes
+from wsdan.constants import MAX_PIXELS
+from wsdan.data.images import ORIENTATION, BadImageError, Item, load_image, open_image, read_bytes
 from wsdan.data.samples import Sample
 from wsdan.data.transforms import Transform
 
@@ -33,11 +33,13 @@ class RawImageDataset(Dataset):
     """Like `ImageDataset`, but items are a RawItem or a BadImageError.
 
     Upright JPEG files in grey or RGB are returned encoded; all others are decoded and resized.
+    max_pixels: as in `load_image`.
     """
 
-    def __init__(self, samples: list[Sample], transform: Transform):
+    def __init__(self, samples: list[Sample], transform: Transform, max_pixels: int = MAX_PIXELS):
         self.samples = samples
         self.transform = transform
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -46,15 +48,11 @@ class RawImageDataset(Dataset):
         sample = self.samples[index]
         rng_state = torch.get_rng_state().numpy().tobytes()
         try:
-            data = read_bytes(sample.source)
-            with Image.open(io.BytesIO(data)) as image:
+            with open_image(sample.source, self.max_pixels) as image:
                 jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
                 if jpeg and image.getexif().get(ORIENTATION, 1) == 1:
-                    return RawItem(data, image.size, sample, rng_state)
-        except Exception:
-            pass  # load_image below raises the error with its message
-        try:
-            decoded = load_image(sample.source)
+                    return RawItem(read_bytes(sample.source), image.size, sample, rng_state)
+            decoded = load_image(sample.source, self.max_pixels)
         except BadImageError as error:
             return error
         return RawItem(self.transform.resize(decoded), decoded.size, sample, rng_state)

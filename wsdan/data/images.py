@@ -1,6 +1,10 @@
 """Reading image files, and the dataset of a list of samples."""
 
 import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wsdan.constants import MAX_PIXELS
 from wsdan.data.cache import ImageCache
+from wsdan.data.formats import formats
 from wsdan.data.samples import Box, Sample, Source, TarMember
 from wsdan.data.transforms import Transform
+from wsdan.validation import file_fault
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 UPRIGHT = {  # the transposition that turns each other orientation upright
@@ -23,7 +30,7 @@ UPRIGHT = {  # the transposition that turns each other orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+STRIP = 1 << 20  # pixels that are converted at once where an image is converted in steps
 
 
 class BadImageError(Exception):
@@ -44,14 +51,20 @@ class ImageDataset(Dataset):
 
     Items are an Item, or a BadImageError if the image cannot be read: the training loop decides
     whether to skip it. With a cache, an image is read and resized at its first access only.
+    max_pixels: as in `load_image`.
     """
 
     def __init__(
-        self, samples: list[Sample], transform: Transform, cache: ImageCache | None = None
+        self,
+        samples: list[Sample],
+        transform: Transform,
+        cache: ImageCache | None = None,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.samples = samples
         self.transform = transform
         self.cache = cache
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,42 +83,80 @@ class ImageDataset(Dataset):
         cached = self.cache.get(index) if self.cache is not None else None
         if cached is not None:
             return cached
-        image = load_image(self.samples[index].source)
+        image = load_image(self.samples[index].source, self.max_pixels)
         resized = self.transform.resize(image)
         if self.cache is not None:
             self.cache.put(index, resized, image.size)
         return resized, image.size
 
 
-def load_image(source: str | Source) -> Image.Image:
+def load_image(source: str | Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image as 8-bit RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK, 16-bit and float images are converted. Floats are taken as [0, 1] if no
     value is above 1. Transparent images are composited over white.
 
-    Raises BadImageError for a missing, unreadable or truncated file.
+    Raises BadImageError for a missing, unreadable or truncated file, a FIFO, socket or device, or
+    an image of more than max_pixels, which its header tells before anything is decoded.
+    """
+    with open_image(source, max_pixels) as image:
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+@contextmanager
+def open_image(source: str | Source, max_pixels: int) -> Iterator[Image.Image]:
+    """The image in a file, whose pixels are not decoded yet.
+
+    Raises BadImageError like `load_image`, for errors of the block too.
     """
     try:
-        file = io.BytesIO(read_bytes(source)) if isinstance(source, TarMember) else source
-        with Image.open(file) as image:
-            image.load()
-            return _to_rgb(_upright(image))
+        file = io.BytesIO(read_bytes(source)) if isinstance(source, TarMember) else _checked(source)
+        with _open(file, max_pixels) as image:
+            yield image
     except MemoryError:
         raise
     except Exception as error:  # on a damaged file, decoders raise errors of any kind
         reason = str(error) or type(error).__name__
-        if isinstance(error, FileNotFoundError):
-            reason = "no such file"
         raise BadImageError(f"{source}: not a readable image: {reason}") from None
 
 
 def read_bytes(source: str | Source) -> bytes:
     """The encoded bytes of an image. Opens the file each time: workers share no file position."""
     if not isinstance(source, TarMember):
-        return Path(source).read_bytes()
-    with open(source.shard, "rb") as file:
+        return _checked(source).read_bytes()
+    with open(_checked(source.shard), "rb") as file:
         file.seek(source.offset)
         return file.read(source.size)
+
+
+def _checked(path: str | Path) -> Path:
+    """`path`, if it is a regular file."""
+    fault = file_fault(path)
+    if fault is not None:
+        raise OSError(fault)
+    return Path(path)
+
+
+def _open(file: Path | io.BytesIO, max_pixels: int) -> Image.Image:
+    """PIL.Image.open with a limit of its own. Raises OSError for an image of more pixels."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow raises above twice as many, and else warns
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=formats())
+    except Image.DecompressionBombError:
+        raise OSError(
+            f"it has more than twice as many pixels as --max-pixels {max_pixels}"
+        ) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise OSError(f"its {width} x {height} pixels are more than --max-pixels {max_pixels}")
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -119,15 +170,38 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        maximum = values.max(initial=0)
+        image = (
+            image if image.mode in ("I", "I;16", "F") else image.convert("I")
+        )  # I;16B and others
+        maximum = image.getextrema()[1]
         white = 65535.0 if maximum > 255 else 255.0
         if image.mode == "F" and maximum <= 1:
             white = 1.0
-        pixels = (values * (255 / white)).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(pixels).convert("RGB")
+        return _in_strips(image, partial(_scaled, factor=255 / white))
     if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(background, image)
+        return _in_strips(image, _over_white)
     return image.convert("RGB")
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The RGB image that `convert` makes of each pixel, a few rows at once: a conversion needs
+    several times the memory of the image."""
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    result = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        result.paste(convert(strip), (0, top))
+    return result
+
+
+def _scaled(image: Image.Image, factor: float) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    pixels = (values * factor).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(background, image).convert("RGB")

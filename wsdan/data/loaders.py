@@ -14,7 +14,7 @@ from wsdan.data.decoding import DecodingLoader, RawImageDataset
 from wsdan.data.images import BadImageError, ImageDataset, Item
 from wsdan.data.samplers import EpochBatchSampler, RankBatchSampler, SeededDataset
 from wsdan.data.samples import Sample
-from wsdan.data.splits import open_split
+from wsdan.data.splits import open_split, warn_main
 from wsdan.data.synthetic import SyntheticDataset, draw
 from wsdan.data.transforms import (
     Transform,
@@ -89,6 +89,11 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
         samples, classes = open_split(config, "train")
         dataset = _image_dataset(config, samples, train_transform(config.image_size))
     size = config.batch_size * config.accumulate
+    if len(dataset) < size and world_size() == 1:
+        warn_main(
+            f"there are {len(dataset)} images to train on, fewer than a step takes ({size}), so an "
+            "epoch is one step; lower --batch-size or --accumulate for more"
+        )
     sampler = EpochBatchSampler(
         len(dataset), size, seed=config.seed, rank=rank(), world_size=world_size()
     )
@@ -118,8 +123,9 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoade
 
 def _image_dataset(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
     if config.decode == "gpu":
-        return RawImageDataset(samples, transform)
-    return ImageDataset(samples, transform, open_cache(config, samples, transform.side))
+        return RawImageDataset(samples, transform, config.max_pixels)
+    cache = open_cache(config, samples, transform.side)
+    return ImageDataset(samples, transform, cache, config.max_pixels)
 
 
 def _loader(

@@ -49,7 +49,8 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
         if world_size > 1 and length < self.step_size:
             raise UserError(
                 f"{world_size} processes x --batch-size x --accumulate make steps of "
-                f"{self.step_size} images, but there are {length} to train on"
+                f"{self.step_size} images, but there are {length} to train on; "
+                "lower --batch-size or --accumulate"
             )
 
     @property

@@ -1,6 +1,8 @@
 """What a reader returns, and the labelled samples that are made of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from wsdan.errors import UserError
@@ -34,12 +36,17 @@ class ImageRecord(NamedTuple):
 class Listing(NamedTuple):
     """One split of a dataset as a reader finds it.
 
-    where: names the split in error messages. classes: all class names, in label order.
+    where: names the split in error messages. classes: all class names, in label order. empty:
+    class folders without an image, which are among the classes. left_out: how many files there are
+    that are no images, by suffix. damage: lines about archives that are damaged.
     """
 
     where: str
     classes: list[str]
     records: list[ImageRecord]
+    empty: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = MappingProxyType({})
+    damage: tuple[str, ...] = ()
 
 
 class Sample(NamedTuple):
@@ -73,7 +80,10 @@ def assign_labels(listing: Listing, classes: list[str] | None) -> Split:
     """
     where = listing.where
     if classes is None and len(listing.classes) < 2:
-        raise UserError(f"{where}: at least two classes are needed; found {len(listing.classes)}")
+        found = ": only " + listing.classes[0] if listing.classes else ""
+        raise UserError(
+            f"{where}: at least two classes are needed; found {len(listing.classes)}{found}"
+        )
     classes = listing.classes if classes is None else classes
     labels = {name: label for label, name in enumerate(classes)}
     if len(labels) < len(classes):

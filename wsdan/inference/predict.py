@@ -109,7 +109,7 @@ class Classifier:
     def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
         """The original image, and the network's input (1,3,H,W). Raises UserError."""
         try:
-            original = load_image(path)
+            original = load_image(path, self.config.max_pixels)
         except BadImageError as error:
             raise UserError(str(error)) from None
         inputs = eval_transform(self.config.image_size, self.whole_image)(original)

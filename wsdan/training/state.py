@@ -25,6 +25,7 @@ from wsdan.validation import option_name
 MAY_CHANGE = {
     "out", "resume", "overwrite", "profile", "root", "device", "workers", "cache", "decode",
     "epochs", "eval_every", "save_every", "max_skipped", "log_images", "skip_bad_images",
+    "max_pixels", "allow_empty",
     "batch_size", "accumulate", "compile", "cuda_graph", "pretrained", "weights",
     "ignore_classifier", "final", "tta", "refine_threshold", "refine_padding",
 }  # fmt: skip

@@ -1,8 +1,11 @@
 """Image files of every format, folders, and their errors."""
 
 import io
+import os
 import shutil
 import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -14,8 +17,8 @@ from trees import make_tree
 from wsdan.config import Config
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.data.decoding import RawImageDataset
-from wsdan.data.images import BadImageError, load_image
-from wsdan.data.loaders import train_loader, val_loader
+from wsdan.data.images import BadImageError, ImageDataset, load_image
+from wsdan.data.loaders import _image_dataset, train_loader, val_loader
 from wsdan.data.samples import Sample
 from wsdan.data.splits import open_split
 from wsdan.data.transforms import (
@@ -237,6 +240,103 @@ def test_links_are_followed_and_hidden_files_are_skipped(tmp_path):
     assert classes == ["blue", "green", "red"]
     files = [str(sample.source.relative_to(red)) for sample in samples if sample.label == 2]
     assert files == ["0.png", "2.png", "linked/3.png", "more.png/1.png"]
+
+
+def test_each_real_folder_is_read_once(tmp_path):
+    root = make_tree(tmp_path)
+    red = root / "train" / "red"
+    for index, target in enumerate((".", ".", "..", "../..", "../blue", red)):
+        (red / f"link{index}").symlink_to(target)
+    (red / "deep").mkdir()
+    (red / "deep" / "up").symlink_to("..")
+    (red / "deep" / "4.png").symlink_to("../0.png")
+    (red / "again").symlink_to("deep")
+    (red / "broken").symlink_to("nowhere")
+    (red / "itself").symlink_to("itself")
+    samples, classes = open_split(folder_config(root), "train")
+    assert classes == ["blue", "green", "red"]
+    files = [str(sample.source.relative_to(red)) for sample in samples if sample.label == 2]
+    assert files == ["0.png", "1.png", "2.png", "3.png", "again/4.png"]
+    (red.parent / "rouge").symlink_to("red")
+    with pytest.raises(UserError, match="the classes red and rouge are links to one folder"):
+        open_split(folder_config(root), "train")
+
+
+def test_a_fifo_or_a_device_as_an_image_is_refused_at_once(tmp_path):
+    red = make_tree(tmp_path) / "train" / "red"
+    os.mkfifo(red / "fifo.png")
+    (red / "zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo(red / "nosuffix")
+    loader, _ = train_loader(folder_config(tmp_path, batch_size=14))
+    (batch,) = loader
+    assert len(batch.labels) == 12
+    assert sorted(batch.bad) == [
+        f"{red}/fifo.png: not a readable image: is no regular file but a FIFO",
+        f"{red}/zero.jpg: not a readable image: is no regular file but a device",
+    ]
+
+
+def test_more_pixels_than_allowed_are_refused_by_the_header(tmp_path):
+    """The file holds no pixels: decoding would fail otherwise."""
+    path = tmp_path / "a.png"
+    Image.new("L", (50, 40)).save(path)
+    head = path.read_bytes()[:60]
+    path.write_bytes(head[:16] + struct.pack(">II", 20_000, 9_000) + head[24:29])
+    head = path.read_bytes()
+    path.write_bytes(
+        head + struct.pack(">I", zlib.crc32(head[12:29])) + struct.pack(">I", 9) + b"IDAT"
+    )
+    with pytest.raises(
+        BadImageError, match="its 20000 x 9000 pixels are more than --max-pixels 178"
+    ):
+        load_image(path)
+    with pytest.raises(BadImageError, match="more than twice as many pixels as --max-pixels 1000"):
+        load_image(path, 1000)
+    with pytest.raises(BadImageError, match="truncated|unrecognized|broken"):
+        load_image(path, 180_000_000)
+
+
+def test_the_limit_is_an_option_of_train_and_of_loading(tmp_path):
+    make_tree(tmp_path)
+    for decode, kind in (("cpu", ImageDataset), ("gpu", RawImageDataset)):
+        samples, _ = open_split(folder_config(tmp_path), "train")
+        config = folder_config(tmp_path, max_pixels=1599, decode=decode)
+        assert isinstance(_image_dataset(config, samples, eval_transform(28)), kind)
+        item = _image_dataset(config, samples, eval_transform(28))[0]
+        assert "its 40 x 40 pixels are more than --max-pixels 1599" in str(item)
+        config = folder_config(tmp_path, max_pixels=1600, decode=decode)
+        assert not isinstance(_image_dataset(config, samples, eval_transform(28))[0], BadImageError)
+    with pytest.raises(UserError, match="--max-pixels must be at least 1"):
+        folder_config(tmp_path, max_pixels=0)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F", "RGBA", "LA", "P"])
+def test_a_conversion_in_strips_has_the_same_bits(mode, tmp_path, monkeypatch):
+    grey = gradient(37, 40)
+    image = Image.fromarray(grey.astype(np.uint8)).convert("P" if mode == "P" else "L")
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(grey.T.reshape(grey.shape).astype(np.uint8)))
+    elif mode != "P":
+        types = {"I;16": np.uint16, "I;16B": ">u2", "I": np.int32, "F": np.float32}
+        image = Image.fromarray((grey * 200).astype(types[mode]))
+    options = {"transparency": 3} if mode == "P" else {}
+    path = tmp_path / ("a.png" if mode == "P" else "a.tif")
+    image.save(path, **options)
+    whole = load_image(path)
+    monkeypatch.setattr("wsdan.data.images.STRIP", 37 * 7)
+    assert load_image(path).tobytes() == whole.tobytes()
+    assert len(np.unique(whole)) > 30
+
+
+def test_the_memory_of_a_conversion_is_bounded(tmp_path):
+    """A small file of many 16-bit pixels: float64 copies of all of them took 30 bytes a pixel."""
+    Image.new("I;16", (2400, 2400), 4000).save(tmp_path / "a.png")
+    tracemalloc.start()
+    assert load_image(tmp_path / "a.png").getpixel((0, 0)) == (15, 15, 15)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * 2400 * 2400
 
 
 def test_wrong_folders(tmp_path):

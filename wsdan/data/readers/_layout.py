@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsdan.data.samples import ImageRecord
 from wsdan.errors import UserError
+from wsdan.validation import file_fault
 
 # What a split is called in file and folder names: the first that exists is read.
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "test")}
@@ -23,6 +24,8 @@ def require_path(path: Path, data: str, source: str) -> Path:
     """
     if not path.exists():
         raise UserError(f"--data {data}: {path} is missing; {source}")
+    if not path.is_dir():
+        _check_regular(path, data)
     return path
 
 
@@ -64,11 +67,18 @@ def read_key_values(path: Path, data: str) -> dict[str, str]:
 
 def read_lines(path: Path, data: str) -> list[str]:
     """The lines of a text file that are not empty. Raises UserError if it is not UTF-8 text."""
+    _check_regular(path, data)
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--data {data}: cannot read {path}: {error}") from None
     return [line for line in text.splitlines() if line.strip()]
+
+
+def _check_regular(path: Path, data: str) -> None:
+    fault = file_fault(path)
+    if fault is not None:
+        raise UserError(f"--data {data}: {path}: {fault}")
 
 
 def read_mat_file(path: Path, data: str, names: Sequence[str]) -> list:
@@ -81,6 +91,7 @@ def read_mat_file(path: Path, data: str, names: Sequence[str]) -> list:
         from scipy.io.matlab import MatReadError
     except ImportError:
         raise UserError(f"--data {data} needs scipy: pip install 'wsdan[data]'") from None
+    _check_regular(path, data)
     try:
         content = loadmat(path, squeeze_me=True)
         return [content[name] for name in names]

@@ -30,7 +30,7 @@ def read(root: Path, split: str) -> Listing:
     records = []
     for name in map(str, np.atleast_1d(files)):
         annotation = root / "Annotation" / name.removesuffix(".jpg")
-        box = _box(annotation) if split != "train" and annotation.exists() else None
+        box = _box(annotation) if split != "train" and annotation.is_file() else None
         records.append(ImageRecord(root / "Images" / name, name.partition("/")[0], box))
     require_images(records, "dogs", path)
     classes = sorted({record.class_name for record in records})

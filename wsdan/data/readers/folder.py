@@ -1,9 +1,12 @@
 """One folder per class: root/train/CLASS/*.jpg and root/val/CLASS/*.jpg (or test/)."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
+from wsdan.data.formats import is_image
 from wsdan.data.readers._layout import SPLIT_NAMES
+from wsdan.data.readers._mistakes import is_class
 from wsdan.data.samples import ImageRecord, Listing
 from wsdan.errors import UserError
 
@@ -18,37 +21,65 @@ def recognises(root: Path) -> bool:
 def read(root: Path, split: str) -> Listing:
     """The images of one split; classes are its folders, sorted.
 
-    Links to folders are followed. Names that begin with a dot are skipped: notebooks and macOS
-    leave such copies beside images.
+    Links to folders are followed; each real folder is read once. Names that begin with a dot are
+    skipped, as notebooks and macOS leave such copies beside images, and __MACOSX.
 
-    Raises UserError if the split's folder is missing or a class folder is empty.
+    Raises UserError if the split's folder is missing, or images lie outside the class folders.
     """
     folder = _split_folder(root, SPLIT_NAMES[split])
     classes = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and _visible(path.name)
+        path.name for path in folder.iterdir() if path.is_dir() and is_class(path.name)
     )
+    left_out = Counter(_loose_files(folder, classes))
+    # A link to a folder above the class, or to another class, leads to images of other labels.
+    seen = {_identity(path) for path in (root, folder)}
+    owners: dict[tuple[int, int], str] = {}
+    for name in classes:
+        other = owners.setdefault(_identity(folder / name), name)
+        if other != name:
+            raise UserError(f"{folder}: the classes {other} and {name} are links to one folder")
     records = []
     for name in classes:
-        files = _images_below(folder / name)
-        if not files:
-            raise UserError(f"{folder / name}: the class folder holds no image")
-        records += [ImageRecord(path, name) for path in files]
-    return Listing(str(folder), classes, records)
+        files = _files_below(folder / name, seen | owners.keys())
+        images = [path for path in files if is_image(path)]
+        left_out.update(path.suffix.lower() for path in set(files) - set(images))
+        records += [ImageRecord(path, name) for path in images]
+    empty = sorted(set(classes) - {record.class_name for record in records})
+    return Listing(str(folder), classes, records, tuple(empty), left_out)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """The image files at any depth, sorted."""
-    from wsdan.data.images import EXTENSIONS
-
-    found = []
+def _files_below(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
+    """The files at any depth, sorted; folders in `seen` are not entered again, nor any twice."""
+    found, seen = [], set(seen)
     for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = filter(_visible, folders)
-        found += [Path(where, name) for name in files if _visible(name)]
-    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS)
+        found += [Path(where, name) for name in files if not name.startswith(".")]
+        entered = []
+        for name in filter(is_class, sorted(folders)):
+            identity = _identity(Path(where, name))
+            if identity not in seen:
+                seen.add(identity)
+                entered.append(name)
+        folders[:] = entered
+    return sorted(found)
 
 
-def _visible(name: str) -> bool:
-    return not name.startswith(".")
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a real folder from another, whatever links lead to it."""
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def _loose_files(folder: Path, classes: list[str]) -> list[str]:
+    """The suffixes of the files that lie in the split's folder itself.
+
+    Raises UserError for images without any class folder.
+    """
+    files = [path for path in folder.iterdir() if path.is_file() and is_class(path.name)]
+    if not classes and any(map(is_image, files)):
+        raise UserError(
+            f"{folder}: images lie directly in it; move those of each class to {folder}/CLASS/"
+        )
+    return [path.suffix.lower() for path in files]
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path:
