@@ -46,6 +46,8 @@ TYPES = {
     torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32",
 }  # fmt: skip
 TENSOR_CORES = r"\b(HMMA|HGMMA|UTC\w*MMA)"
+LABEL, INSTRUCTION = re.compile(r"(\.L_x_\d+):"), re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*?);")
+BACK = re.compile(r"\bBRA\b.*?(\.L_x_\d+)")
 LOADS = {"128": r"\b(LDG\.E\.[\w.]*128|LDGSTS\.E[\w.]*\.128|LDGSTS\.E\.BYPASS\.[\w.]*128)"}
 STORES = {"128": r"\bSTG\.E\.[\w.]*128"}
 
@@ -140,12 +142,30 @@ def inspected(launch: Launch) -> dict:
         "warps": warps,
         "occupancy": resident * warps / WARPS,
         "tensor_core": len(re.findall(TENSOR_CORES, code)),
+        "step": step(code),
         "instruction": next(iter(re.findall(TENSOR_CORES, code)), ""),
         "async_copies": len(re.findall(r"\bLDGSTS\b", code)),
         "loads_128": len(re.findall(LOADS["128"], code)),
         "stores_128": len(re.findall(STORES["128"], code)),
         "narrow_loads": len(re.findall(r"\bLDG(?:STS)?\.E", code)),
     }
+
+
+def step(code: str) -> int:
+    """Instructions of a warp in one turn of the loop with the most products; 0 where none loops."""
+    lines, labels, found = [], {}, {0: 0}
+    for text in code.splitlines():
+        if label := LABEL.match(text):
+            labels[label[1]] = len(lines)
+        elif instruction := INSTRUCTION.search(text):
+            lines.append(instruction[1])
+            jump = BACK.search(instruction[1])
+            if jump and jump[1] in labels:
+                body = lines[labels[jump[1]] :]
+                products = sum(re.search(TENSOR_CORES, each) is not None for each in body)
+                if products:
+                    found[products] = len(body)
+    return found[max(found)]
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> list[torch.Tensor]:
@@ -276,8 +296,8 @@ def reports(found: list[Launch]) -> Iterator[dict]:
 COLUMNS = (
     ("name", "launch", 34), ("kernel", "kernel", 24), ("capability", "sm", 4),
     ("registers", "regs", 5), ("spills", "spill", 6), ("shared", "shared", 7),
-    ("occupancy", "occup.", 7), ("tensor_core", "mma", 5), ("loads_128", "ld128", 6),
-    ("narrow_loads", "ld all", 7), ("stores_128", "st128", 6),
+    ("occupancy", "occup.", 7), ("tensor_core", "mma", 5), ("step", "step", 6),
+    ("loads_128", "ld128", 6), ("narrow_loads", "ld all", 7), ("stores_128", "st128", 6),
 )  # fmt: skip
 
 

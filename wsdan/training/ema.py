@@ -22,8 +22,10 @@ class ModelEma:
         self.steps = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
         self._decay = decay
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        others = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averaged, self._current = _unzipped(floating)
+        self._copied, self._source = _unzipped(others)
 
     @torch.no_grad()
     def update(self, finite: torch.Tensor) -> None:
@@ -34,11 +36,13 @@ class ModelEma:
         """
         self.steps += finite
         decay = ((1 + self.steps) / (10 + self.steps)).clamp(max=self._decay)
-        weight = finite * (1 - decay)
-        for average, current in self._averaged:
-            average.lerp_(current, weight.to(average.dtype))
-        for copied, current in self._copied:
-            copied.copy_(current)
+        # A few launches instead of one for each tensor. `_foreach_lerp_` would wait for a weight
+        # that is on the device, or go tensor by tensor.
+        moves = torch._foreach_sub(self._current, self._averaged)
+        torch._foreach_mul_(moves, finite * (1 - decay))
+        torch._foreach_add_(self._averaged, moves)
+        if self._copied:
+            torch._foreach_copy_(self._copied, self._source)
 
     def state_dict(self) -> dict:
         return {"model": self.module.state_dict(), "steps": int(self.steps)}
@@ -50,3 +54,7 @@ class ModelEma:
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
+
+
+def _unzipped(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[list, list]:
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]

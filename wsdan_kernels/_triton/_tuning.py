@@ -28,14 +28,14 @@ TILES: dict[tuple[str, int], dict[int, tuple[Tile, ...]]] = {
         90: (Tile(128, 32, 8, 4), Tile(128, 64, 8, 3)),
     },
     ("pool", 4): {
-        80: (Tile(128, 16, 8, 3), Tile(64, 32, 8, 3)),
-        90: (Tile(128, 16, 8, 4), Tile(64, 32, 8, 3)),
+        80: (Tile(128, 16, 4, 3), Tile(64, 32, 8, 3)),
+        90: (Tile(128, 16, 4, 4), Tile(64, 32, 8, 3)),
     },
     ("gradients", 2): {80: (Tile(64, 32, 4, 3),), 90: (Tile(64, 64, 4, 3),)},
     ("gradients", 4): {
-        80: (Tile(32, 32, 8, 2),),
-        90: (Tile(32, 64, 8, 3),),
-        100: (Tile(32, 64, 8, 2),),
+        80: (Tile(32, 32, 4, 2),),
+        90: (Tile(32, 64, 4, 3),),
+        100: (Tile(32, 64, 4, 2),),
     },
     ("attend", 2): {80: (Tile(128, 32, 8, 2),), 90: (Tile(128, 32, 8, 3),)},
 }
@@ -47,7 +47,7 @@ MAX_GRADIENT_TILE = Tile(32, 64, 4, 1)
 ROW = 1024  # channels at a time where a program has one row (image, map)
 SPAN = 256  # sums at a time of what one norm spans
 ATTEND_SUMS = 24 << 10  # sums (maps x channels) that a program of the attend kernel holds
-FILL = 2  # programs that each multiprocessor should get before the positions are not split further
+FILL = 2  # programs of the pool kernel for each multiprocessor, with fewer the positions are split
 
 
 def tile(kernel: str, element_bytes: int, maps: int, capability: int) -> Tile:
@@ -60,15 +60,23 @@ def tile(kernel: str, element_bytes: int, maps: int, capability: int) -> Tile:
     return tiles[0] if maps <= FEW_MAPS else tiles[1]
 
 
-def splits(programs: int, steps: int, multiprocessors: int) -> int:
-    """How many programs share the positions of a block: a power of two that fills the GPU.
+def splits(programs: int, steps: int, enough: int) -> int:
+    """How many programs share the positions of a block: a power of two, 1 from `enough` on.
 
     programs: without splitting; steps: tiles of positions, of which a split keeps two at least.
     """
     count = 1
-    while programs * count < FILL * multiprocessors and count * 4 <= steps:
+    while programs * count < enough and count * 4 <= steps:
         count *= 2
     return count
+
+
+def attend_enough(multiprocessors: int) -> int:
+    """Programs of the attend kernel that are not split: with twice as many, some would wait.
+
+    A multiprocessor holds one of them.
+    """
+    return multiprocessors // 2 + 1
 
 
 CENTER_WIDTH = 1024  # columns of a center in a program

@@ -52,7 +52,9 @@ def forward(
     groups = triton.cdiv(blocks, most)
     each = triton.cdiv(blocks, groups)
     splits = tuning.splits(
-        batch * groups, triton.cdiv(positions, tile.positions), gpu.multiprocessors
+        batch * groups,
+        triton.cdiv(positions, tile.positions),
+        tuning.attend_enough(gpu.multiprocessors),
     )
     pooled = output.new_empty(output.shape)
     squares = output.new_empty((batch, blocks, maps))

@@ -143,7 +143,7 @@ def _product(
     channel_blocks = triton.cdiv(channels, tile.channels)
     programs = batch * triton.cdiv(maps, block) * channel_blocks
     steps = triton.cdiv(positions, tile.positions)
-    splits = tuning.splits(programs, steps, gpu_of(f.tensor).multiprocessors)
+    splits = tuning.splits(programs, steps, tuning.FILL * gpu_of(f.tensor).multiprocessors)
     squares = pooled.new_empty((batch, channel_blocks, maps))
     parts = pooled if splits == 1 else pooled.new_empty((splits, *pooled.shape))
     pool_kernel[(programs * splits,)](
@@ -217,5 +217,7 @@ def _max_gradients(
 def _tile(kernel: str, f: Rows, maps: int) -> tuning.Tile:
     size = f.tensor.element_size()
     tile = tuning.tile(kernel, size, maps, gpu_of(f.tensor).capability)
+    if kernel == "gradients" and f.vector == 1 and size == 4:
+        return tile._replace(warps=8)  # every float32 has an address of its own
     # Under 4 bytes nothing is copied asynchronously: tiles in flight would lie in registers.
     return tile if f.vector * size >= 4 else tile._replace(stages=1)

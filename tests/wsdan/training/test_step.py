@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tape import NoWaiting
 from torch import nn
 from torch.nn import functional as F
 from training import WHOLE, batches, new_model, settings
@@ -119,6 +120,16 @@ def test_model_ema_by_hand():
     again = ModelEma(new_model(), 0.3)
     again.load_state_dict(state)
     assert again.state_dict()["steps"] == 4
+
+
+def test_averaging_takes_as_many_operators_whatever_the_model():
+    seen = []
+    for model in (torch.nn.BatchNorm1d(2), new_model()):
+        ema = ModelEma(model, 0.5)
+        with NoWaiting() as operators:
+            ema.update(torch.ones((), dtype=torch.int64))
+        seen.append(operators.seen)
+    assert seen[0] == seen[1] and len(seen[0]) <= 16
 
 
 def test_bfloat16_trains_float32_weights():
