@@ -53,11 +53,15 @@ def views_work(
     device: str,
     dtype: torch.dtype,
     mode: str = EAGER,
-    backbone: str = BACKBONE,
+    backbone: str | None = None,
 ) -> Work:
-    """sizes: as of `paper_shape`; C, h, w are the backbone's. mode: EAGER, COMPILED or GRAPH."""
+    """sizes: as of `paper_shape`; C, h, w are the backbone's (by default BACKBONE's) own.
+
+    mode: EAGER, COMPILED or GRAPH.
+    """
+    name = backbone or BACKBONE
     torch.manual_seed(0)
-    model = WSDAN(build_backbone(backbone), CLASSES, sizes["M"]).eval()
+    model = WSDAN(build_backbone(name), CLASSES, sizes["M"]).eval()
     model.to(device, memory_format=torch.channels_last)
     images = objects(sizes).to(device).to(memory_format=torch.channels_last)
     config = Config("folder", ".", batch_size=sizes["B"], precision=PRECISIONS[dtype]).resolved()
@@ -70,7 +74,7 @@ def views_work(
     kind = str(dtype).removeprefix("torch.")
     return Work(
         "inference",
-        f"B {sizes['B']} M {sizes['M']} {backbone} {sizes['H']} px {kind} {mode}",
+        f"B {sizes['B']} M {sizes['M']} {name} {sizes['H']} px {kind} {mode}",
         {
             "published": partial(_published, network, images, config),
             "auto": partial(two, images),

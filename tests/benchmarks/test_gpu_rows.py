@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import inference_bench
 import parity
 import pytest
 import torch
@@ -10,12 +11,14 @@ import train_bench
 from emulator import build, install
 from harness import gpu, gpu_measure, gpu_rows, report, run
 from measured import TINY, found_of, rows_of
+from tape import mock_cuda_graphs
 
 VIEWS = ("views", "boxes", "crop", "drop", "refine")
 STEPS = {"auto", "graph"} if parity.GPU == "cuda" else {"auto"}
 EMULATED = parity.GPU == "cpu" and build.missing() is None
 CPP = {"cuda"} if EMULATED or parity.GPU == "cuda" else {"cpu"}  # views without any compiler
-OURS_OF = {**dict.fromkeys(VIEWS, CPP), "step": STEPS}
+OURS_OF = {**dict.fromkeys(VIEWS, CPP), "step": STEPS, "inference": {"auto"}}
+OF_IMAGES = ("step", "inference")
 
 
 @pytest.fixture
@@ -24,7 +27,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(run, "INTERPRETED", True)
     monkeypatch.setattr(gpu_rows, "paper_shape", lambda batch: TINY)
     monkeypatch.setattr(train_bench, "BACKBONE", "tiny")
+    monkeypatch.setattr(inference_bench, "BACKBONE", "tiny")
     if parity.GPU == "cpu":
+        mock_cuda_graphs(monkeypatch)
         monkeypatch.setattr(gpu, "input_sets", lambda size, device: 3)
 
 
@@ -53,9 +58,10 @@ def test_every_group_is_measured_and_ours_is_right(name, tiny, request):
         assert "published" in names and names & OURS_OF.get(name.split()[0], {"triton"})
         assert all(row.median_ms > 0 and row.share > 0 for row in rows)
         found = {check["code"]: check for check in content["checks"]}
-        if name.startswith("step"):
+        if name.split()[0] in OF_IMAGES:
             assert {row.unit for row in rows} == {"images/s"}
-            assert found.keys() == entry.targets(entry.batches[0]).keys()
+            views = {run.RAW} if name.startswith("inference") else set()
+            assert found.keys() == entry.targets(entry.batches[0]).keys() | views
             continue
         assert "reference" in names and found["bits"]["passed"] is True
         assert ("compiled" in found) == (run.COMPILED in entry.targets(TINY["B"]))
@@ -93,9 +99,9 @@ def passed(*arguments, **options):
 
 
 def test_targets():
-    good = rows_of(published=0.32, compiled=0.12)
+    good = rows_of(published=0.16, compiled=0.12)
     assert passed(good) == {"bits": True, "copy": True, "compiled": True, "published": True}
-    slow = [replace(row, share=0.74) for row in rows_of(published=0.31, compiled=0.11)]
+    slow = [replace(row, share=0.74) for row in rows_of(published=0.15, compiled=0.11)]
     assert passed(slow) == {"bits": True, "copy": False, "compiled": False, "published": False}
     assert passed(rows_of(published=0.32))["compiled"] is None
     assert passed(good, budget={}, bits=None) == {"bits": None}
@@ -104,6 +110,26 @@ def test_targets():
         rows = [replace(row, launches=count) for row in good]
         assert passed(rows, gpu_rows.SMALL, {}, directions=directions)["launches"] is met
     assert passed(good[:1]) == {"ours": False}
+
+
+def test_targets_of_inference():
+    rows = [replace(row, limit=run.RAW, share=0.47) for row in rows_of(published=0.32)]
+    met = {"published": True, run.RAW: True}
+    assert passed(rows, budget=gpu_rows.INFERENCE, images=128) == met
+    slow = [replace(row, share=0.469) for row in rows]
+    assert passed(slow, budget=gpu_rows.INFERENCE, images=128) == {**met, run.RAW: False}
+    entry = gpu_rows.ROWS["inference bf16"]
+    held = {batch: entry.targets(batch) for batch in entry.batches}
+    assert held == {1: {}, 16: {}, 128: gpu_rows.INFERENCE}
+    graph = replace(rows[-1], work="inference", shape="B 16 M 32 resnet50 448 px float32 graph")
+    assert gpu_rows.line([graph], []).startswith("inference, B 16 fp32 graph ")
+
+
+def test_targets_of_pooling_are_lower_where_the_product_is_nearly_all():
+    entry = gpu_rows.ROWS["mean fp32"]
+    assert entry.targets(gpu_rows.SMALL) == gpu_rows.POOLING
+    assert entry.targets(gpu_rows.LARGE) == gpu_rows.POOLING_LARGE
+    assert all(gpu_rows.POOLING_LARGE[name] < least for name, least in gpu_rows.POOLING.items())
 
 
 def test_targets_of_the_views():
