@@ -30,6 +30,7 @@ ON_GPU = (
     SPLIT,
     "tests/benchmarks/test_gpu_rows.py",
     "tests/gpu/test_cuda_graph.py",
+    "tests/gpu/test_triton_split.py",
     "tests/gpu/test_cuda.py",
     "tests/benchmarks/test_sanitized.py",
     "tests/benchmarks/test_gpu_benchmarks.py",

@@ -100,10 +100,10 @@ def test_every_shipped_tile_is_compiled(compiled):
             assert (tile.channels, tile.positions) in used, (kernel, size, tile)
 
 
-@pytest.mark.parametrize(("kernel", "most"), [("pool_kernel", 1700), ("gradients_kernel", 2900)])
-def test_float32_pooling_issues_few_instructions(compiled, kernel, most):
-    """Of all warps in a step of 2,048 features: the split of the operands bounds these kernels."""
-    for row in named(compiled, "pool float32", {kernel}):
+@pytest.mark.parametrize(("kernel", "most"), [("pool_kernel", 1700), ("gradients_kernel", 2800)])
+def test_float32_pooling_issues_few_instructions(report, kernel, most):
+    """Of all warps in a step of 2,048 features, on sm_90: what bounds these kernels."""
+    rows = [row for row in report if row["capability"] == 90]
+    for row in named(rows, "pool float32", {kernel}):
         if row["name"].endswith(("B 12", "B 128")):
-            channels, positions = row["tile"]
-            assert 0 < row["step"] * row["warps"] <= most * channels * positions / 2048, row
+            assert 0 < row["step"] * row["warps"] <= most, row
