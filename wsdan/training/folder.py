@@ -11,7 +11,7 @@ from wsdan.constants import CONFIG
 from wsdan.errors import UserError
 from wsdan.files import remove_temporary, written_whole
 from wsdan.output import print_if_possible
-from wsdan.training.lock import RunLock, check_unlocked
+from wsdan.training.lock import LOCK, RunLock, check_unlocked
 
 RUNS = Path("runs")
 LAST, BEST, METRICS = "last.pt", "best.pt", "metrics.jsonl"
@@ -20,14 +20,20 @@ CONFIG_HEAD = "# The settings of a run of wsdan train\n"  # by which its config.
 
 
 def check_run_folder(config: Config) -> None:
-    """Raise UserError if another run uses --out, if --out holds a run and neither --resume nor
-    --overwrite is given, or if there is nothing to resume. Creates nothing."""
-    if config.out is None:
-        return
-    folder = Path(config.out)
-    if folder.exists():
+    """Raise UserError if --out cannot be written or another run uses it, if it holds a run and
+    neither --resume nor --overwrite is given, or if there is nothing to resume. Creates nothing."""
+    folder = RUNS if config.out is None else Path(config.out)
+    exists = next(path for path in (folder, *folder.parents) if path.exists())
+    if not exists.is_dir():
+        raise UserError(f"--out: {exists} is no folder")
+    if not os.access(exists, os.W_OK | os.X_OK):
+        raise UserError(f"--out: cannot write to {exists}")
+    if config.out is not None:
+        for path in (folder / name for name in (*_FILES, LOCK)):
+            if path.exists() and not path.is_file():
+                raise UserError(f"--out: {path} is no file; a run writes one of this name")
         check_unlocked(folder)
-    _check_content(config, folder)
+        _check_content(config, folder)
 
 
 def _check_content(config: Config, folder: Path) -> None:
@@ -82,27 +88,36 @@ def open_run_folder(config: Config, lock: RunLock) -> Path:
 
 
 def keep_metrics_before(folder: Path, epoch: int) -> None:
-    """Remove the lines of `epoch` and later, which a resumed run logs again, and broken lines."""
+    """Remove the lines of `epoch` and later, which a resumed run logs again, and broken lines.
+
+    Warns of broken ones, which a kill or an editor leaves. Raises UserError if the file cannot be
+    read or written.
+    """
     path = folder / METRICS
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    kept = "".join(line + "\n" for line in text.splitlines() if _epoch_of(line) < epoch)
-    if kept == text:
-        return
     try:
-        with written_whole(path) as file:
-            file.write(kept)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        epochs = [_epoch_of(line) for line in text.splitlines()]
+        lines = zip(text.splitlines(), epochs, strict=True)
+        kept = "".join(line + "\n" for line, found in lines if found < epoch)
+        if kept != text:
+            with written_whole(path) as file:
+                file.write(kept)
     except OSError as error:
         raise UserError(f"--resume: cannot write {path}: {error.strerror}") from None
+    if broken := epochs.count(math.inf):
+        text = f"wsdan: warning: {path}: lines that are no epoch's record were removed: {broken}"
+        print_if_possible(text, error=True)
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a line of metrics.jsonl; infinity for a broken line, as a kill may leave."""
+    """The epoch of a line of metrics.jsonl; infinity for a broken line."""
     try:
-        return json.loads(line)["epoch"]
-    except (ValueError, TypeError, KeyError):
+        epoch = json.loads(line)["epoch"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return math.inf
+    return epoch if type(epoch) is int else math.inf
 
 
 def load_last(folder: Path) -> tuple[Path, dict]:
@@ -122,7 +137,7 @@ def load_last(folder: Path) -> tuple[Path, dict]:
 
 
 def _numbered_folder(parent: Path) -> Path:
-    numbers = [int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()]
+    numbers = [int(path.name) for path in parent.glob("[0-9]*") if path.name.isdecimal()]
     number = max(numbers, default=0) + 1
     while True:
         folder = parent / f"{number:03d}"

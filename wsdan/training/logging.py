@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,18 +28,24 @@ class RunLogger:
     """
 
     def __init__(self, folder: Path | None, config: Config, epoch: int = 0):
-        self._folder, self._epochs = folder, config.epochs
+        self._folder, self._config, self._epoch = folder, config, epoch
         self._writer: SummaryWriter | None = None
-        if folder is not None:
-            self._warn_on_error(self._write_config, config)
-            self._warn_on_error(self._open_writer, epoch)
+        self._thread_error: OSError | None = None
+        self._excepthook = threading.excepthook
 
     def __enter__(self) -> "RunLogger":
+        if self._folder is not None:
+            threading.excepthook = self._thread_failed
+            self._warn_on_error(self._write_config)
+            self._warn_on_error(self._open_writer)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._warn_on_error(self._writer.close)
+        self._tensorboard("close")
+        if self._writer is not None and self._thread_error is not None:
+            self._warn(self._thread_error)  # of the last events, which nothing else has told
+        if self._folder is not None:
+            threading.excepthook = self._excepthook
 
     def log(self, record: dict) -> None:
         """Log an epoch's record to metrics.jsonl and TensorBoard."""
@@ -46,8 +53,7 @@ class RunLogger:
             return
         self._warn_on_error(self._append, record)
         for name, value in record.items():
-            if self._writer is not None:
-                self._warn_on_error(self._writer.add_scalar, name, value, record["epoch"])
+            self._tensorboard("add_scalar", name, value, record["epoch"])
 
     def print(self, record: dict) -> None:
         """Print an epoch's record; no error if nobody reads it."""
@@ -56,16 +62,31 @@ class RunLogger:
 
     def log_image(self, views: Tensor, epoch: int) -> None:
         """Log an image (3,H,W) uint8 of the views to TensorBoard."""
-        if self._writer is not None:
-            self._warn_on_error(self._writer.add_image, "views", views, epoch)
+        self._tensorboard("add_image", "views", views, epoch)
 
-    def _write_config(self, config: Config) -> None:
+    def _tensorboard(self, method: str, *arguments: object) -> None:
+        """Call a method of TensorBoard's writer, which is not used any more after an error."""
+        if self._writer is not None and not self._warn_on_error(
+            getattr(self._writer, method), *arguments
+        ):
+            self._writer = None
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Keep the error of the thread that writes TensorBoard's events: instead of a traceback, it
+        is the warning at the next event."""
+        own = type(failure.thread).__module__.startswith("tensorboard.")
+        if own and isinstance(failure.exc_value, OSError):
+            self._thread_error = failure.exc_value
+        else:
+            self._excepthook(failure)
+
+    def _write_config(self) -> None:
         with written_whole(self._folder / CONFIG) as file:
-            file.write(CONFIG_HEAD + config.to_yaml())
+            file.write(CONFIG_HEAD + self._config.to_yaml())
 
-    def _open_writer(self, epoch: int) -> None:
+    def _open_writer(self) -> None:
         try:
-            self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._epoch)
         except UnicodeError as error:
             raise OSError("TensorBoard takes no folder whose name is not UTF-8") from error
 
@@ -83,19 +104,22 @@ class RunLogger:
                 os.truncate(path, size)
             raise
 
-    def _warn_on_error(self, write: Callable, *arguments: object) -> None:
-        """Call `write`; an OSError is a warning."""
+    def _warn_on_error(self, write: Callable, *arguments: object) -> bool:
+        """Call `write`; an OSError is a warning. Returns whether there was none."""
         try:
             write(*arguments)
         except OSError as error:
-            text = f"wsdan: warning: cannot write to {self._folder}: {error}"
-            print_if_possible(text, error=True)
-            if write != self._append:
-                self._writer = None  # TensorBoard's writer cannot be used after an error
+            self._warn(error)
+            return False
+        return True
+
+    def _warn(self, error: OSError) -> None:
+        text = f"wsdan: warning: cannot write to {self._folder}: {error}"
+        print_if_possible(text, error=True)
 
     def _line(self, record: dict) -> str:
         """The line of the terminal."""
-        text = f"epoch {record['epoch'] + 1}/{self._epochs}: loss {record['loss']:.3f}"
+        text = f"epoch {record['epoch'] + 1}/{self._config.epochs}: loss {record['loss']:.3f}"
         text += f", training accuracy {record['accuracy']:.1f} %"
         for view in VIEWS:
             if f"val_{view}" in record:
