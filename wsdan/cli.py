@@ -44,6 +44,7 @@ from wsdan.validation import (
     check_output,
     check_paths,
     check_ranges,
+    check_reachable,
     check_text,
     option_name,
     split_weights,
@@ -76,9 +77,11 @@ class _Command(_Parser):
     def parse_known_args(self, args=None, namespace=None):
         known = self._option_string_actions
         for argument in args:
-            option = argument.partition("=")[0]
+            option, _, value = argument.partition("=")
             if argument == "--":
                 break
+            if value == "--":  # argparse makes an empty list of it
+                self.error(f"argument {option}: expected a value, got '--'")
             if option.startswith("--") and " " not in option and option not in known:
                 self.error(f"there is no option {option}{_nearest(option, known)}")
         namespace, others = super().parse_known_args(args, namespace)
@@ -233,6 +236,11 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         "--per-class", action="store_true", help="print the accuracy of each class, worst first"
     )
     parser.add_argument("--confusion", metavar="FILE", help="write the confusion matrix as csv")
+    parser.add_argument(
+        "--errors",
+        metavar="FILE",
+        help="write each wrong image as csv: path, truth, prediction, probabilities",
+    )
     parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
 
 
@@ -281,9 +289,12 @@ def _train(options: dict) -> None:
         options["root"] = folder
     settings = settings_of(load_yaml(path), str(path)) if path is not None else {}
     settings |= settings_of(options, "wsdan train")
+    if settings.get("out") is not None:
+        check_reachable("--out", settings["out"])
     if settings.get("resume") and settings.get("out") is not None:
         settings = _settings_of_run(Path(settings["out"])) | settings
     if settings.get("root") is not None and settings.get("data") is None:
+        check_folder("--root", settings["root"])
         settings["data"] = detect(settings["root"])
     config = Config(**settings).resolved()
     check_paths(config)
@@ -314,12 +325,13 @@ def _eval(options: dict) -> None:
         check_folder("--root", options["root"])
     settings = {item.name for item in dataclasses.fields(Config)}
     check_given({n: value for n, value in options.items() if n in settings and value is not None})
-    if options["confusion"] is not None:
-        check_output("--confusion", options["confusion"])
-    shown = {name: options.pop(name) for name in ("per_class", "confusion", "json")}
+    for name in ("confusion", "errors"):
+        if options[name] is not None:
+            check_output(f"--{name}", options[name])
+    shown = {name: options.pop(name) for name in ("per_class", "confusion", "errors", "json")}
 
     from wsdan.data.loaders import val_loader
-    from wsdan.distributed import is_main, process_group
+    from wsdan.distributed import gather_objects, is_main, process_group
     from wsdan.inference.evaluate import evaluate
     from wsdan.networks.model import check_image_size
 
@@ -336,20 +348,30 @@ def _eval(options: dict) -> None:
     check_image_size(classifier.model, config.image_size)
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)
-        result = evaluate(classifier.model, batches, config, classifier.device)
+        wrong = None if shown["errors"] is None else []
+        result = evaluate(classifier.model, batches, config, classifier.device, wrong)
+        if wrong is not None:
+            wrong = [item for part in gather_objects(wrong) for item in part]
         if is_main():
-            _report(result, classifier.classes, shown)
+            _report(result, classifier.classes, shown, wrong)
 
 
-def _report(result, classes: list[str], shown: dict) -> None:
+def _report(result, classes: list[str], shown: dict, wrong: list | None) -> None:
     from wsdan.inference.evaluate import accuracy_table
-    from wsdan.inference.reports import evaluation_json, per_class_table, write_confusion
+    from wsdan.inference.reports import (
+        evaluation_json,
+        per_class_table,
+        write_confusion,
+        write_errors,
+    )
 
     print(evaluation_json(result, classes) if shown["json"] else accuracy_table(result.metrics))
     if shown["per_class"] and not shown["json"]:
         print(per_class_table(result, classes))
     if shown["confusion"] is not None:
         write_confusion(shown["confusion"], result, classes)
+    if wrong is not None:
+        write_errors(shown["errors"], wrong, classes)
 
 
 def _predict(options: dict) -> None:

@@ -143,6 +143,9 @@ class Config:
     ignore_classifier: bool = _setting(
         False, "with --weights: skip the classifier and the centers, to fine-tune on other classes"
     )
+    freeze: int = _setting(
+        0, "first epochs in which the backbone's weights and batch norm statistics stay as they are"
+    )
     num_attentions: int | None = _setting(None, "attention maps (M)")
     attention: str = _setting(
         "conv",

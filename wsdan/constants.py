@@ -12,5 +12,6 @@ CROP_PADDING = 0.1
 
 MAX_PIXELS = 178_956_970  # of an image: twice PIL.Image.MAX_IMAGE_PIXELS, where Pillow refuses one
 SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data synthetic` draws
+SYNTHETIC_MAX_SIZE = 1024  # of the largest; its images are kept in memory
 
 CONFIG = "config.yaml"  # the settings of a run, in its folder

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from wsdan.constants import SYNTHETIC_MIN_SIZE
+from wsdan.constants import SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
 from wsdan.errors import UserError, shown
 
 AT_LEAST = {
@@ -17,6 +17,7 @@ AT_LEAST = {
     "save_every": 0,
     "max_skipped": 1,
     "log_images": 0,
+    "freeze": 0,
     "workers": 0,
     "max_pixels": 1,
     "seed": 0,
@@ -90,6 +91,11 @@ def check_ranges(config) -> None:
     """Raise UserError for a number out of its range; no setting with a recipe may be None."""
     for item in dataclasses.fields(config):
         _check_number(option_name(item.name), getattr(config, item.name), item.name)
+    if config.data == "synthetic" and config.image_size > SYNTHETIC_MAX_SIZE:
+        raise UserError(
+            f"--image-size must be at most {SYNTHETIC_MAX_SIZE} for --data synthetic; "
+            f"got {config.image_size}"
+        )
     at_least = {**AT_LEAST, "image_size": SYNTHETIC_MIN_SIZE if config.data == "synthetic" else 1}
     for name, low in at_least.items():
         if not getattr(config, name) >= low:
@@ -131,6 +137,16 @@ def check_paths(config) -> None:
         check_file("--weights", split_weights(config.weights)[0])
 
 
+def check_reachable(option: str, path: str | Path) -> None:
+    """Raise UserError for a path that is too long, or a loop of links; `option` is named."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"{option}: {path}: {error.strerror}") from None
+
+
 def check_folder(option: str, path: str | Path) -> None:
     """Raise UserError unless `path` is a folder; `option` is named."""
     if not os.path.isdir(path):
@@ -162,12 +178,7 @@ def check_output(option: str, path: str | Path) -> None:
         raise UserError(f"{option}: cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{option}: cannot write {path}: the folder {folder} is read-only")
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # a name that is too long
-        raise UserError(f"{option}: cannot write {path}: {error.strerror}") from None
+    check_reachable(option, path)
 
 
 def check_checkpoint_file(path: str | Path) -> None:

@@ -53,6 +53,19 @@ class Prediction(NamedTuple):
         return self.raw if self.mean is None else self.mean
 
 
+class WrongImage(NamedTuple):
+    """An image whose final score names another class than its own.
+
+    path: of the image. truth, prediction: labels; the prediction is -1 where a score is not finite.
+    scores: N probabilities.
+    """
+
+    path: str
+    truth: int
+    prediction: int
+    scores: list[float]
+
+
 @torch.no_grad()
 def predict_views(model: nn.Module, images: Tensor, config: Config) -> Prediction:
     """Class probabilities of images (B,3,H,W): of the raw view, and of the refined view, which is
@@ -104,7 +117,11 @@ def _mean(logits: list[Tensor], final: str) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[Batch], config: Config, device: torch.device
+    model: nn.Module,
+    batches: Iterable[Batch],
+    config: Config,
+    device: torch.device,
+    wrong: list[WrongImage] | None = None,
 ) -> Evaluation:
     """Evaluate the model on all batches.
 
@@ -135,6 +152,8 @@ def evaluate(
             prediction.final,
             batch.labels.to(device, non_blocking=True),
         )
+        if wrong is not None:
+            wrong += _wrong_images(prediction.final, batch)
         if prediction.boxes is not None:
             known = batch.boxes.to(device, non_blocking=True)
             metrics.update_boxes(prediction.boxes, known, images.shape[2:])
@@ -143,6 +162,16 @@ def evaluate(
     if result.metrics["images"] == 0:
         raise NoImagesError("no readable image to evaluate on")
     return result
+
+
+def _wrong_images(scores: Tensor, batch: Batch) -> list[WrongImage]:
+    """The images of a batch whose final scores (B,N) name another class, or are not finite."""
+    scores = scores.float().cpu()
+    predicted = scores.argmax(dim=1).where(scores.isfinite().all(dim=1), -1)
+    return [
+        WrongImage(batch.names[i], int(batch.labels[i]), int(predicted[i]), scores[i].tolist())
+        for i in (predicted != batch.labels).nonzero().flatten().tolist()
+    ]
 
 
 def count_bad(batch: Batch, config: Config) -> int:

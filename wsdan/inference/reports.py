@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsdan.errors import UserError, printable
 from wsdan.files import written_whole
+from wsdan.inference.evaluate import WrongImage
 from wsdan.inference.metrics import Evaluation
 
 
@@ -37,6 +38,20 @@ def write_confusion(path: str | Path, result: Evaluation, classes: list[str]) ->
     """
     rows = zip(classes, result.confusion.tolist(), strict=True)
     _write_csv("--confusion", path, ["class", *classes], ([name, *row] for name, row in rows))
+
+
+def write_errors(path: str | Path, wrong: list[WrongImage], classes: list[str]) -> None:
+    """Write the wrong images as CSV: path, true class, predicted class ("" where a score is not
+    finite) and the probability of each class, in label order.
+
+    Raises UserError if the file cannot be written.
+    """
+    rows = (
+        [item.path, classes[item.truth], "" if item.prediction < 0 else classes[item.prediction]]
+        + [f"{score:.6g}" for score in item.scores]
+        for item in wrong
+    )
+    _write_csv("--errors", path, ["path", "truth", "prediction", *classes], rows)
 
 
 def _write_csv(option: str, path: str | Path, header: list, rows: Iterable[list]) -> None:

@@ -30,7 +30,7 @@ from wsdan.training.launch import (
     resume_command,
 )
 from wsdan.training.lock import RunLock
-from wsdan.training.run import Run, open_run
+from wsdan.training.run import Run, open_run, start_epoch
 from wsdan.training.signals import StopSignals
 from wsdan.training.state import Progress, RunState
 
@@ -111,7 +111,7 @@ def train_one_epoch(run: Run) -> None:
     progress, sampler = state.progress, state.batch_sampler
     first = progress.first_step(sampler.step_size)
     sampler.set_epoch(progress.epoch, first)
-    state.model.train()
+    start_epoch(run)
     start = time.perf_counter() - progress.seconds
     steps_left = range(first, 0 if progress.trained else len(sampler))
     bar = tqdm(

@@ -63,3 +63,13 @@ def build_lr_scheduler(
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def rising_rate(scheduler: torch.optim.lr_scheduler.LambdaLR) -> tuple[float, float] | None:
+    """The learning rate that a scheduler was loaded with and the next one, where that is higher.
+
+    So it is where a run goes on to more epochs than its cosine was made for.
+    """
+    last = scheduler.get_last_lr()[0]
+    rate = scheduler.base_lrs[0] * scheduler.lr_lambdas[0](scheduler.last_epoch)
+    return (last, rate) if rate > 1.01 * last else None

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wsdan.config import Config
@@ -14,8 +14,10 @@ from wsdan.data.loaders import train_loader, val_loader
 from wsdan.distributed import call_on_main, is_main
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
 from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
+from wsdan.training.launch import print_main
 from wsdan.training.lock import RunLock
 from wsdan.training.logging import RunLogger
+from wsdan.training.optim import rising_rate
 from wsdan.training.signals import StopSignals
 from wsdan.training.state import RunState, new_state, seed_generators
 from wsdan.training.step import Step, build_step
@@ -32,6 +34,7 @@ class Run:
         folder: the output folder.
         stop: the requests to stop.
         lock: of the folder, in the first process.
+        frozen: parameters of the backbone that do not train now (--freeze).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
     """
 
@@ -45,6 +48,7 @@ class Run:
     stop: StopSignals
     lock: RunLock = field(default_factory=RunLock)
     profiler: Profiler = NO_PROFILER
+    frozen: list[nn.Parameter] = field(default_factory=list)
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
@@ -68,6 +72,14 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
     if config.resume:
         path, content = call_on_main(partial(load_last, folder))
         state.load_state_dict(content, path)
+        rates = rising_rate(state.lr_scheduler)
+        if rates is not None:
+            print_main(
+                f"wsdan: warning: the learning rate rises from {rates[0]:.2g} to {rates[1]:.2g} "
+                f"again: the {config.schedule} schedule now ends after {config.epochs} epochs, not "
+                f"{content['config'].epochs}",
+                error=True,
+            )
     call_on_main(partial(keep_metrics_before, folder, state.progress.epoch))
     run = Run(
         state=state,
@@ -84,3 +96,26 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
     if config.log_images and is_main():
         run.logged_images = next(iter(val_batches)).images[: config.log_images].to(device)
     return run
+
+
+def start_epoch(run: Run) -> None:
+    """Put the model in training mode and, in the first epochs of --freeze, freeze its backbone.
+
+    Frozen, its weights get no gradient, weight decay or momentum, and its batch norm uses and keeps
+    the statistics that it has.
+    """
+    state, config = run.state, run.config
+    state.model.train()
+    freeze = state.progress.epoch < config.freeze
+    if freeze != bool(run.frozen):
+        if freeze:
+            run.frozen = [item for item in state.model.backbone.parameters() if item.requires_grad]
+        for parameter in run.frozen:
+            parameter.requires_grad_(not freeze)
+            parameter.grad = None
+        if not freeze:
+            run.frozen = []
+        # DistributedDataParallel and a CUDA graph are made for the weights that train.
+        run.step = build_step(state.model, state.optimizer, config, state.scaler, run.profiler)
+    if freeze:
+        state.model.backbone.eval()

@@ -15,7 +15,6 @@ from wsdan.checkpoint import save_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.files import written_whole
-from wsdan.inference import reports
 from wsdan.networks.model import build_model
 
 CLASSES = ["a\x1b[31m\nb", "caf\udce9", "m\xf6we"]  # the second is Latin-1, not UTF-8
@@ -81,6 +80,34 @@ def test_a_run_of_such_names_trains(folder, tmp_path):
     assert r"caf\udce9" in on_terminal("ascii", command, again, evaluation)
 
 
+def test_the_wrong_images_are_listed(folder, tmp_path, capsys):
+    """As many as the confusion matrix has beside its diagonal; each with its probabilities."""
+    table = tmp_path / "wrong.csv"
+    command = ["eval", "--checkpoint", str(folder / "a.pt"), "--batch-size", "2", "--json"]
+    assert main([*command, "--errors", str(table)]) == 0
+    confusion = torch.tensor(json.loads(capsys.readouterr().out)["confusion"])
+    with open(table, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    escaped = [CLASSES[0], r"caf\udce9", CLASSES[2]]
+    assert header == ["path", "truth", "prediction", *escaped]
+    assert len(rows) == 3 - int(confusion.diagonal().sum()) > 0
+    for path, truth, prediction, *scores in rows:
+        assert truth != prediction
+        assert confusion[escaped.index(truth), escaped.index(prediction)] == 1
+        assert path == str(folder / "val" / CLASSES[escaped.index(truth)] / r"\udcff.png").replace(
+            "\udce9", r"\udce9"
+        )
+        values = [float(score) for score in scores]
+        assert max(values) == values[escaped.index(prediction)]
+        assert sum(values) == pytest.approx(1, abs=1e-4)
+    content = torch.load(folder / "a.pt", weights_only=True)
+    content["model"]["classifier.bias"][1] = torch.nan
+    torch.save(content, tmp_path / "nan.pt")
+    assert main([*command, "--checkpoint", str(tmp_path / "nan.pt"), "--errors", str(table)]) == 0
+    with open(table, newline="", encoding="utf-8") as file:
+        assert [row[2] for row in csv.reader(file)] == ["prediction", "", "", ""]
+
+
 def test_a_failed_table_leaves_the_old_one(folder, tmp_path, monkeypatch, capsys):
     table = tmp_path / "a.csv"
     table.write_text("old")
@@ -112,11 +139,10 @@ def test_a_device_is_written_to_not_replaced(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize("option", ["--confusion"])
+@pytest.mark.parametrize("option", ["--confusion", "--errors"])
 def test_an_unwritable_file_is_said_before_the_evaluation(
     option, folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(reports, "accuracy", None, raising=False)
     for path, reason in (
         (tmp_path, "it is a folder"),
         (tmp_path / "no" / "a.csv", "there is no folder"),
