@@ -127,7 +127,7 @@ def test_the_first_replay_has_the_loss_of_the_eager_step(backbone, deterministic
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_replays_draw_new_views():
+def test_replays_draw_new_views(deterministic):
     """The random numbers come with the batch: the same images have other losses."""
     model = new_model().cuda().train()
     config = Config(batch_size=WHOLE, lr=0.0, weight_decay=0.0, cuda_graph=True).resolved()

@@ -34,7 +34,7 @@ each_case = pytest.mark.parametrize("case", TRITON_CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 each_reduce = pytest.mark.parametrize("reduce", ["mean", "max"])
 FLOAT32 = TOLERANCES[torch.float32]
-FAR_APART_BYTES = 12e9
+EXACT_SHARE = 0.5  # of the tolerance, between attend_and_pool and the exact result
 
 
 def results(case, inputs, backend="triton"):
@@ -71,8 +71,19 @@ def test_equals_the_reference(case, dtype):
             found, expected = results(case, inputs), results(case, inputs, "reference")
             exact = functools.cache(partial(results, case, widened(inputs), "reference"))
             for i, (value, truth) in enumerate(zip(found, expected, strict=True)):
+                if case.op == "attend_and_pool":
+                    assert share_of_exact(value, exact()[i], dtype) <= EXACT_SHARE, (shape, batch)
                 share = share_of_tolerance(value, truth, lambda i=i, exact=exact: exact()[i])
                 assert share <= 1, (shape, batch)
+
+
+def share_of_exact(value, exact, dtype):
+    """The error from the result in float64, as a share of the tolerance of the inputs' dtype.
+
+    The reference of attend_and_pool rounds between its steps where the kernel does not, which alone
+    can take most of the tolerance between the two.
+    """
+    return parity.relative_error(value.double(), exact) / TOLERANCES[dtype]
 
 
 def widened(inputs):
@@ -214,24 +225,20 @@ def test_the_shuffle_finds_a_race():
 @each_dtype
 def test_every_element_is_written(case, dtype):
     """What a kernel allocates is NaN, or the largest integer, before it runs."""
-    expected = [results(case, case.inputs(shape, dtype)) for shape in case.shapes]
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.utils.deterministic.fill_uninitialized_memory
-        assert torch.empty(3).isnan().all()
-        found = [results(case, case.inputs(shape, dtype)) for shape in case.shapes]
-    finally:
-        torch.use_deterministic_algorithms(False)
+    runs = []
+    for filled in (False, True):
+        with parity.deterministic(filled):
+            runs.append([results(case, case.inputs(shape, dtype)) for shape in case.shapes])
+    expected, found = runs
     for first, second in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
         assert torch.equal(first, second)
 
 
 @each_reduce
 @pytest.mark.parametrize(("axis", "stride"), [(0, 2**31 + 64), (1, 2**24 - 16)])
+@parity.room_far_apart()
 def test_offsets_beyond_32_bits(reduce, axis, stride):
     """More than 2^31 elements from end to end; untouched memory costs nothing, but on a GPU."""
-    if GPU == "cuda" and torch.cuda.mem_get_info()[0] < FAR_APART_BYTES:
-        pytest.skip("needs 12 GB of free GPU memory")
     shape = (2, 7, 1, 5) if axis == 0 else (1, 140, 1, 1)
     features = values(shape, torch.bfloat16, 3).to(GPU)
     attentions = values((shape[0], 3, *shape[2:]), torch.bfloat16, 4).to(GPU)
@@ -328,9 +335,13 @@ def test_attention_and_pooling_in_one_pass(strides, dtype, monkeypatch):
         wk.attend_and_pool(features, weight, norm.eval(), backend=backend)
         for backend in ("reference", "triton")
     )
-    for value, truth in zip(found, expected, strict=True):
+    exact = wk.attend_and_pool(
+        features.double(), weight.to(dtype).double(), norm.double(), backend="reference"
+    )
+    for value, truth, right in zip(found, expected, exact, strict=True):
         assert value.dtype == truth.dtype
         assert parity.relative_error(value, truth) <= TOLERANCES[dtype]
+        assert share_of_exact(value, right, dtype) <= EXACT_SHARE
     parity.assert_layout(found[1], features)
 
 

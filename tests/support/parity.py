@@ -1,8 +1,12 @@
 """The rules by which two backends are compared: test_native.py, test_properties.py, fuzz.py."""
 
 import contextlib
+import fcntl
 import functools
+import tempfile
+from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -23,9 +27,43 @@ DEVICE = {"cpu": "cpu", "triton": GPU, "cuda": "cpu" if EMULATED else GPU}
 # By default a float32 convolution on a GPU takes TF32: the reference is to be float32 proper.
 torch.backends.cudnn.allow_tf32 = False
 DTYPES = tuple(TOLERANCES)
+FAR_APART_BYTES = 12e9
 # What C++ kernels compute alone: the convolution of attend_and_pool is torch's.
 NATIVE = [c for c in CASES if "cpu" in KERNELS[c.op] and c.op != "attend_and_pool"]
 STRIDES = ("contiguous", "channels_last", "sliced", "window", "transposed", "expanded")
+
+
+@contextlib.contextmanager
+def deterministic(filled):
+    """torch's deterministic mode. filled: what is allocated is NaN, or the largest integer.
+
+    On a GPU torch's own operators (the resize, its gradient) have other bits in it: results are
+    compared with those of the same mode.
+    """
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+    try:
+        assert torch.empty(3, device=GPU).isnan().all() or not filled
+        yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = before
+        torch.use_deterministic_algorithms(False)
+
+
+@contextlib.contextmanager
+def room_far_apart():
+    """Runs the body, which allocates 12 GB on a GPU, in one process at a time."""
+    if GPU == "cpu":  # untouched memory costs nothing
+        yield
+        return
+    with Path(tempfile.gettempdir(), "wsdan-far-apart.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info()[0] < FAR_APART_BYTES:
+            pytest.skip("needs 12 GB of free GPU memory")
+        yield
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import refused
+from runs import environment, refused
 from trees import make_tree
 
 from wsdan.checkpoint import load_checkpoint
@@ -17,6 +17,7 @@ from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.errors import UserError
+from wsdan.training.launch import pick_device
 
 
 @pytest.fixture
@@ -197,7 +198,12 @@ def test_a_mistake_is_one_line(arguments, text, small, tmp_path, monkeypatch, ca
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a CUDA device")
+def test_the_tests_of_the_program_see_no_gpu():
+    """Neither here nor in the processes that they start."""
+    assert pick_device("auto") == torch.device("cpu")
+    assert environment()["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_a_missing_gpu_is_one_line(small, capsys):
     assert "sees no CUDA device" in refused(capsys, *small, "--device", "cuda")
 

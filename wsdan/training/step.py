@@ -1,4 +1,7 @@
-"""One training step: forward, backward and optimizer, without waiting for the device."""
+"""One training step: forward, backward and optimizer, without waiting for the device.
+
+torch's SyncBatchNorm alone (--sync-batchnorm) waits: it picks the ranks that had images.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
