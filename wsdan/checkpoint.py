@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from wsdan.checkpoint_content import check_content
 from wsdan.config import RENAMED, Config
-from wsdan.errors import UserError
+from wsdan.errors import UserError, shown
 from wsdan.files import written_whole
 from wsdan.validation import check_checkpoint_file
 
@@ -49,7 +50,8 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Read a checkpoint, of this or an earlier version; its "config" is a Config.
 
-    Raises UserError for a missing, truncated, damaged or foreign file.
+    Raises UserError for a missing, truncated, damaged or foreign file, and for one whose content is
+    wrong, see `check_content`.
     """
     path = Path(path)
     check_checkpoint_file(path)
@@ -63,25 +65,32 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise
     except Exception as error:  # torch.load raises exceptions of many types for foreign files
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    check_any_version(content, path)
+    return content
+
+
+def check_any_version(content: object, path: str | Path) -> None:
+    """Check what the file `path` holds, and bring it to the current version in place.
+
+    Raises UserError.
+    """
+    if not isinstance(content, dict) or not _is_ours(content.get("format")):
         raise UserError(f"checkpoint {path}: was not written by wsdan train")
-    for name, kind in {"version": int, "config": dict, "classes": list}.items():
-        if not isinstance(content.get(name), kind):
-            raise UserError(f"checkpoint {path}: was not written by wsdan train: no {name} in it")
-    if content["version"] > VERSION:
-        raise UserError(
-            f"checkpoint {path}: written by a newer wsdan (version {content['version']})"
-        )
-    if content["version"] < 3:
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise UserError(f"checkpoint {path}: version must be an integer; got {shown(version)}")
+    if version > VERSION:
+        raise UserError(f"checkpoint {path}: written by a newer wsdan (version {shown(version)})")
+    if version < 3:
         try:
             _upgrade(content)
         except (AttributeError, KeyError, TypeError):
             raise UserError(f"checkpoint {path}: was not written by wsdan train") from None
-    known = {item.name for item in dataclasses.fields(Config)}
-    content["config"] = Config(
-        **{name: value for name, value in content["config"].items() if name in known}
-    )
-    return content
+    check_content(content, f"checkpoint {path}")
+
+
+def _is_ours(name: object) -> bool:
+    return isinstance(name, str) and name == FORMAT  # a tensor compares by element
 
 
 def _upgrade(content: dict) -> None:

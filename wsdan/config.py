@@ -220,6 +220,9 @@ class Config:
     )
     resume: bool = _setting(False, "resume from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
+    allow_changed_data: bool = _setting(
+        False, "with --resume: go on within an epoch although the training images changed"
+    )
 
     def resolved(self) -> "Config":
         """This configuration with every None that has a recipe filled in, and checked."""
@@ -238,7 +241,7 @@ class Config:
     def to_yaml(self) -> str:
         """The settings for --config, less what belongs to one run alone."""
         settings = dataclasses.asdict(self)
-        for name in ("out", "resume", "overwrite", "profile"):
+        for name in ("out", "resume", "overwrite", "allow_changed_data", "profile"):
             del settings[name]
         return yaml.safe_dump(settings, sort_keys=False)
 

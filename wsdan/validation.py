@@ -73,6 +73,8 @@ def check_together(config) -> None:
         raise UserError("--cache and --decode gpu exclude each other: kept images are decoded")
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
+    if config.allow_changed_data and not config.resume:
+        raise UserError("--allow-changed-data needs --resume, a run that began with other images")
     if config.pretrained and config.weights is not None:
         raise UserError("--pretrained and --weights exclude each other; add --no-pretrained")
     if config.ignore_classifier and config.weights is None:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from wsdan.config import Config
 from wsdan.data.cache import open_cache
 from wsdan.data.decoding import DecodingLoader, RawImageDataset
+from wsdan.data.fingerprint import fingerprint
 from wsdan.data.images import BadImageError, ImageDataset, Item
 from wsdan.data.samplers import EpochBatchSampler, RankBatchSampler, SeededDataset
 from wsdan.data.samples import Sample
@@ -119,6 +120,16 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoade
         len(dataset), config.batch_size, rank=rank(), world_size=world_size()
     )
     return _loader(dataset, sampler, config)
+
+
+def fingerprints(
+    config: Config, train: DataLoader | DecodingLoader, val: DataLoader | DecodingLoader
+) -> dict[str, Tensor]:
+    """The fingerprints of the splits "train" and "val"; none of the synthetic images."""
+    if config.data == "synthetic":
+        return {}
+    datasets = {"train": train.dataset.dataset, "val": val.dataset.dataset}
+    return {name: fingerprint(item.samples, config.root) for name, item in datasets.items()}
 
 
 def _image_dataset(config: Config, samples: list[Sample], transform: Transform) -> Dataset:

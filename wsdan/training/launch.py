@@ -2,15 +2,19 @@
 
 import dataclasses
 import os
+import platform
 import shlex
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wsdan.config import Config
 from wsdan.distributed import (
     call_on_main,
+    gather_objects,
     is_main,
     local_rank,
     max_over_ranks,
@@ -85,6 +89,23 @@ def check_processes(config: Config) -> None:
     """Raises UserError for what several processes cannot do together."""
     if world_size() > 1 and config.cuda_graph:
         raise UserError("--cuda-graph is for a single process; this run has " + str(world_size()))
+
+
+def check_data(data: dict[str, Tensor], config: Config, classes: list[str]) -> None:
+    """Raises UserError, in all processes, unless all read the same images.
+
+    data: the fingerprints of the splits.
+    """
+    digests = {name: sha256(rows.numpy().tobytes()).digest() for name, rows in data.items()}
+    counts = ", ".join(f"{len(rows)} {name} images" for name, rows in data.items())
+    text = f"{counts} of {len(classes)} classes below {config.root} on {platform.node()}"
+    found = gather_objects((digests, classes, text))
+    for number, (*others, other_text) in enumerate(found):
+        if others != list(found[0][:2]):
+            raise UserError(
+                f"--root: process {number} reads other images than process 0: {other_text}; "
+                f"process 0: {found[0][2]}"
+            )
 
 
 def print_main(text: str, error: bool = False) -> None:

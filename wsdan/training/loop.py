@@ -1,5 +1,7 @@
 """The training loop: epochs of training steps, evaluation and checkpoints."""
 
+import dataclasses
+import os
 import time
 from pathlib import Path
 
@@ -51,6 +53,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         StoppedError: after SIGTERM or Ctrl-C; last.pt holds the run up to its last step.
     """
     config = config.resolved()
+    if config.root is not None:  # so that a resumed or evaluated run finds it from anywhere
+        config = dataclasses.replace(config, root=os.path.abspath(config.root))
     device = pick_device(config.device)
     check_device(config, device)
     with process_group(device), StopSignals() as stop, RunLock() as lock:

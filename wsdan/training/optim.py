@@ -4,11 +4,17 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from wsdan.config import Config
 
-# Options that choose torch's implementation of a step. They depend on the device, not on the run.
-IMPLEMENTATION = ("foreach", "fused", "capturable")
+# What an optimizer keeps for each parameter.
+STATE = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
+# What changes in a learning rate's schedule.
+POSITION = ("last_epoch", "_step_count", "_last_lr")
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -39,18 +45,34 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a state, perhaps from another device; keeps this optimizer's implementation.
+    """Load a state, perhaps from another device; of its options only the learning rates, since the
+    others follow from the settings and the device.
 
-    Raises ValueError or RuntimeError if the parameter groups differ.
+    Raises ValueError if the parameter groups, or the tensors of a parameter, are not this
+    optimizer's.
     """
-    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        saved.update({name: group[name] for name in IMPLEMENTATION if name in group})
-    optimizer.load_state_dict(state)
+    groups = optimizer.state_dict()["param_groups"]
+    for own, saved in zip(groups, state["param_groups"], strict=True):
+        own["lr"] = saved["lr"]
+    parameters = [item for group in optimizer.param_groups for item in group["params"]]
+    for index, values in state["state"].items():
+        shapes = {name: tuple(value.shape) for name, value in values.items()}
+        full = tuple(parameters[index].shape)
+        fitting = {name: () if name == "step" else full for name in STATE[type(optimizer)]}
+        if shapes != fitting or any(value.is_complex() for value in values.values()):
+            raise ValueError(f"parameter {index} has {shapes} in place of {fitting}")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def load_lr_scheduler(lr_scheduler: LRScheduler, state: dict) -> None:
+    """Load the position of a learning rate's schedule; its function stays this one's."""
+    own = lr_scheduler.state_dict()
+    lr_scheduler.load_state_dict({**own, **{name: state[name] for name in POSITION}})
 
 
 def build_lr_scheduler(
     optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+) -> LRScheduler:
     """A linear warm-up of the learning rate, then x0.9 every 2 epochs or a cosine down to 0."""
     total = config.epochs * steps_per_epoch
     warmup = config.warmup * total

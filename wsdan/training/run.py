@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from wsdan.config import Config
 from wsdan.data.decoding import DecodingLoader
-from wsdan.data.loaders import train_loader, val_loader
+from wsdan.data.loaders import fingerprints, train_loader, val_loader
 from wsdan.distributed import call_on_main, is_main
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
 from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
-from wsdan.training.launch import print_main
+from wsdan.training.launch import check_data, print_main
 from wsdan.training.lock import RunLock
 from wsdan.training.logging import RunLogger
 from wsdan.training.optim import rising_rate
@@ -65,7 +65,9 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
     seed_generators(config.seed)
     train_batches, classes = train_loader(config)
     val_batches = val_loader(config, classes)
-    state = new_state(config, classes, device, train_batches.batch_sampler)
+    data = fingerprints(config, train_batches, val_batches)
+    check_data(data, config, classes)
+    state = new_state(config, classes, device, train_batches.batch_sampler, data)
     profiler = StepProfiler(device_clock(device), state.model) if config.profile else NO_PROFILER
     step = build_step(state.model, state.optimizer, config, state.scaler, profiler)
     folder = call_on_main(partial(open_run_folder, config, lock))

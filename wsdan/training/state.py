@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from wsdan.config import Config
+from wsdan.data.fingerprint import difference
 from wsdan.data.samplers import EpochBatchSampler, image_seed
 from wsdan.distributed import gather_objects, rank, world_size
 from wsdan.errors import UserError
 from wsdan.networks.model import build_model
 from wsdan.training.ema import ModelEma
-from wsdan.training.optim import build_lr_scheduler, build_optimizer, load_optimizer
+from wsdan.training.launch import print_main
+from wsdan.training.optim import (
+    build_lr_scheduler,
+    build_optimizer,
+    load_lr_scheduler,
+    load_optimizer,
+)
 from wsdan.training.skips import Skips
 from wsdan.training.step import build_scaler
 from wsdan.validation import option_name
@@ -23,10 +30,10 @@ from wsdan.validation import option_name
 # Settings that may change when a run is resumed; any other change makes it a different run. The
 # number of images in a step may change if it divides the number the epoch has seen.
 MAY_CHANGE = {
-    "out", "resume", "overwrite", "profile", "root", "device", "workers", "cache", "decode",
-    "epochs", "eval_every", "save_every", "max_skipped", "log_images", "skip_bad_images",
+    "out", "resume", "overwrite", "allow_changed_data", "profile", "root", "device", "workers",
+    "cache", "decode", "epochs", "eval_every", "save_every", "max_skipped", "log_images",
     "max_pixels", "allow_empty",
-    "batch_size", "accumulate", "compile", "cuda_graph", "pretrained", "weights",
+    "skip_bad_images", "batch_size", "accumulate", "compile", "cuda_graph", "pretrained", "weights",
     "ignore_classifier", "final", "tta", "refine_threshold", "refine_padding",
 }  # fmt: skip
 
@@ -72,7 +79,10 @@ class Progress:
 
 @dataclass
 class RunState:
-    """The model and everything else that training changes."""
+    """The model and everything else that training changes.
+
+    data: the fingerprints of the splits, empty for the synthetic images.
+    """
 
     config: Config
     classes: list[str]
@@ -84,6 +94,7 @@ class RunState:
     batch_sampler: EpochBatchSampler
     progress: Progress
     skips: Skips
+    data: dict[str, Tensor] = field(default_factory=dict)
 
     def eval_model(self) -> nn.Module:
         """The model to evaluate: the averaged one if there is one."""
@@ -100,6 +111,8 @@ class RunState:
             "step_size": self.batch_sampler.step_size,
             "ranks": ranks,
         }
+        if self.data:
+            state["data"] = self.data
         if self.model_ema is not None:
             ema = self.model_ema.state_dict()
             state |= {"ema": ema["model"], "ema_steps": ema["steps"]}
@@ -108,19 +121,21 @@ class RunState:
     def load_state_dict(self, state: dict, path: object) -> None:
         """Load the content of the checkpoint `path`. Raises UserError if it is another run's."""
         self._check_same_run(state, path)
+        same_images = self._check_data(state)
         try:
             self.model.load_state_dict(state["model"])
             load_optimizer(self.optimizer, state["optimizer"])
+            if self.model_ema is not None:
+                self.model_ema.load_state_dict({"model": state["ema"], "steps": state["ema_steps"]})
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError):
             raise UserError(
                 f"--resume: {path} holds another model than the settings ask for"
             ) from None
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        if self.model_ema is not None:
-            self.model_ema.load_state_dict({"model": state["ema"], "steps": state["ema_steps"]})
+        load_lr_scheduler(self.lr_scheduler, state["lr_scheduler"])
         self._load_ranks(state["ranks"], state["step_size"])
+        self._check_position(state["step_size"], same_images)
 
     def _load_ranks(self, ranks: list[dict], step_size: int) -> None:
         """Load this rank's progress and random state or, if the number of ranks or the images in a
@@ -129,10 +144,49 @@ class RunState:
             own = ranks[rank()]
             self.progress = Progress(**own["progress"])
             _set_random_state(own["rng"])
-            return
-        self.progress = _merged([item["progress"] for item in ranks], rank() == 0)
-        first = self.progress.first_step(self.batch_sampler.step_size)
-        self.lr_scheduler.last_epoch = self.progress.epoch * len(self.batch_sampler) + first
+        else:
+            self.progress = _merged([item["progress"] for item in ranks], rank() == 0)
+
+    def _check_position(self, step_size: int, same_images: bool) -> None:
+        """Check the loaded position, of a run with steps of `step_size` images, against the epoch's
+        images; where the steps of an epoch are others, move the learning rate's there."""
+        progress, sampler = self.progress, self.batch_sampler
+        first = min(progress.first_step(sampler.step_size), len(sampler))
+        position = progress.epoch * len(sampler) + first
+        if not (same_images and step_size == sampler.step_size):
+            self.lr_scheduler.last_epoch = position
+        elif progress.seen > max(sampler.length, step_size):
+            raise UserError(
+                f"--resume: the run has seen {progress.seen} images of epoch {progress.epoch + 1}, "
+                f"which has {sampler.length}"
+            )
+        elif self.lr_scheduler.last_epoch > position:
+            raise UserError(
+                f"--resume: the learning rate's schedule is at step {self.lr_scheduler.last_epoch},"
+                f" the run at step {position}"
+            )
+
+    def _check_data(self, state: dict) -> bool:
+        """Whether the training images are those of the checkpoint, or it does not tell.
+
+        Raises UserError for other ones in the middle of an epoch; else warns.
+        """
+        changes = {
+            name: text
+            for name, old in state.get("data", {}).items()
+            if name in self.data and (text := difference(old, self.data[name]))
+        }
+        progress = state["ranks"][0]["progress"]
+        within = progress["seen"] > 0 and not progress["trained"]
+        for name, text in changes.items():
+            message = f"the {name} images of {self.config.root} are not those of the run: {text}"
+            if name == "train" and within and not self.config.allow_changed_data:
+                raise UserError(
+                    f"--resume: {message}, and epoch {progress['epoch'] + 1} is not at its end; "
+                    "--allow-changed-data goes on"
+                )
+            print_main(f"wsdan: warning: {message}", error=True)
+        return "train" not in changes
 
     def _check_same_run(self, state: dict, path: object) -> None:
         if "ranks" not in state:
@@ -157,9 +211,16 @@ class RunState:
 
 
 def new_state(
-    config: Config, classes: list[str], device: torch.device, batch_sampler: EpochBatchSampler
+    config: Config,
+    classes: list[str],
+    device: torch.device,
+    batch_sampler: EpochBatchSampler,
+    data: dict[str, Tensor] | None = None,
 ) -> RunState:
-    """The state of a new run of a resolved configuration: the model and what trains it."""
+    """The state of a new run of a resolved configuration: the model and what trains it.
+
+    data: the fingerprints of its splits.
+    """
     model = build_model(config, len(classes))
     if config.sync_batchnorm and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -181,6 +242,7 @@ def new_state(
         batch_sampler=batch_sampler,
         progress=Progress(),
         skips=Skips(config.max_skipped),
+        data=data or {},
     )
 
 
@@ -190,7 +252,8 @@ def _merged(ranks: list[dict], main: bool) -> Progress:
     if not main:
         return Progress(**common)
     sums = {name: sum(item[name] for item in ranks) for name in ("steps", "bad")}
-    totals = {name: sum(item["totals"][name] for item in ranks) for name in ranks[0]["totals"]}
+    names = {name: None for item in ranks for name in item["totals"]}  # in their order
+    totals = {name: sum(item["totals"].get(name, 0) for item in ranks) for name in names}
     return Progress(**common, **sums, totals=totals)
 
 

@@ -36,6 +36,7 @@ from wsdan.training.logging import RunLogger
 from wsdan.training.signals import StopSignals
 
 KILLS = 20
+WEIGHTS = {"model": {"weight": torch.ones(2)}}
 COMMAND = [*SMALL, "--epochs", "12", "--eval-every", "4", "--save-every", "1", "--log-images", "0"]
 
 
@@ -187,7 +188,7 @@ def test_a_full_tmpfs(few_images, small_disk, monkeypatch, capfd):
 @pytest.mark.parametrize("function", ["torch.save", "os.fsync", "os.replace"])
 def test_an_error_at_any_point_keeps_the_old_file(function, tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    save_checkpoint(path, Config(), ["a", "b"], {"number": 1})
+    save_checkpoint(path, Config().resolved(), ["a", "b"], {"number": 1, **WEIGHTS})
 
     def refuse(*_):
         raise OSError(28, "No space left on device")
@@ -217,14 +218,14 @@ def test_a_file_that_only_looks_like_a_checkpoint_is_refused(content, tmp_path):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("missing", ["version", "config", "classes"])
+@pytest.mark.parametrize("missing", ["version", "config", "classes", "model"])
 def test_a_checkpoint_without_a_part_is_refused(missing, tmp_path):
     path = tmp_path / "last.pt"
-    save_checkpoint(path, Config(), ["a", "b"], {})
+    save_checkpoint(path, Config().resolved(), ["a", "b"], WEIGHTS)
     content = torch.load(path, weights_only=True)
     del content[missing]
     torch.save(content, path)
-    with pytest.raises(UserError, match=f"no {missing} in it"):
+    with pytest.raises(UserError, match=f"last.pt: {missing} must be"):
         load_checkpoint(path)
 
 
@@ -302,7 +303,7 @@ def test_temporary_files_of_a_killed_run_are_removed(few_images, tmp_path):
 
 def test_a_folder_that_cannot_be_written(few_images, small_disk, capsys):
     """It is an error before the first step; later it is treated as a full disk."""
-    save_checkpoint(small_disk / "last.pt", Config(), ["a", "b"], {"number": 1})
+    save_checkpoint(small_disk / "last.pt", Config(), ["a", "b"], {"number": 1, **WEIGHTS})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(NotSavedError, match="Read-only file system; the earlier one is whole"):
         save_checkpoint(small_disk / "last.pt", Config(), ["a", "b"], {"number": 2})
