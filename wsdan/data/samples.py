@@ -38,7 +38,8 @@ class Listing(NamedTuple):
 
     where: names the split in error messages. classes: all class names, in label order. empty:
     class folders without an image, which are among the classes. left_out: how many files there are
-    that are no images, by suffix. damage: lines about archives that are damaged.
+    that are no images, by suffix. damage: lines about archives that are damaged. notes: other
+    warnings.
     """
 
     where: str
@@ -47,6 +48,7 @@ class Listing(NamedTuple):
     empty: tuple[str, ...] = ()
     left_out: Mapping[str, int] = MappingProxyType({})
     damage: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Sample(NamedTuple):

@@ -56,7 +56,7 @@ def warn_main(line: str) -> None:
 
 
 def _warnings(listing: Listing, classes: list[str]) -> list[str]:
-    lines = list(listing.damage[:MOST_NAMED])
+    lines = [*listing.notes, *listing.damage[:MOST_NAMED]]
     if len(listing.damage) > MOST_NAMED:
         lines.append(f"{listing.where}: {len(listing.damage)} damaged shards")
     if listing.left_out:

@@ -13,6 +13,7 @@ import trees
 from trees import BOX, COLOURS, LAYOUTS, colour_of, config_of, error_of, write
 
 from wsdan.cli import main
+from wsdan.data import readers
 from wsdan.data.images import ImageDataset, load_image
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.data.splits import open_split
@@ -40,6 +41,86 @@ def test_the_other_layout_of_stanford_cars(tmp_path):
     config = config_of("cars", trees.make_cars_annos(tmp_path))
     check_images(config, list(COLOURS), 3)
     assert {sample.box for sample in open_split(config, "val", list(COLOURS)).samples} == {BOX}
+
+
+def nest(folder: Path) -> None:
+    """Move a folder's content into a folder of the same name in it, as Kaggle does."""
+    folder.rename(folder.parent / "moving")
+    folder.mkdir()
+    (folder.parent / "moving").rename(folder / folder.name)
+
+
+@pytest.mark.parametrize("labels", ["", "car_devkit", "car_devkit/devkit"])
+def test_stanford_cars_as_kaggle_packs_them(labels, tmp_path):
+    (trees.make_cars_devkit(tmp_path) / "stanford_cars").rename(tmp_path / "archive")
+    root = tmp_path / "archive"
+    nest(root / "cars_train")
+    nest(root / "cars_test")
+    (root / "car_devkit").mkdir()
+    (root / "devkit").rename(root / "car_devkit" / "devkit")
+    (root / "cars_annos.mat").write_bytes(b"of the images of car_ims/")
+    name = "cars_test_annos_withlabels.mat"
+    (root / name).rename(root / labels / name)
+    config = config_of("cars", root)
+    assert readers.detect(root) == "cars"
+    check_images(config, list(COLOURS), 3)
+    assert {sample.box for sample in open_split(config, "val", list(COLOURS)).samples} == {BOX}
+    (root / labels / name).unlink()
+    error = error_of(config, "val", list(COLOURS))
+    assert f"{root / name} is missing; see https://github.com/pytorch/vision/issues/7545" in error
+
+
+def make_kaggle_dogs(root: Path, per_class: int) -> list[str]:
+    """images/Images/ and annotations/Annotation/ without lists; returns the classes."""
+    box = "<a><bndbox><xmin>4</xmin><ymin>6</ymin><xmax>20</xmax><ymax>16</ymax></bndbox></a>"
+    classes = [f"n0{i}-{colour}" for i, colour in enumerate(COLOURS)]
+    for name, colour in zip(classes, COLOURS, strict=True):
+        for index in range(per_class):
+            trees.paint(root / "images" / "Images" / name / f"{index}.1.jpg", colour)
+            write(root / "annotations" / "Annotation" / name / f"{index}.1", [box])
+        write(root / "images" / "Images" / name / "Thumbs.db", ["no image"])
+    return classes
+
+
+def test_stanford_dogs_as_kaggle_packs_them(tmp_path, capsys):
+    classes = make_kaggle_dogs(tmp_path, 5)
+    config = config_of("dogs", tmp_path)
+    assert readers.detect(tmp_path) == "dogs"
+    train = open_split(config, "train")
+    assert capsys.readouterr().err == ""
+    val = open_split(config, "val", train.classes)
+    assert "no train_list.mat and test_list.mat, so 100 images of each class" in (
+        capsys.readouterr().err
+    )
+    assert train.classes == classes
+    assert [sample.label for sample in train.samples] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [sample.label for sample in val.samples] == [0, 1, 2]
+    assert {sample.box for sample in val.samples} == {BOX}
+    sources = {sample.source for sample in (*train.samples, *val.samples)}
+    assert len(sources) == 15  # no image is in both
+    assert all(colour_of(sample) in classes[sample.label] for sample in val.samples)
+
+
+def test_the_drawn_split_of_stanford_dogs_has_at_most_the_published_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("wsdan.data.readers.dogs.TRAINING_IMAGES", 3)
+    classes = make_kaggle_dogs(tmp_path, 8)
+    config = config_of("dogs", tmp_path)
+    assert len(open_split(config, "train").samples) == 9
+    assert len(open_split(config, "val", classes).samples) == 15
+
+
+def test_cub_as_kaggle_packs_it(tmp_path):
+    """Beside the folders of other archives, or in a folder of its own name."""
+    trees.make_cub(tmp_path)
+    for name in ("segmentations", "cvpr2016_cub"):
+        (tmp_path / name).mkdir()
+    config = config_of("cub", tmp_path)
+    assert readers.detect(tmp_path) == "cub"
+    check_images(config, LAYOUTS["cub"][1], 3)
+    nest(tmp_path / "CUB_200_2011")
+    assert readers.detect(tmp_path) == "cub"
+    check_images(config, LAYOUTS["cub"][1], 3)
+    check_images(config_of("cub", tmp_path / "CUB_200_2011"), LAYOUTS["cub"][1], 3)
 
 
 @pytest.mark.parametrize(

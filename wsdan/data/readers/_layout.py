@@ -29,6 +29,11 @@ def require_path(path: Path, data: str, source: str) -> Path:
     return path
 
 
+def first_existing(folder: Path, names: Sequence[str]) -> Path:
+    """The first of folder/NAME that exists; the first of all if none does."""
+    return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+
+
 def containing_folder(root: Path, name: str) -> Path:
     """The folder that contains the folder `name`: the parent of `root` if root is called so, else
     root itself. So --root may be either of them."""

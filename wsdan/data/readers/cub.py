@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
-from wsdan.data.readers._layout import read_key_values, require_images, require_path
+from wsdan.data.readers._layout import (
+    first_existing,
+    read_key_values,
+    require_images,
+    require_path,
+)
 from wsdan.data.samples import Box, ImageRecord, Listing
 from wsdan.errors import UserError
 
 LAYOUT = "CUB_200_2011/images.txt"
+FOLDER = "CUB_200_2011"
 SOURCE = "it is part of CUB_200_2011.tgz, see https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 
@@ -16,7 +22,9 @@ def recognises(root: Path) -> bool:
 
 
 def _folder(root: Path) -> Path:
-    return root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
+    inside = [f"{FOLDER}/images.txt", "images.txt", f"{FOLDER}/{FOLDER}/images.txt"]
+    found = first_existing(root, inside).parent
+    return found if found.is_dir() else root
 
 
 def read(root: Path, split: str) -> Listing:
