@@ -72,7 +72,8 @@ class WSDAN(nn.Module):
     torch.export.save writes it; torch.export.load needs WSDAN imported before.
 
     Args:
-        backbone: a Backbone, or a name for `build_backbone`.
+        backbone: a Backbone, or a name for `build_backbone`, with random weights. With ImageNet's:
+            wsdan.networks.backbones.build_backbone(name, pretrained=True).
         num_classes: N. num_attentions: M.
         attention: "conv", a 1x1 convolution with batch norm and ReLU; "conv3x3", a 3x3 one;
             "slice", the first M channels of the features (the official Inception model); or a

@@ -194,11 +194,14 @@ def choose_fit(dicts: StateDicts, wanted: dict[str, Tensor]) -> Fit:
 def _near_fits(name: str, state: dict[str, Tensor], needed: set[str]) -> list[Fit]:
     """The prefixes before more than half of the needed keys of a state dict, else the best one."""
     counts = Counter({"": 0})
+    depth = max(key.count(".") for key in needed)
     for key in state:
-        parts = key.split(".")
+        *head, tail = key.rsplit(".", depth + 1)  # head: what no needed key is long enough for
+        parts = [*head, tail] if len(head) <= depth else [*head[1:], tail]
         for start in range(len(parts)):
-            if ".".join(parts[start:]) in needed:
-                counts["".join(f"{part}." for part in parts[:start])] += 1
+            suffix = ".".join(parts[start:])
+            if suffix in needed:
+                counts[key.removesuffix(suffix)] += 1
     best, _ = counts.most_common(1)[0]
     chosen = [prefix for prefix, count in counts.items() if 2 * count > len(needed)] or [best]
     return [Fit(name, prefix, state) for prefix in chosen]

@@ -188,6 +188,7 @@ NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch
         ({0: WEIGHT, 1: WEIGHT}, "must hold weights by name; got a name of type int"),
         ({**tiny(1), "epoch": 3}, "must hold weights by name; got also epoch"),
         ({**tiny(1), "a\n\udc00" * 99: 3}, r"got also 'a\n\udc00a\n"),
+        ({**tiny(1), "x." * 100_000: WEIGHT}, "unknown: x.x."),
         ({**tiny(1), "odd\nkey": WEIGHT}, r"unknown: 'odd\nkey'"),
         ({**tiny(1), ("a",): 3}, "must hold weights by name; got also ('a',)"),
         (
