@@ -46,6 +46,7 @@ from wsdan.validation import (
     check_ranges,
     check_reachable,
     check_text,
+    image_size,
     option_name,
     split_weights,
 )
@@ -198,9 +199,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     conversion.add_argument(
         "--image-size",
-        type=int,
+        type=image_size,
         metavar="N",
-        help="side of the images it was trained on, which SOURCE does not tell (default: 448)",
+        help="side or HEIGHTxWIDTH of its training images, which SOURCE does not tell "
+        "(default: 448)",
     )
     conversion.add_argument(
         "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
@@ -266,7 +268,8 @@ def _add_option(parser, item: dataclasses.Field, default: str | None, text: str)
     how = {"action": argparse.BooleanOptionalAction}
     if kind is not bool:
         metavar = None if choices else item.metadata["metavar"] or METAVARS[kind]
-        how = {"type": kind, "choices": choices, "metavar": metavar}
+        read = image_size if item.name == "image_size" else kind
+        how = {"type": read, "choices": choices, "metavar": metavar}
     parser.add_argument(option_name(item.name), default=default, help=text, **how)
 
 
@@ -345,7 +348,7 @@ def _eval(options: dict) -> None:
     config = dataclasses.replace(
         classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
-    check_image_size(classifier.model, config.image_size)
+    check_image_size(classifier.model, config.input_size)
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)
         wrong = None if shown["errors"] is None else []

@@ -16,7 +16,15 @@ import yaml
 
 from wsdan.constants import MAX_PIXELS
 from wsdan.errors import UserError, one_line, shown
-from wsdan.validation import check_choices, check_file, check_ranges, check_text, check_together
+from wsdan.validation import (
+    check_choices,
+    check_file,
+    check_ranges,
+    check_text,
+    check_together,
+    height_and_width,
+    image_size,
+)
 
 METHODS = ("wsdan", "baseline")
 # One reader for each layout of a dataset on disk: the modules of wsdan/data/readers.
@@ -111,7 +119,9 @@ class Config:
         "the dataset's folder; of --data folder: train/ and val/ (or test/), one folder per class",
         metavar="DIR",
     )
-    image_size: int | None = _setting(None, "side of the square input, pixels")
+    image_size: int | str | None = _setting(
+        None, "side of the square input in pixels, or HEIGHTxWIDTH", metavar="N"
+    )
     workers: int | None = _setting(None, "processes that load images")
     cache: str | None = _setting(
         None, "keep decoded and resized images in memory or in a file", CACHES
@@ -238,6 +248,11 @@ class Config:
         check_ranges(config)
         return config
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, pixels."""
+        return height_and_width(self.image_size)
+
     def to_yaml(self) -> str:
         """The settings for --config, less what belongs to one run alone."""
         settings = dataclasses.asdict(self)
@@ -342,6 +357,11 @@ def _converted(item: dataclasses.Field, value, name: str):
     if value is None:
         return item.default
     kind = value_type(item)
+    if item.name == "image_size" and isinstance(value, str):
+        try:
+            return image_size(value)
+        except ValueError:
+            raise UserError(f"{name} must be N or HEIGHTxWIDTH, got {shown(value)}") from None
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text

@@ -93,13 +93,8 @@ def check_ranges(config) -> None:
     """Raise UserError for a number out of its range; no setting with a recipe may be None."""
     for item in dataclasses.fields(config):
         _check_number(option_name(item.name), getattr(config, item.name), item.name)
-    if config.data == "synthetic" and config.image_size > SYNTHETIC_MAX_SIZE:
-        raise UserError(
-            f"--image-size must be at most {SYNTHETIC_MAX_SIZE} for --data synthetic; "
-            f"got {config.image_size}"
-        )
-    at_least = {**AT_LEAST, "image_size": SYNTHETIC_MIN_SIZE if config.data == "synthetic" else 1}
-    for name, low in at_least.items():
+    _check_image_size(config.image_size, config.data == "synthetic")
+    for name, low in AT_LEAST.items():
         if not getattr(config, name) >= low:
             raise UserError(
                 f"{option_name(name)} must be at least {low}; got {getattr(config, name)}"
@@ -110,6 +105,39 @@ def check_ranges(config) -> None:
     for name in SHARES_BELOW_1:
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
+
+
+def _check_image_size(value: int | str, synthetic: bool) -> None:
+    sides = height_and_width(value)
+    low, high = (
+        (SYNTHETIC_MIN_SIZE, SYNTHETIC_MAX_SIZE) if synthetic else (1, AT_MOST["image_size"])
+    )
+    data = " for --data synthetic" if synthetic else ""
+    if min(sides) < low:
+        raise UserError(f"--image-size must be at least {low}{data}; got {value}")
+    if max(sides) > high:
+        raise UserError(f"--image-size must be at most {high}{data}; got {shown(value)}")
+    if synthetic and sides[0] != sides[1]:
+        raise UserError(f"--image-size must be one number{data}; got {value}")
+
+
+def height_and_width(size: int | str | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of a side N, a pair, or a text HEIGHTxWIDTH of `image_size`."""
+    if isinstance(size, str):
+        height, _, width = size.partition("x")
+        return int(height), int(width)
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def image_size(text: str) -> int | str:
+    """N, or HEIGHTxWIDTH with two numbers, as `--image-size` takes it: 448, or "448x224".
+
+    Raises ValueError.
+    """
+    sides = [int(part) for part in text.split("x")]
+    if len(sides) > 2:
+        raise ValueError(text)
+    return sides[0] if sides[0] == sides[-1] else f"{sides[0]}x{sides[1]}"
 
 
 def _check_number(option: str, value: object, name: str) -> None:

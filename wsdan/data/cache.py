@@ -23,8 +23,10 @@ from PIL import Image
 
 from wsdan.config import Config
 from wsdan.data.samples import Sample, TarMember
+from wsdan.data.transforms import Size
 from wsdan.distributed import gather_objects, local_rank
 from wsdan.errors import UserError
+from wsdan.validation import height_and_width
 
 HEADER = struct.Struct("<III")  # checksum of the rest; width and height of the original image
 VERSION = 2  # of the record format and of the pixels that `load_image` returns
@@ -32,14 +34,14 @@ SUFFIX = ".pictures"  # as in earlier versions, so that their caches are found
 
 
 class ImageCache:
-    """Images of side x side pixels by their index in the dataset.
+    """Images of one size, `side`, by their index in the dataset.
 
     Args:
         path: the cache's file, of `record_bytes` per image.
         file: the same file if it is open already, unbuffered, for reading and writing.
     """
 
-    def __init__(self, path: str, side: int, file: FileIO | None = None):
+    def __init__(self, path: str, side: Size, file: FileIO | None = None):
         self.path, self.side = path, side
         self.file = FileIO(path, "r+") if file is None else file
 
@@ -56,10 +58,11 @@ class ImageCache:
         if width == 0 or checksum != zlib.crc32(memoryview(record)[4:]):
             return None
         pixels = memoryview(record)[HEADER.size :]
-        return Image.frombytes("RGB", (self.side, self.side), pixels), (width, height)
+        size = height_and_width(self.side)[::-1]
+        return Image.frombytes("RGB", size, pixels), (width, height)
 
     def put(self, index: int, resized: Image.Image, original_size: tuple[int, int]) -> None:
-        """Store an RGB image of side x side; original_size: (width, height) before the resize.
+        """Store an RGB image of size `side`; original_size: (width, height) before the resize.
 
         A full disk is a warning; it can happen although the space was reserved.
         """
@@ -71,12 +74,13 @@ class ImageCache:
             warnings.warn(f"--cache: cannot write to {self.path}: {error.strerror}", stacklevel=2)
 
 
-def record_bytes(side: int) -> int:
+def record_bytes(side: Size) -> int:
     """Bytes per image."""
-    return HEADER.size + 3 * side * side
+    height, width = height_and_width(side)
+    return HEADER.size + 3 * height * width
 
 
-def open_cache(config: Config, samples: list[Sample], side: int) -> ImageCache | None:
+def open_cache(config: Config, samples: list[Sample], side: Size) -> ImageCache | None:
     """Open the cache of --cache, or return None. All processes of a run call it together.
 
     All space is reserved here, so that a run does not run out of it later.
@@ -107,7 +111,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
 
 
-def _create_on_disk(needed: int, samples: list[Sample], side: int) -> ImageCache:
+def _create_on_disk(needed: int, samples: list[Sample], side: Size) -> ImageCache:
     folder = cache_folder()
     path = folder / f"{_key(samples, side)}{SUFFIX}"
     try:
@@ -126,7 +130,7 @@ def _create_on_disk(needed: int, samples: list[Sample], side: int) -> ImageCache
     return ImageCache(str(path), side)
 
 
-def _create_in_memory(needed: int, samples: list[Sample], side: int) -> ImageCache:
+def _create_in_memory(needed: int, samples: list[Sample], side: Size) -> ImageCache:
     if not hasattr(os, "memfd_create"):
         raise UserError("--cache ram needs Linux; --cache disk works here")
     _check_space(needed, needed, free_memory(), "ram: memory")
@@ -159,7 +163,7 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB ({count} bytes)"
 
 
-def _key(samples: list[Sample], side: int) -> str:
+def _key(samples: list[Sample], side: Size) -> str:
     """A file name that depends on the images, the side and the libraries' versions."""
     digest = hashlib.sha256(
         repr((VERSION, side, torchvision.__version__, PIL.__version__)).encode()

@@ -85,7 +85,7 @@ class DecodingLoader:
 def decode_batch(
     items: list[RawItem | BadImageError], transform: Transform, device: torch.device
 ) -> list[Item | BadImageError]:
-    """Decode and transform; images are (3,image_size,image_size) float32 on the device."""
+    """Decode and transform; images are (3,H,W) float32 on the device."""
     images = _decode(items, transform, device)
     decoded: list[Item | BadImageError] = []
     with torch.random.fork_rng(devices=[]):
@@ -101,7 +101,7 @@ def decode_batch(
 
 
 def _decode(items: list, transform: Transform, device: torch.device) -> list:
-    """The resized image (3,side,side) uint8 on the device, or a BadImageError, of each item."""
+    """The resized image (3,h,w) uint8 on the device, or a BadImageError, of each item."""
     files = [item for item in items if isinstance(item, RawItem) and isinstance(item.data, bytes)]
     decoded = iter(_decode_jpegs(files, transform, device))
     images = []

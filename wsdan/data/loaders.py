@@ -88,7 +88,7 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
         dataset, classes = InMemoryDataset(source, synthetic_transform(train=True)), source.classes
     else:
         samples, classes = open_split(config, "train")
-        dataset = _image_dataset(config, samples, train_transform(config.image_size))
+        dataset = _image_dataset(config, samples, train_transform(config.input_size))
     size = config.batch_size * config.accumulate
     if len(dataset) < size and world_size() == 1:
         warn_main(
@@ -115,7 +115,7 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoade
         dataset = InMemoryDataset(source, synthetic_transform(train=False))
     else:
         samples, _ = open_split(config, "val", classes)
-        dataset = _image_dataset(config, samples, eval_transform(config.image_size))
+        dataset = _image_dataset(config, samples, eval_transform(config.input_size))
     sampler = RankBatchSampler(
         len(dataset), config.batch_size, rank=rank(), world_size=world_size()
     )

@@ -10,26 +10,28 @@ from torchvision.transforms import v2
 
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.data.samples import Box
+from wsdan.validation import height_and_width
 
-RESIZE = 0.875  # images are resized to image_size / RESIZE, and a square of image_size is cropped
+RESIZE = 0.875  # images are resized to image_size / RESIZE, and image_size is cropped from them
+Size = int | tuple[int, int]  # the side of a square, or height and width, pixels
 NO_BOX = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
 class Transform:
-    """PIL image -> input (3,image_size,image_size) float32, in two steps.
+    """PIL image -> input (3,H,W) float32, of image_size, in two steps.
 
-    `resize` gives a PIL image of side x side. It is deterministic and can be cached. `finish` crops
+    `resize` gives a PIL image of size `side`. It is deterministic and can be cached. `finish` crops
     and normalizes; if `random`, it draws from torch's default generator.
     """
 
-    image_size: int
-    side: int
+    image_size: Size
+    side: Size
     random: bool
     finish: v2.Transform
 
     def resize(self, image: Image.Image) -> Image.Image:
-        return v2.functional.resize(image, [self.side, self.side], antialias=True)
+        return v2.functional.resize(image, list(height_and_width(self.side)), antialias=True)
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.finish(self.resize(image))
@@ -38,10 +40,11 @@ class Transform:
         """The box in the pixels of the input; NaN if there is no box or the crop is random."""
         if box is None or self.random:
             return NO_BOX
-        return box_in_input(box, original_size, self.image_size, self.side == self.image_size)
+        whole = height_and_width(self.side) == height_and_width(self.image_size)
+        return box_in_input(box, original_size, self.image_size, whole)
 
 
-def train_transform(image_size: int) -> Transform:
+def train_transform(image_size: Size) -> Transform:
     """Random crop, horizontal flip and color jitter."""
     steps = [
         v2.RandomCrop(image_size),
@@ -52,7 +55,7 @@ def train_transform(image_size: int) -> Transform:
     return Transform(image_size, side, random=True, finish=v2.Compose([*steps, *_to_tensor()]))
 
 
-def eval_transform(image_size: int, whole: bool = False) -> Transform:
+def eval_transform(image_size: Size, whole: bool = False) -> Transform:
     """Center crop; if `whole`, the whole image without a crop."""
     finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor()])
     return Transform(image_size, input_side(image_size, whole), random=False, finish=finish)
@@ -64,44 +67,55 @@ def synthetic_transform(train: bool) -> v2.Transform:
     return v2.Compose([*flips, *_to_tensor()])
 
 
-def input_side(image_size: int, whole: bool = False) -> int:
-    """The side in pixels to which images are resized before the crop."""
-    return image_size if whole else round(image_size / RESIZE)
+def input_side(image_size: Size, whole: bool = False) -> Size:
+    """The size in pixels to which images are resized before the crop: one side of a square."""
+    height, width = height_and_width(image_size)
+    if not whole:
+        height, width = round(height / RESIZE), round(width / RESIZE)
+    return height if height == width else (height, width)
 
 
 def box_in_original(
-    box: list[int], original_size: tuple[int, int], image_size: int, whole: bool = False
+    box: list[int], original_size: tuple[int, int], image_size: Size, whole: bool = False
 ) -> list[int]:
     """Map a box x1 y1 x2 y2 from the network's input to the original image, in pixels.
 
     original_size: (width, height) of the image. image_size, whole: as in `eval_transform`.
     """
-    side = input_side(image_size, whole)
-    margin = _margin(side, image_size)
-    scales = [size / side for size in original_size] * 2
-    edges = [round((edge + margin) * scale) for edge, scale in zip(box, scales, strict=True)]
+    sides, margins = _sides_and_margins(image_size, whole)
     limits = [*original_size, *original_size]
+    edges = [
+        round((edge + margin) * (limit / side))
+        for edge, margin, side, limit in zip(box, margins, sides, limits, strict=True)
+    ]
     return [min(max(edge, 0), limit) for edge, limit in zip(edges, limits, strict=True)]
 
 
 def box_in_input(
-    box: Box, original_size: tuple[int, int], image_size: int, whole: bool = False
+    box: Box, original_size: tuple[int, int], image_size: Size, whole: bool = False
 ) -> Box:
     """Map a box x1 y1 x2 y2 from the original image to the network's input, clipped to it.
 
     The inverse of `box_in_original`, without rounding. A box outside the crop gets an area of 0.
     """
-    side = input_side(image_size, whole)
-    margin = _margin(side, image_size)
-    scales = [side / size for size in original_size] * 2
-    edges = [edge * scale - margin for edge, scale in zip(box, scales, strict=True)]
-    x1, y1, x2, y2 = (min(max(edge, 0.0), float(image_size)) for edge in edges)
+    sides, margins = _sides_and_margins(image_size, whole)
+    height, width = height_and_width(image_size)
+    x1, y1, x2, y2 = (
+        min(max(edge * (side / size) - margin, 0.0), float(limit))
+        for edge, side, size, margin, limit in zip(
+            box, sides, original_size * 2, margins, (width, height) * 2, strict=True
+        )
+    )
     return x1, y1, x2, y2
 
 
-def _margin(side: int, image_size: int) -> int:
-    """Left and top margin of the center crop, in pixels, rounded half to even as in CenterCrop."""
-    return round((side - image_size) / 2)
+def _sides_and_margins(image_size: Size, whole: bool) -> tuple[list[int], list[int]]:
+    """Of the edges x1 y1 x2 y2: the side that images are resized to, and the margin of the crop,
+    rounded half to even as in CenterCrop."""
+    height, width = height_and_width(image_size)
+    side_height, side_width = height_and_width(input_side(image_size, whole))
+    margins = [round((side_width - width) / 2), round((side_height - height) / 2)]
+    return [side_width, side_height] * 2, margins * 2
 
 
 def _to_tensor() -> list[v2.Transform]:

@@ -76,7 +76,7 @@ class Classifier:
         """
         original, inputs = self._read(path)
         prediction = predict_views(self.model, inputs, self.config)
-        box, size = None, self.config.image_size
+        box, size = None, self.config.input_size
         if prediction.boxes is not None:
             box = box_in_original(
                 prediction.boxes[0].tolist(), original.size, size, self.whole_image
@@ -112,7 +112,7 @@ class Classifier:
             original = load_image(path, self.config.max_pixels)
         except BadImageError as error:
             raise UserError(str(error)) from None
-        inputs = eval_transform(self.config.image_size, self.whole_image)(original)
+        inputs = eval_transform(self.config.input_size, self.whole_image)(original)
         return original, inputs[None].to(self.device, input_dtype(self.model))
 
     def _top(self, prediction: Prediction, top: int) -> list[dict]:

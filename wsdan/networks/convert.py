@@ -30,14 +30,14 @@ def convert(
     out: str,
     classes: str | None = None,
     origin: str | None = None,
-    image_size: int | None = None,
+    image_size: int | str | None = None,
 ) -> str:
     """Convert the checkpoint `source` to a wsdan checkpoint `out`; returns a one-line summary.
 
     classes: a file of class names, one per line in label order, or CUB's classes.txt with lines
     `1 001.Name`; without it they are "0", "1" and so on. origin: "guyuc" or "cal", for a file that
-    may be from either. image_size: pixels, of the images it was trained on; the file does not hold
-    it, and without it the paper's 448 is taken.
+    may be from either. image_size: pixels, or text HEIGHTxWIDTH, of the images it was
+    trained on; the file does not hold it, and without it the paper's 448 is taken.
 
     Raises UserError for a file that cannot be converted, listing the unknown and missing weights.
     """

@@ -227,7 +227,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     if config.pretrained:  # one process downloads, on one machine
         weights = call_on_main(partial(pretrained_weights, config.backbone))
     backbone = build_backbone(config.backbone, weights=weights)
-    if config.image_size < backbone.stride:
+    if min(config.input_size) < backbone.stride:
         raise UserError(
             f"--image-size must be at least the stride of {config.backbone} "
             f"({backbone.stride} pixels); got {config.image_size}"
@@ -245,7 +245,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
                 beta=config.beta,
                 pool_eps=config.pool_eps,
             )
-        check_image_size(model, config.image_size)
+        check_image_size(model, config.input_size)
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0]) from None
     if checkpoint is not None:
@@ -314,8 +314,8 @@ def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def check_image_size(model: nn.Module, image_size: int) -> None:
-    """Run the model on one image, so that an unsuitable input size is an error at the start.
+def check_image_size(model: nn.Module, size: tuple[int, int]) -> None:
+    """Run the model on an image of size (H,W): an unsuitable size is an error at the start.
 
     Raises UserError.
     """
@@ -323,8 +323,9 @@ def check_image_size(model: nn.Module, image_size: int) -> None:
     device = next(model.parameters()).device
     try:
         with redirect_stderr(io.StringIO()):  # traced networks print their code
-            model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+            model.eval()(torch.zeros(1, 3, *size, device=device))
     except (RuntimeError, AssertionError) as error:  # timm raises AssertionError
         reason = str(error).splitlines()[0]
-        raise UserError(f"--image-size {image_size} does not suit the model: {reason}") from None
+        text = size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
+        raise UserError(f"--image-size {text} does not suit the model: {reason}") from None
     model.train(was_training)
