@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from wsdan.checkpoint import NotSavedError, save_checkpoint
 from wsdan.config import Config
@@ -32,11 +31,10 @@ from wsdan.training.launch import (
     resume_command,
 )
 from wsdan.training.lock import RunLock
+from wsdan.training.progress import EpochProgress
 from wsdan.training.run import Run, open_run, start_epoch
 from wsdan.training.signals import StopSignals
 from wsdan.training.state import Progress, RunState
-
-BAR_EVERY = 5  # steps between updates of the progress bar's values
 
 
 def train(config: Config) -> tuple[Path, dict[str, float]]:
@@ -118,11 +116,10 @@ def train_one_epoch(run: Run) -> None:
     start_epoch(run)
     start = time.perf_counter() - progress.seconds
     steps_left = range(first, 0 if progress.trained else len(sampler))
-    bar = tqdm(
-        run.train_loader if steps_left else (), f"epoch {progress.epoch + 1}/{config.epochs}",
-        total=len(sampler), initial=first, leave=False, disable=None if is_main() else True,
-    )  # fmt: skip
-    for batch in profiler.data(bar):
+    batches = run.train_loader if steps_left else ()
+    title = f"epoch {progress.epoch + 1}/{config.epochs}"
+    shown = EpochProgress(batches, title, first, len(sampler), sampler.step_size)
+    for batch in profiler.data(shown):
         progress.bad += count_bad(batch, config)
         progress.seen += sampler.step_size
         size = _common_size(batch, config)
@@ -135,8 +132,8 @@ def train_one_epoch(run: Run) -> None:
                 if state.model_ema is not None:
                     state.model_ema.update(results["finite"])
             _add_to_totals(progress, results, size)
-            state.skips.add(results["finite"], batch.names)
-            _update_bar(bar, progress)
+            read = state.skips.add(results["finite"], batch.names)
+            shown.end_step(progress, free=read or run.device.type == "cpu")
             profiler.end_step()
         progress.seconds = time.perf_counter() - start
         _stop_or_save(run)
@@ -256,16 +253,6 @@ def _add_to_totals(progress: Progress, results: dict[str, torch.Tensor], size: i
     for name, value in {**results, "images": results["finite"] * size}.items():
         progress.totals[name] = progress.totals.get(name, 0) + value
     progress.steps += 1
-
-
-def _update_bar(bar: tqdm, progress: Progress) -> None:
-    """Update the progress bar's values every BAR_EVERY steps: reading one waits for the device."""
-    if bar.disable or progress.steps % BAR_EVERY != 1:
-        return
-    totals = progress.totals
-    loss = float(totals["loss"]) / max(int(totals["finite"]), 1)
-    accuracy = 100 * int(totals["correct"]) / max(int(totals["images"]), 1)
-    bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
 
 
 def _summary(run: Run) -> str:

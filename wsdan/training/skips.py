@@ -21,11 +21,16 @@ class Skips:
         self._unread: list[tuple[Tensor, list[str]]] = []
         self._in_a_row = 0
 
-    def add(self, finite: Tensor, names: list[str]) -> None:
-        """Record a step: its flag (), 0 if skipped, and its files. Raises like `check`."""
+    def add(self, finite: Tensor, names: list[str]) -> bool:
+        """Record a step: its flag (), 0 if skipped, and its files. Raises like `check`.
+
+        Returns whether the flags were read, and so the device has been waited for.
+        """
         self._unread.append((finite.clone(), names))  # a CUDA graph overwrites its results
-        if len(self._unread) >= CHECK_EVERY:
-            self.check()
+        if len(self._unread) < CHECK_EVERY:
+            return False
+        self.check()
+        return True
 
     def check(self) -> None:
         """Read the recorded flags. Raises UserError, which names the files, at the limit.
