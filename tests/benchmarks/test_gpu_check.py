@@ -262,7 +262,7 @@ def test_the_build_needs_neither_pip_nor_the_metadata(monkeypatch):
 
 def test_the_files_whose_tests_run_on_a_gpu_are_run():
     """Those that place tensors on it, or are skipped without it; all others hide it."""
-    places = re.compile(r"parity\.GPU|import .*\bGPU\b|\bDEVICE\[|runnable\(|needs an NVIDIA GPU")
+    places = re.compile(r"parity\.GPU|import .*\bGPU\b|\bDEVICE\[|runnable\(|needs .* NVIDIA GPU")
     without = {"test_gpu_check.py"}
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if path.name not in without]
     found = {path for path in files if places.search(path.read_text(encoding="utf-8"))}

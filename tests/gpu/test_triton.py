@@ -1,5 +1,6 @@
 """The Triton kernels against the reference: on a GPU, or without one in Triton's interpreter."""
 
+import contextlib
 import functools
 import importlib.util
 import itertools
@@ -21,6 +22,7 @@ from wsdan_kernels.testing import CASES, TOLERANCES
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+from wsdan_kernels import _triton
 from wsdan_kernels._triton import _launch
 from wsdan_kernels._triton import _tuning as tuning
 
@@ -199,6 +201,32 @@ def test_the_order_of_the_programs_does_not_matter(case):
                 found = results(case, inputs)
             assert orders
             assert all(map(torch.equal, found, expected))
+
+
+@interpreted
+@each_case
+def test_every_kernel_is_launched_on_its_tensors_device(case, monkeypatch):
+    """Not on the current one: all launches are within device_of of a tensor of the call."""
+    from triton.runtime.interpreter import GridExecutor
+
+    entered, outside, launch = [], [], GridExecutor.__call__
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        entered.append(tensor)
+        yield
+        entered.pop()
+
+    def launched(self, *arguments, **keywords):
+        outside.append(not entered)
+        return launch(self, *arguments, **keywords)
+
+    results(case, case.inputs(case.shapes[0]))  # the kernels' modules are loaded on first use
+    for module in [value for value in vars(_triton).values() if hasattr(value, "device_of")]:
+        monkeypatch.setattr(module, "device_of", device_of)
+    monkeypatch.setattr(GridExecutor, "__call__", launched)
+    results(case, case.inputs(case.shapes[0]))
+    assert outside and not any(outside)
 
 
 @interpreted

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from wsdan_kernels._triton._device import product, tf32_part
+from wsdan_kernels.testing import TOLERANCES
 
 SIZE = 16
 INFINITY, NAN = float("inf"), float("nan")
@@ -84,5 +85,7 @@ def test_the_product_keeps_what_is_not_finite(value):
     total = torch.ones((SIZE, SIZE), device=GPU)
     product_kernel[(1,)](left, right, total, size=SIZE)
     expected = left.double() @ right.double() + 1
-    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0, equal_nan=True)
+    # The tensor cores cut off what a sum has beyond float32, a bit or two.
+    tolerance = TOLERANCES[torch.float32]
+    torch.testing.assert_close(total.double(), expected, rtol=tolerance, atol=0, equal_nan=True)
     assert bool((total[3] == value).all() or total[3].isnan().all())
