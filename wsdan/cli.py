@@ -333,10 +333,11 @@ def _eval(options: dict) -> None:
             check_output(f"--{name}", options[name])
     shown = {name: options.pop(name) for name in ("per_class", "confusion", "errors", "json")}
 
-    from wsdan.data.loaders import val_loader
-    from wsdan.distributed import gather_objects, is_main, process_group
+    from wsdan.data.loaders import fingerprints, val_loader
+    from wsdan.distributed import gather_objects, is_main, process_group, world_size
     from wsdan.inference.evaluate import evaluate
     from wsdan.networks.model import check_image_size
+    from wsdan.training.launch import check_data
 
     classifier = _classifier(options)
     changes = {name: value for name, value in options.items() if value is not None}
@@ -351,6 +352,8 @@ def _eval(options: dict) -> None:
     check_image_size(classifier.model, config.input_size)
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)
+        if world_size() > 1:
+            check_data(fingerprints(config, val=batches), config, classifier.classes)
         wrong = None if shown["errors"] is None else []
         result = evaluate(classifier.model, batches, config, classifier.device, wrong)
         if wrong is not None:

@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from wsdan.errors import UserError
 
+FAILURE = "failure"  # key of the store
+PARTNER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 TIMEOUT = timedelta(minutes=30)  # one rank may evaluate, or fill a cache, while others wait
 
 
@@ -24,7 +26,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     """Joins the processes that torchrun started: NCCL between GPUs, gloo between CPUs.
 
     Small host data (a request to stop, names of files) always goes through gloo, so that it never
-    waits for a GPU.
+    waits for a GPU. Where a process fails, the others raise UserError with its reason.
     """
     if not launched():
         yield
@@ -35,8 +37,31 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=own, world_size=world, timeout=TIMEOUT)
     try:
         yield
+    except Exception as error:
+        if not _another_ended(error):
+            with suppress(RuntimeError):  # the store may have ended with its process
+                store.set(FAILURE, f"process {own}: {error or type(error).__name__}")
+            raise
+        raise UserError(f"another process of the run has ended: {_failure(store)}") from None
     finally:
         dist.destroy_process_group()
+
+
+def _another_ended(error: Exception) -> bool:
+    """Whether a collective failed because its partner is gone."""
+    return isinstance(error, dist.DistBackendError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in PARTNER_GONE)
+    )
+
+
+def _failure(store: dist.Store) -> str:
+    """Why the first process that failed did so, as far as it could tell."""
+    try:
+        if store.check([FAILURE]):
+            return store.get(FAILURE).decode().splitlines()[0]
+    except RuntimeError:  # the store was in that process
+        pass
+    return "see its own message"
 
 
 def _unique_prefix(store: dist.Store, own: int, world: int) -> str:

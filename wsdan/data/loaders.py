@@ -122,13 +122,11 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoade
     return _loader(dataset, sampler, config)
 
 
-def fingerprints(
-    config: Config, train: DataLoader | DecodingLoader, val: DataLoader | DecodingLoader
-) -> dict[str, Tensor]:
-    """The fingerprints of the splits "train" and "val"; none of the synthetic images."""
+def fingerprints(config: Config, **loaders: DataLoader | DecodingLoader) -> dict[str, Tensor]:
+    """The fingerprint of each split of which a loader is given; none of synthetic images."""
     if config.data == "synthetic":
         return {}
-    datasets = {"train": train.dataset.dataset, "val": val.dataset.dataset}
+    datasets = {name: loader.dataset.dataset for name, loader in loaders.items()}
     return {name: fingerprint(item.samples, config.root) for name, item in datasets.items()}
 
 

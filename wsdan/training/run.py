@@ -65,7 +65,7 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
     seed_generators(config.seed)
     train_batches, classes = train_loader(config)
     val_batches = val_loader(config, classes)
-    data = fingerprints(config, train_batches, val_batches)
+    data = fingerprints(config, train=train_batches, val=val_batches)
     check_data(data, config, classes)
     state = new_state(config, classes, device, train_batches.batch_sampler, data)
     profiler = StepProfiler(device_clock(device), state.model) if config.profile else NO_PROFILER

@@ -1,6 +1,7 @@
 """Several ranks train as one process does: equal losses, and equal centers in every rank."""
 
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from runs import SMALL, acting_at, finished, metrics_of, ranks, torchrun
+from trees import make_tree
 
 import wsdan.training.run
 from wsdan.checkpoint import load_checkpoint
@@ -181,3 +183,35 @@ def test_a_short_epoch_is_one_step_of_one_process():
     assert [len(batch) for batch in EpochBatchSampler(5, 8, seed=0)] == [5]
     with pytest.raises(UserError, match="make steps of 8 images, but there are 5 to train on"):
         EpochBatchSampler(5, 4, seed=0, world_size=2)
+
+
+@pytest.mark.slow
+def test_ranks_with_other_images_are_told_so(tmp_path, monkeypatch):
+    """And where only one process fails, the others say why, without a traceback of theirs."""
+    monkeypatch.setenv("DISKS", str(tmp_path))
+    for disk in ("0", "1"):
+        make_tree(tmp_path / disk / "data")
+    command = [*SMALL, "--data", "folder", "--root", "data", "--backbone", "tiny", "--workers", "0"]
+    command += ["--batch-size", "2", "--epochs", "1", "--no-pretrained", "--out", "out"]
+    removed = tmp_path / "1/data/train/red/1.png"
+    kept = removed.rename(tmp_path / "kept.png")
+
+    def failed(*text: str) -> None:
+        done = ranks(*command, script="own_disks.py")
+        assert done.returncode == 2, done.stderr
+        lines = done.stderr.splitlines()
+        assert all(line.startswith("wsdan: error: ") for line in lines), done.stderr
+        assert len(lines) == 2 and all(sum(part in line for line in lines) for part in text)
+
+    failed(
+        "process 1 reads other images than process 0: 11 train images, 12 val images of 3 classes "
+        f"below {tmp_path / '1/data'}",
+        f"process 0: 12 train images, 12 val images of 3 classes below {tmp_path / '0/data'}",
+    )
+    removed.write_bytes(kept.read_bytes()[:100])  # only its own process reads it, and fails
+    for name in ("blue", "green", "red"):
+        for path in (tmp_path / "1/data/train" / name).iterdir():
+            path.write_bytes(b"none")
+    failed("not a readable image", "another process of the run has ended: process 1: ")
+    shutil.rmtree(tmp_path / "1/data/val")  # before the processes have met
+    failed("has no val/ or test/", "another process of the run has ended: process 1: ")
