@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trees import make_tree
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
@@ -131,6 +132,20 @@ def test_nan_scores_are_null_in_json(checkpoint, tmp_path, capsys):
     assert "NaN" not in line  # which is not JSON, although Python reads it
     entry = json.loads(line)["top"][0]
     assert [entry[view] for view in ("raw", "refined", "mean", "tta")] == [None] * 4
+
+
+def test_the_limit_on_pixels_is_an_option_of_predict_and_eval(checkpoint, tmp_path, capsys):
+    path = tmp_path / "a.JPE"
+    Image.new("RGB", (90, 60)).save(path, "JPEG")
+    command = ["predict", "--checkpoint", checkpoint, path, "--max-pixels"]
+    assert f"{path} (90 x 60)" in printed(capsys, *command, 5400)
+    error = refused(capsys, *command, 5399)
+    assert "its 90 x 60 pixels are more than --max-pixels 5399" in error
+    assert "--max-pixels must be at least 1; got 0" in refused(capsys, *command, 0)
+    root = make_tree(tmp_path / "tree")  # of 40 x 40 pixels, and of other classes
+    command = ["eval", "--checkpoint", checkpoint, "--data", "folder", "--root", root]
+    assert "is not among the training classes" in refused(capsys, *command, "--max-pixels", 1600)
+    assert "--max-pixels must be at least 1" in refused(capsys, *command, "--max-pixels", -1)
 
 
 def test_a_figure_replaces_no_image(checkpoint, tmp_path, monkeypatch, capsys):
