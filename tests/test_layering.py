@@ -21,7 +21,7 @@ ALLOWED = {
     "_native": set(),
     "_version": set(),
     "backends": {"_native", "ops"},
-    "compat": {"_dtypes", "functional", "views"},
+    "compat": {"_dtypes", "compat", "functional", "views"},
     "functional": {"_checks", "_dtypes", "backends", "functional", "ops"},
     "modules": {"functional"},
     "ops": {

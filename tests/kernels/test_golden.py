@@ -50,7 +50,10 @@ def test_the_repository_holds_a_case_of_each_kind():
         "crop_drop_guyuc",
         "crop_drop_seed",
         "crop_drop_wvinzh",
+        "fgir_bap",
+        "fgir_views",
         "refine_seed",
+        "wvinzh_center",
     }
 
 

@@ -1,5 +1,6 @@
-"""Replacements of the published PyTorch functions, with the same names, arguments and results.
+"""Replacements of published PyTorch functions, with the same names, arguments and results.
 
-`guyuc` replaces those of WS-DAN.PyTorch (and of CAL), `paper` those of the listing behind
-WS_DAN_PyTorch. Random numbers are drawn from Python's and numpy's generators in the same order.
+`guyuc`: WS-DAN.PyTorch; `cal`: CAL; `wvinzh`: WS_DAN_PyTorch; `paper`: its listing; `fgir`:
+FGIR-Backbones. Random numbers are drawn from Python's, numpy's and torch's generators in the order
+of the published loops. Each module says which lines of a fork change.
 """
