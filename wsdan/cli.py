@@ -45,6 +45,7 @@ from wsdan.validation import (
     check_paths,
     check_ranges,
     check_reachable,
+    check_step,
     check_text,
     image_size,
     option_name,
@@ -300,6 +301,7 @@ def _train(options: dict) -> None:
         check_folder("--root", settings["root"])
         settings["data"] = detect(settings["root"])
     config = Config(**settings).resolved()
+    check_step(config)
     check_paths(config)
     if not config.resume:
         check_name(config.backbone)

@@ -159,6 +159,15 @@ def check_text(name: str, value: str) -> None:
         raise UserError(f"{name}: {shown(value)} holds a character that no file's name can hold")
 
 
+def check_step(config) -> None:
+    """Raise UserError for steps of a single image, on which batch norm does not train."""
+    if config.batch_size * config.accumulate == 1:
+        raise UserError(
+            "--batch-size 1: batch norm cannot train on a step of a single image; pass "
+            "--batch-size 2, or --accumulate 2"
+        )
+
+
 def check_paths(config) -> None:
     """Raise UserError where a file or folder that the configuration names is not there."""
     if config.root is not None:

@@ -15,6 +15,7 @@ from wsdan.data.samplers import EpochBatchSampler, image_seed
 from wsdan.distributed import gather_objects, rank, world_size
 from wsdan.errors import UserError
 from wsdan.networks.model import build_model
+from wsdan.networks.trainable import check_single_image, freeze_unused
 from wsdan.training.ema import ModelEma
 from wsdan.training.launch import print_main
 from wsdan.training.optim import (
@@ -222,6 +223,10 @@ def new_state(
     data: the fingerprints of its splits.
     """
     model = build_model(config, len(classes))
+    if config.batch_size == 1:
+        check_single_image(model, config.input_size)
+    if world_size() > 1:
+        freeze_unused(model, config.input_size)
     if config.sync_batchnorm and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device, memory_format=torch.channels_last)

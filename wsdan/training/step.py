@@ -121,7 +121,9 @@ class TrainingStep:
 
         Returns the means of their scalars, and their pooled features for the centers' update.
         """
-        count = min(self._config.accumulate, len(labels))
+        # No part is a single image, which batch norm may not take, unless --batch-size is 1.
+        smallest = min(self._config.batch_size, 2)
+        count = max(min(self._config.accumulate, len(labels) // smallest), 1)
         batches = zip(*(x.tensor_split(count) for x in (images, labels, uniforms)), strict=True)
         sums: dict[str, Tensor] = {}
         pooled = []
