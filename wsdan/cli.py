@@ -351,7 +351,7 @@ def _eval(options: dict) -> None:
     config = dataclasses.replace(
         classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
-    check_image_size(classifier.model, config.input_size)
+    check_image_size(classifier.model, config.input_size, config.in_channels)
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)
         if world_size() > 1:

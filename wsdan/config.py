@@ -122,6 +122,7 @@ class Config:
     image_size: int | str | None = _setting(
         None, "side of the square input in pixels, or HEIGHTxWIDTH", metavar="N"
     )
+    in_channels: int = _setting(3, "channels of the input: 1 (grey), 3 (RGB) or 4 (RGBA)")
     workers: int | None = _setting(None, "processes that load images")
     cache: str | None = _setting(
         None, "keep decoded and resized images in memory or in a file", CACHES

@@ -3,6 +3,12 @@
 # Per-channel statistics of ImageNet, by which images are normalized (RGB, of values in [0, 1]).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Mean and std by the number of channels: grey has the averages of RGB; alpha goes to [-1, 1].
+NORMALIZATION = {
+    1: ((0.449,), (0.226,)),
+    3: (IMAGENET_MEAN, IMAGENET_STD),
+    4: ((*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)),
+}
 
 # The training views, arXiv:1901.09891 section 3.2 and 4.1: ranges of the thresholds, as shares of
 # the attention map's peak, and the padding of the crop's box, as a share of the image's side.

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from wsdan.constants import SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
+from wsdan.constants import NORMALIZATION, SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
 from wsdan.errors import UserError, shown
 
 AT_LEAST = {
@@ -71,6 +71,12 @@ def check_together(config) -> None:
         raise UserError("--cache and --decode are for image files; --data synthetic has none")
     if config.cache is not None and config.decode == "gpu":
         raise UserError("--cache and --decode gpu exclude each other: kept images are decoded")
+    if config.in_channels not in NORMALIZATION:
+        raise UserError(f"--in-channels must be 1, 3 or 4; got {shown(config.in_channels)}")
+    if config.in_channels == 4 and config.data == "synthetic":
+        raise UserError("--in-channels must be 1 or 3 for --data synthetic; got 4")
+    if config.in_channels == 4 and (config.cache is not None or config.decode == "gpu"):
+        raise UserError("--in-channels 4 excludes --cache and --decode gpu, which keep RGB")
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if config.allow_changed_data and not config.resume:

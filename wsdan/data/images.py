@@ -40,7 +40,7 @@ class BadImageError(Exception):
 class Item(NamedTuple):
     """One input of the network, with its label."""
 
-    image: Tensor  # (3,H,W) float32
+    image: Tensor  # (C,H,W) float32
     label: int
     name: str
     box: Box  # of the object, in the pixels of `image`; NaN if unknown
@@ -83,25 +83,29 @@ class ImageDataset(Dataset):
         cached = self.cache.get(index) if self.cache is not None else None
         if cached is not None:
             return cached
-        image = load_image(self.samples[index].source, self.max_pixels)
+        rgba = self.transform.channels == 4
+        image = load_image(self.samples[index].source, self.max_pixels, rgba=rgba)
         resized = self.transform.resize(image)
         if self.cache is not None:
             self.cache.put(index, resized, image.size)
         return resized, image.size
 
 
-def load_image(source: str | Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image as 8-bit RGB, turned upright by its EXIF orientation.
+def load_image(
+    source: str | Source, max_pixels: int = MAX_PIXELS, *, rgba: bool = False
+) -> Image.Image:
+    """Read an image as 8-bit RGB, or RGBA with `rgba`, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK, 16-bit and float images are converted. Floats are taken as [0, 1] if no
-    value is above 1. Transparent images are composited over white.
+    value is above 1. In RGB, transparent images are composited over white; in RGBA an image without
+    transparency is opaque.
 
     Raises BadImageError for a missing, unreadable or truncated file, a FIFO, socket or device, or
     an image of more than max_pixels, which its header tells before anything is decoded.
     """
     with open_image(source, max_pixels) as image:
         image.load()
-        return _to_rgb(_upright(image))
+        return (_to_rgba if rgba else _to_rgb)(_upright(image))
 
 
 @contextmanager
@@ -181,6 +185,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         return _in_strips(image, _over_white)
     return image.convert("RGB")
+
+
+def _to_rgba(image: Image.Image) -> Image.Image:
+    if "A" in image.getbands() or "transparency" in image.info:
+        return image.convert("RGBA")
+    image = _to_rgb(image)
+    image.putalpha(255)
+    return image
 
 
 def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:

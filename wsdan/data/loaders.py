@@ -37,7 +37,7 @@ TENSORS = ("images", "labels", "uniforms", "boxes")
 class Batch:
     """The readable images of a batch, and an error message for each unreadable one.
 
-    images: (B,3,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), the random
+    images: (B,C,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), the random
     numbers of the attention views. boxes: (B,4) float32, boxes of the objects in the pixels of
     `images`, NaN if unknown. names: of the files. bad: the error messages.
     """
@@ -85,10 +85,12 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
         source = SyntheticDataset(
             SYNTHETIC_TRAIN, seed=2 * config.seed, image_size=config.image_size
         )
-        dataset, classes = InMemoryDataset(source, synthetic_transform(train=True)), source.classes
+        transform = synthetic_transform(train=True, channels=config.in_channels)
+        dataset, classes = InMemoryDataset(source, transform), source.classes
     else:
         samples, classes = open_split(config, "train")
-        dataset = _image_dataset(config, samples, train_transform(config.input_size))
+        transform = train_transform(config.input_size, config.in_channels)
+        dataset = _image_dataset(config, samples, transform)
     size = config.batch_size * config.accumulate
     if len(dataset) < size and world_size() == 1:
         warn_main(
@@ -112,10 +114,12 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoade
         )
         if classes != source.classes:
             raise UserError("--data synthetic: the model was trained on other classes")
-        dataset = InMemoryDataset(source, synthetic_transform(train=False))
+        transform = synthetic_transform(train=False, channels=config.in_channels)
+        dataset = InMemoryDataset(source, transform)
     else:
         samples, _ = open_split(config, "val", classes)
-        dataset = _image_dataset(config, samples, eval_transform(config.input_size))
+        transform = eval_transform(config.input_size, channels=config.in_channels)
+        dataset = _image_dataset(config, samples, transform)
     sampler = RankBatchSampler(
         len(dataset), config.batch_size, rank=rank(), world_size=world_size()
     )

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
+from wsdan.constants import NORMALIZATION
 from wsdan.data.samples import Box
 from wsdan.validation import height_and_width
 
@@ -19,7 +19,7 @@ NO_BOX = (math.nan,) * 4
 
 @dataclass(frozen=True)
 class Transform:
-    """PIL image -> input (3,H,W) float32, of image_size, in two steps.
+    """PIL image -> input (channels,H,W) float32, of image_size, in two steps.
 
     `resize` gives a PIL image of size `side`. It is deterministic and can be cached. `finish` crops
     and normalizes; if `random`, it draws from torch's default generator.
@@ -29,9 +29,17 @@ class Transform:
     side: Size
     random: bool
     finish: v2.Transform
+    channels: int = 3
 
     def resize(self, image: Image.Image) -> Image.Image:
-        return v2.functional.resize(image, list(height_and_width(self.side)), antialias=True)
+        size = list(height_and_width(self.side))
+        if self.channels < 4:
+            return v2.functional.resize(image, size, antialias=True)
+        # Apart: Pillow would weight the colours by alpha, which may as well be a fourth channel.
+        planes = (image.convert("RGB"), image.getchannel("A"))
+        rgb, alpha = (v2.functional.resize(item, size, antialias=True) for item in planes)
+        rgb.putalpha(alpha)
+        return rgb
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.finish(self.resize(image))
@@ -44,7 +52,7 @@ class Transform:
         return box_in_input(box, original_size, self.image_size, whole)
 
 
-def train_transform(image_size: Size) -> Transform:
+def train_transform(image_size: Size, channels: int = 3) -> Transform:
     """Random crop, horizontal flip and color jitter."""
     steps = [
         v2.RandomCrop(image_size),
@@ -52,19 +60,21 @@ def train_transform(image_size: Size) -> Transform:
         v2.ColorJitter(brightness=0.126, saturation=0.5),
     ]
     side = input_side(image_size)
-    return Transform(image_size, side, random=True, finish=v2.Compose([*steps, *_to_tensor()]))
+    finish = v2.Compose([*steps, *_to_tensor(channels)])
+    return Transform(image_size, side, random=True, finish=finish, channels=channels)
 
 
-def eval_transform(image_size: Size, whole: bool = False) -> Transform:
+def eval_transform(image_size: Size, whole: bool = False, channels: int = 3) -> Transform:
     """Center crop; if `whole`, the whole image without a crop."""
-    finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor()])
-    return Transform(image_size, input_side(image_size, whole), random=False, finish=finish)
+    finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor(channels)])
+    side = input_side(image_size, whole)
+    return Transform(image_size, side, random=False, finish=finish, channels=channels)
 
 
-def synthetic_transform(train: bool) -> v2.Transform:
+def synthetic_transform(train: bool, channels: int = 3) -> v2.Transform:
     """(3,H,W) uint8 -> float32. In training with random horizontal and vertical flips."""
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
-    return v2.Compose([*flips, *_to_tensor()])
+    return v2.Compose([*flips, *_to_tensor(channels)])
 
 
 def input_side(image_size: Size, whole: bool = False) -> Size:
@@ -118,9 +128,11 @@ def _sides_and_margins(image_size: Size, whole: bool) -> tuple[list[int], list[i
     return [side_width, side_height] * 2, margins * 2
 
 
-def _to_tensor() -> list[v2.Transform]:
+def _to_tensor(channels: int) -> list[v2.Transform]:
     """Conversion to a normalized tensor. ToImage gives channels-last memory; made contiguous, the
     steps after it and the collation take half the time."""
     planes = v2.Lambda(Tensor.contiguous)
+    grey = [v2.Grayscale(1)] if channels == 1 else []
     to_float = v2.ToDtype(torch.float32, scale=True)
-    return [v2.ToImage(), planes, to_float, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)]
+    normalize = v2.Normalize(*NORMALIZATION[channels], inplace=True)
+    return [v2.ToImage(), planes, to_float, *grey, normalize]

@@ -10,8 +10,7 @@ from wsdan.constants import (
     CROP_PADDING,
     CROP_THRESHOLD,
     DROP_THRESHOLD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    NORMALIZATION,
 )
 from wsdan.precision import autocast
 from wsdan_kernels import attention_crop_drop, attention_refine
@@ -37,7 +36,8 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
     middle of the threshold ranges of training. For a plain classifier, the image only.
 
     Args:
-        model: its mode is restored. images: (B,3,H,W), normalized, on the model's device; B >= 1.
+        model: its mode is restored. images: (B,C,H,W), C 1, 3 or 4, normalized, on the
+            model's device; B >= 1.
 
     Returns:
         (3,h,w) uint8 on the CPU.
@@ -81,9 +81,11 @@ def captioned(grid: Tensor, text: str) -> Image.Image:
 
 
 def _cell(images: Tensor) -> Tensor:
-    """Undo the normalization of inputs (B,3,H,W): float32 in [0, 1], at most CELL pixels wide."""
-    mean, std = (images.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
-    cells = (images * std + mean).float()
+    """Undo the normalization of inputs (B,C,H,W): RGB (B,3,h,w) float32 in [0, 1], at most CELL
+    pixels wide. Grey is grey; a fourth channel is left out."""
+    statistics = NORMALIZATION[images.shape[1]]
+    mean, std = (images.new_tensor(value)[:, None, None] for value in statistics)
+    cells = (images * std + mean).float()[:, :3].expand(-1, 3, -1, -1)
     height, width = images.shape[2:]
     shrink = max(height, width) / CELL
     if shrink > 1:

@@ -107,12 +107,13 @@ class Classifier:
         result["figure"] = str(figure)
 
     def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
-        """The original image, and the network's input (1,3,H,W). Raises UserError."""
+        """The original image, and the network's input (1,C,H,W). Raises UserError."""
+        channels = self.config.in_channels
         try:
-            original = load_image(path, self.config.max_pixels)
+            original = load_image(path, self.config.max_pixels, rgba=channels == 4)
         except BadImageError as error:
             raise UserError(str(error)) from None
-        inputs = eval_transform(self.config.input_size, self.whole_image)(original)
+        inputs = eval_transform(self.config.input_size, self.whole_image, channels)(original)
         return original, inputs[None].to(self.device, input_dtype(self.model))
 
     def _top(self, prediction: Prediction, top: int) -> list[dict]:

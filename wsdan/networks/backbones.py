@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from wsdan.config import UNPUBLISHED
 from wsdan.errors import UserError
 from wsdan.networks import timm_backbones, torchvision_backbones
+from wsdan.networks.scaling import InputScaling
 from wsdan.networks.state_dicts import StateDicts
 from wsdan.networks.tiny import Tiny
 from wsdan.networks.weights import fetch_weights, load_backbone_weights
@@ -86,6 +87,34 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
     if name.startswith("timm/"):
         return fetch_weights(timm_backbones.published_weights(name.removeprefix("timm/")))
     return fetch_weights(torchvision_backbones.published_weights(name))
+
+
+@torch.no_grad()
+def set_in_channels(network: nn.Module, channels: int) -> None:
+    """Make a network of images (B,3,H,W) one of images (B,channels,H,W), channels 1, 3 or 4.
+
+    As in timm, the first convolution's weights are summed over their inputs for grey images; for a
+    fourth channel those of the first are repeated, and all scaled by 3/4.
+
+    Raises UserError for a network without a convolution of three inputs.
+    """
+    if channels == 3:
+        return
+    first = next(
+        (m for m in network.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None
+    )
+    if first is None:
+        raise UserError(f"--in-channels {channels}: the backbone has no convolution of RGB images")
+    weight = first.weight
+    if channels == 1:
+        weight = weight.sum(dim=1, keepdim=True)
+    else:
+        weight = torch.cat((weight, weight[:, :1]), dim=1) * (3 / channels)
+    first.weight = nn.Parameter(weight)
+    first.in_channels = channels
+    for module in network.modules():
+        if isinstance(module, InputScaling):
+            module.set_channels(channels)
 
 
 def name_with_layer(name: str) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wsdan.checkpoint import FORMAT, save_checkpoint
 from wsdan.config import Config
+from wsdan.constants import NORMALIZATION
 from wsdan.errors import UserError
 from wsdan.networks.model import build_model
 from wsdan.networks.published import Converted, from_sequential, from_wvinzh
@@ -59,7 +60,10 @@ def convert(
         converted = from_sequential(state, origin, source)
         centers = content.get("feature_center")
     count = len(converted.state_dict["classifier.weight"])
+    first = next(value for value in state.values() if value.dim() == 4)  # a convolution of images
     start = {"data": "folder", "root": source, "pretrained": False, "image_size": image_size}
+    if first.shape[1] in NORMALIZATION:
+        start["in_channels"] = first.shape[1]
     config = Config(**start, **converted.settings).resolved()
     config = dataclasses.replace(config, root=None)  # the path of the images is unknown
     names = _class_names(classes, count)

@@ -18,6 +18,7 @@ from wsdan.networks.backbones import (
     build_backbone,
     name_with_layer,
     pretrained_weights,
+    set_in_channels,
 )
 from wsdan.networks.state_dicts import check_state_dict, find_state_dicts, read_weights_file
 from wsdan.validation import option_name, split_weights
@@ -227,6 +228,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     if config.pretrained:  # one process downloads, on one machine
         weights = call_on_main(partial(pretrained_weights, config.backbone))
     backbone = build_backbone(config.backbone, weights=weights)
+    set_in_channels(backbone.network, config.in_channels)
     if min(config.input_size) < backbone.stride:
         raise UserError(
             f"--image-size must be at least the stride of {config.backbone} "
@@ -245,7 +247,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
                 beta=config.beta,
                 pool_eps=config.pool_eps,
             )
-        check_image_size(model, config.input_size)
+        check_image_size(model, config.input_size, config.in_channels)
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0]) from None
     if checkpoint is not None:
@@ -276,7 +278,7 @@ def _load_initial_weights(
     """
     saved, source = checkpoint["config"], f"--weights: {config.weights}"
     differing = []
-    for name in ("method", "backbone", "attention", "num_attentions", "pool_eps"):
+    for name in ("method", "backbone", "in_channels", "attention", "num_attentions", "pool_eps"):
         theirs, ours = getattr(saved, name), getattr(config, name)
         if name == "backbone":
             theirs, ours = name_with_layer(theirs), name_with_layer(ours)
@@ -314,7 +316,7 @@ def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def check_image_size(model: nn.Module, size: tuple[int, int]) -> None:
+def check_image_size(model: nn.Module, size: tuple[int, int], channels: int) -> None:
     """Run the model on an image of size (H,W): an unsuitable size is an error at the start.
 
     Raises UserError.
@@ -323,7 +325,7 @@ def check_image_size(model: nn.Module, size: tuple[int, int]) -> None:
     device = next(model.parameters()).device
     try:
         with redirect_stderr(io.StringIO()):  # traced networks print their code
-            model.eval()(torch.zeros(1, 3, *size, device=device))
+            model.eval()(torch.zeros(1, channels, *size, device=device))
     except (RuntimeError, AssertionError) as error:  # timm raises AssertionError
         reason = str(error).splitlines()[0]
         text = size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"

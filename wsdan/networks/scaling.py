@@ -25,6 +25,14 @@ class InputScaling(nn.Module):
         self.register_buffer("shift", torch.tensor(shift).view(3, 1, 1))
         self.register_load_state_dict_pre_hook(_default_to_identity)
 
+    def set_channels(self, channels: int) -> None:
+        """Scale images of 1 channel by the averages of RGB, a fourth channel not at all."""
+        if channels == 1:
+            self.scale, self.shift = self.scale.mean(0, True), self.shift.mean(0, True)
+        else:
+            self.scale = torch.cat((self.scale, torch.ones_like(self.scale[:1])))
+            self.shift = torch.cat((self.shift, torch.zeros_like(self.shift[:1])))
+
     def forward(self, images: Tensor) -> Tensor:
         return images * self.scale + self.shift
 
