@@ -32,10 +32,10 @@ def test_an_int_has_a_limit(name, value, tmp_path, capsys):
     path = tmp_path / "a.yaml"
     path.write_text(f"{name}: {value:#x}\n")
     error = refused(capsys, "train", "--config", path)
-    assert f"{option_name(name)} must be at most" in error
+    assert f"{option_name(name)} must be " in error
     assert len(error) < 2 * LONGEST_VALUE + 100
     if value < 10**4000:
-        assert "must be at most" in refused(capsys, "train", option_name(name), value)
+        assert "must be " in refused(capsys, "train", option_name(name), value)
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -86,7 +86,7 @@ def test_an_image_is_decoded_once(tree, monkeypatch):
     loaded = []
     monkeypatch.setattr(
         "wsdan.data.images.load_image",
-        lambda source, *limit: loaded.append(source) or load_image(source, *limit),
+        lambda source, limit, **how: loaded.append(source) or load_image(source, limit, **how),
     )
     images = open_images(tree, "disk", train_transform(28))
     one, two = images[3], images[3]
