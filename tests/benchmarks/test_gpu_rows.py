@@ -79,7 +79,7 @@ def test_a_group_whose_kernel_is_wrong_is_not_timed(tiny, monkeypatch):
     monkeypatch.setitem(gpu_rows.ROWS, "centers", entry)
     monkeypatch.setattr(run, "machine", lambda device: {"copy_gb_per_s": 1.0})
     emitted = []
-    assert gpu_measure.measure(["centers B 12", "sample B 12"], lambda: 9.0, emitted.append) == 1
+    assert gpu_measure.measure(["centers B 12", "sample B 12"], lambda: 100.0, emitted.append) == 1
     assert [list(content) for content in emitted] == [["machine"], ["failed", "error"]]
     assert "triton differs from published" in emitted[1]["error"]
 

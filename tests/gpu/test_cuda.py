@@ -151,6 +151,20 @@ def test_maps_larger_than_shared_memory(size):
         view_parity.check_drop("cuda", images, maps, thresholds[:, 0], rule)
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [((110, 111), torch.float32), ((160, 160), torch.float32), ((160, 160), torch.float64)],
+    ids=str,
+)
+def test_maps_in_more_shared_memory_than_a_kernel_has_by_default(size, dtype):
+    """Of 48 to 227 KB, for which the launcher asks."""
+    maps = values((2, *size), dtype, seed=3).relu()
+    thresholds = torch.tensor([[0.5, 0.9], [0.3, 0.99]], dtype=dtype)
+    view_parity.check_boxes("cuda", maps, thresholds, (65, 70), 0.05, "paper")
+    images = values((2, 3, 65, 70), seed=4)
+    view_parity.check_drop("cuda", images, maps, thresholds[:, 0], "paper")
+
+
 def test_several_thresholds_are_each_alone():
     maps = values((3, 9, 7)).abs().to(WHERE)
     thresholds = tuple(i / 40 for i in range(40))
@@ -276,6 +290,18 @@ def test_the_number_of_launches(emulator):
     assert count(wk.attention_boxes, maps, (40, 50), **options) == 1
     limits = {"crop_threshold": 0.5, "drop_threshold": 0.3}
     assert count(wk.attention_crop_drop, images, maps, maps.flip(1), **limits) <= 3
+
+
+@emulated
+@each_case
+def test_tensors_of_another_gpu_than_the_current_one(case, emulator):
+    """The emulator refuses a launch whose stream is not of the current device."""
+    inputs = case.inputs(case.shapes[0])
+    expected = results(case, inputs)
+    with install.tensors_on(emulator, 1):
+        found = results(case, inputs)
+        assert emulator.emulator_current_device() == 0
+    assert all(map(torch.equal, found, expected))
 
 
 @emulated

@@ -59,6 +59,16 @@ def failing(library: ctypes.CDLL):
         library.emulator_fail(0)
 
 
+@contextlib.contextmanager
+def tensors_on(library: ctypes.CDLL, device: int):
+    """All tensors are on this GPU, while GPU 0 is the current one."""
+    library.emulator_tensors_on(device)
+    try:
+        yield
+    finally:
+        library.emulator_tensors_on(0)
+
+
 def launches(library: ctypes.CDLL) -> int:
     """How many kernels have been launched so far."""
     library.emulator_launches.restype = ctypes.c_uint64

@@ -8,6 +8,10 @@
 #include "scheduler.h"
 
 namespace emulator {
+
+extern int32_t current_device;
+void* stream_of(int32_t device);
+
 namespace {
 
 constexpr int shared_without_asking = 48 * 1024;
@@ -43,6 +47,8 @@ int shared_limit(const void* kernel) {
 std::string misfit(const cudaLaunchConfig_t& config) {
     if (fail_all)
         return "a planted failure";
+    if (config.stream != stream_of(current_device))
+        return "the stream is not of the current device, " + std::to_string(current_device);
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
         return "the grid is empty";
@@ -106,7 +112,7 @@ cudaError_t cudaGetLastError() {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-    *device = 0;
+    *device = emulator::current_device;
     return cudaSuccess;
 }
 
