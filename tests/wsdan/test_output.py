@@ -1,11 +1,14 @@
 """stdout that nobody reads, that is full or that is closed: it ends no run, and is no traceback."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from paths import ROOT
 from runs import SMALL, environment, in_fork
 
 from wsdan.checkpoint import load_checkpoint
@@ -84,6 +87,18 @@ def test_other_commands_end_with_a_status(command, how, status):
 @pytest.mark.parametrize("how", ["pipe", "full", "closed"])
 def test_a_mistake_that_cannot_be_told_is_a_status(how):
     assert status_of(["fly"], broken(how), broken(how)) == 2
+
+
+def calls_print(path: Path) -> bool:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    calls = (node.func for node in nodes if isinstance(node, ast.Call))
+    return any(isinstance(function, ast.Name) and function.id == "print" for function in calls)
+
+
+def test_below_the_command_line_nothing_calls_print():
+    """It raises where nobody reads, and would end a run."""
+    found = {path.name for path in (ROOT / "wsdan").rglob("*.py") if calls_print(path)}
+    assert found == {"cli.py", "output.py"}
 
 
 @pytest.mark.slow

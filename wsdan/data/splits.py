@@ -1,7 +1,6 @@
 """The samples of a run, from whichever dataset layout."""
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from wsdan.data.formats import left_out_text
 from wsdan.data.samples import Listing, Split, assign_labels
 from wsdan.distributed import is_main
 from wsdan.errors import UserError
+from wsdan.output import print_if_possible
 from wsdan.validation import check_folder
 
 MOST_NAMED = 5  # classes or shards that a warning lists
@@ -52,7 +52,7 @@ def open_split(
 def warn_main(line: str) -> None:
     """Print a warning in rank 0."""
     if is_main():
-        print(f"wsdan: warning: {line}", file=sys.stderr)
+        print_if_possible(f"wsdan: warning: {line}", error=True)
 
 
 def _warnings(listing: Listing, classes: list[str]) -> list[str]:

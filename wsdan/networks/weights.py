@@ -21,6 +21,7 @@ from wsdan.networks.state_dicts import (
     list_keys,
     shown,
 )
+from wsdan.output import print_if_possible
 
 _TIMEOUT = 10.0  # seconds to wait for a server's answer
 
@@ -55,7 +56,7 @@ def fetch_weights(published: PublishedWeights) -> dict[str, Tensor]:
     socket.setdefaulttimeout(_TIMEOUT)  # of each wait; torch's downloader has none of its own
     try:
         if not published.cached:
-            print(f"downloading {published.url}", flush=True)
+            print_if_possible(f"downloading {published.url}")
             _check_reachable(published.url)
         with torch.random.fork_rng(devices=[]):
             return published.build_model().state_dict()
@@ -115,7 +116,7 @@ def load_backbone_weights(
         raise UserError(f"{source}: unknown: {list_keys(unknown)}")
     network.load_state_dict(used)
     if fit.path and is_main():
-        print(_taken(fit, dicts.source))
+        print_if_possible(_taken(fit, dicts.source))
 
 
 def _taken(fit: Fit, source: str) -> str:

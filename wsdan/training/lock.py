@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class RunLock:
     def __init__(self):
         self._path: Path | None = None
         self._text = ""
+        self._renewed = 0.0
         self._ended = threading.Event()
 
     def __enter__(self) -> "RunLock":
@@ -68,7 +70,7 @@ class RunLock:
                 dead = check_unlocked(folder)
                 if dead is not None:
                     _remove_dead(path, dead)
-            self._path, self._text = path, _read(path)
+            self._path, self._text, self._renewed = path, _read(path), time.time()
         except OSError as error:
             raise UserError(f"--out: cannot lock {path}: {error.strerror}") from None
         threading.Thread(target=self._beat, name="wsdan lock", daemon=True).start()
@@ -83,14 +85,18 @@ class RunLock:
 
     def _lost(self) -> bool:
         try:
-            return _read(self._path) not in (None, self._text)
+            text = _read(self._path)
         except OSError:  # a disk that is away; the run's writes say so
             return False
+        if text is None:  # removed by a user, or by a run that took it over and has ended
+            return time.time() - self._renewed > STALE
+        return text != self._text
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT) and not self._lost():
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+                self._renewed = time.time()
 
 
 def check_unlocked(folder: Path) -> str | None:

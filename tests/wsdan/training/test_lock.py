@@ -206,6 +206,18 @@ def test_a_run_whose_lock_was_taken_over_writes_nothing_more(
         assert now[name] == held[name]
 
 
+def test_a_run_that_was_suspended_while_another_ran_and_ended_is_told(tmp_path, monkeypatch):
+    """A lock that a user deleted is no reason to end a run that gives signs of life."""
+    with RunLock() as own:
+        own.take(tmp_path)
+        (tmp_path / LOCK).unlink()
+        own.check()
+        now = time.time()
+        monkeypatch.setattr(lock.time, "time", lambda: now + STALE + 1)
+        with pytest.raises(UserError, match="another run has taken it over"):
+            own.check()
+
+
 def test_a_lock_that_cannot_be_made_is_one_line(few_images, tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(28, "No space left on device")
