@@ -20,6 +20,8 @@ import cuda_build
 
 BUILD_SECONDS = 180  # at most
 SMOKE_SECONDS = 60
+PROBE_SECONDS = 90  # of a compute-sanitizer that can watch nothing here
+KEPT_SECONDS = {"tests": 150, "sanitize": 100}  # for parts that follow in the same call
 END_SECONDS = 5  # kept for the report
 LEAST_SECONDS = 25  # with less, no further process measures: torch alone takes ten to load
 AT_ONCE = 8  # processes with a GPU context, where there are so many pairs of processors
@@ -50,6 +52,12 @@ class Check:
         self.writer = figures.Writer(folder)
         self.shown: set[tuple[str, ...]] = set()
 
+    def left(self, part: str) -> float:
+        """Seconds for this part, less those kept for what follows it."""
+        later = figures.PARTS[figures.PARTS.index(part) + 1 :]
+        kept = [KEPT_SECONDS.get(name, 0) for name in later if name in self.options.only]
+        return self.clock.left(END_SECONDS + sum(kept))
+
     def log(self, part: str) -> Path:
         return self.folder / f"{part}.log"
 
@@ -75,7 +83,7 @@ def build(check: Check) -> None:
     archs = os.environ.get("WSDAN_CUDA_ARCHS", str(capability_among(cuda_build.ARCHS)))
     job.environment = {"WSDAN_CUDA_ARCHS": archs, "WSDAN_CUDA": "1"}
     check.writer.begin("build", [job.name])
-    run_jobs([job], check.log("build"), 1, min(BUILD_SECONDS, check.clock.left(END_SECONDS)))
+    run_jobs([job], check.log("build"), 1, min(BUILD_SECONDS, check.left("build")))
     text = job.ended if job.status else f"for {archs}"
     check.writer.end("build", job.name, job.status == 0, f"{text}, in build.log")
 
@@ -97,7 +105,7 @@ def smoke(check: Check) -> None:
         found = lines[-1].partition(sanitized.DONE)[2] if ran else f"{job.ended}: {last_of(lines)}"
         check.writer.end("smoke", job.name, ran, found)
 
-    seconds = min(SMOKE_SECONDS, check.clock.left(END_SECONDS))
+    seconds = min(SMOKE_SECONDS, check.left("smoke"))
     run_jobs(jobs, check.log("smoke"), at_once(), seconds, ended)
 
 
@@ -105,7 +113,7 @@ def measure(check: Check) -> None:
     """Measure every group; a process that ends early is followed by one for the others."""
     pending = [group for group in gpu_rows.groups() if check.options.rows in group]
     check.writer.begin("measure", pending)
-    while pending and (seconds := check.clock.left(END_SECONDS)) > LEAST_SECONDS:
+    while pending and (seconds := check.left("measure")) > LEAST_SECONDS:
         options = ["--out", str(check.folder), "--seconds", f"{seconds - 1:.0f}", *pending]
         job = Job("measure", module("benchmarks.harness.gpu_measure", *options))
         run_jobs([job], check.log("measure"), 1, seconds, tick=check.show_works)
@@ -134,7 +142,7 @@ def tests(check: Check) -> None:
             skipped=[line for line in job.text.splitlines() if line.startswith("SKIPPED ")],
         )  # fmt: skip
 
-    run_jobs(jobs, check.log("tests"), at_once(), check.clock.left(END_SECONDS), ended)
+    run_jobs(jobs, check.log("tests"), at_once(), check.left("tests"), ended)
 
 
 def test_jobs() -> list[Job]:
@@ -181,11 +189,11 @@ def sanitize(check: Check) -> None:
     probes = [Job(tool, sanitized.command(program, tool, "--probe")) for tool in sanitized.TOOLS]
     names = {tool: [f"{tool} {op}" for op in sanitized.operators()] for tool in sanitized.TOOLS}
     check.writer.begin("sanitize", [name for tool in sanitized.TOOLS for name in names[tool]])
-    run_jobs(probes, log, at_once(), check.clock.left(END_SECONDS))
+    run_jobs(probes, log, at_once(), min(PROBE_SECONDS, check.left("sanitize")))
     jobs = []
     for probe in probes:
         tool = probe.name
-        reason = None if probe.status is None else sanitized.refused(probe.status, probe.text)
+        reason = sanitized.refused(probe.status, probe.text)
         for name in names[tool]:
             if reason is None:
                 command = sanitized.command(program, tool, name.removeprefix(f"{tool} "))
@@ -197,7 +205,7 @@ def sanitize(check: Check) -> None:
         clean, found = sanitized.verdict(job.status, job.text)
         check.writer.end("sanitize", job.name, clean, found)
 
-    run_jobs(jobs, log, at_once(), check.clock.left(END_SECONDS), ended)
+    run_jobs(jobs, log, at_once(), check.left("sanitize"), ended)
 
 
 def tune_(check: Check) -> None:
@@ -208,7 +216,7 @@ def tune_(check: Check) -> None:
     check.writer.begin("tune", wanted)
     for entry in wanted:
         job = Job(entry, module("benchmarks.harness.tune", "--entry", entry))
-        run_jobs([job], check.log("tune"), 1, check.clock.left(END_SECONDS))
+        run_jobs([job], check.log("tune"), 1, check.left("tune"))
         lines = job.text.strip().splitlines()
         found = last_of(lines) if job.status == 0 else f"{job.ended}: {last_of(lines)}"
         check.writer.end("tune", entry, job.status == 0, found)

@@ -59,9 +59,11 @@ def refused(status: int | None, text: str) -> str | None:
     """Why compute-sanitizer can watch nothing here, from what became of the probe; or None."""
     if status == 0 and PROBED in text and SUMMARY.search(text):
         return None
+    if status is None:
+        return "it has not ended over a single addition"
     lines = [line.strip("= ") for line in text.splitlines()]
     telling = [line for line in lines if re.search(r"error|not supported|fail|denied", line, re.I)]
-    return (telling or [line for line in lines if line] or [f"status {status}, no output"])[0]
+    return (telling or [f"status {status} and no summary over a single addition"])[0]
 
 
 def verdict(status: int | None, text: str) -> tuple[bool, str]:

@@ -27,7 +27,7 @@ def job(name, code):
 
 
 def check_in(folder, seconds=200.0):
-    return parts.Check(folder, Clock(seconds), SimpleNamespace(rows="", kernel=""))
+    return parts.Check(folder, Clock(seconds), SimpleNamespace(rows="", kernel="", only=[]))
 
 
 @pytest.fixture
@@ -121,6 +121,15 @@ def test_the_time_is_kept_for_what_follows():
     assert Clock(0).left() == 0
 
 
+def test_parts_leave_time_to_those_that_follow(tmp_path):
+    """A test that hangs does not take the sanitizers' time; alone, a part has all."""
+    check = check_in(tmp_path, 500.0)
+    assert 494 < check.left("measure") <= 495
+    check.options.only = ["tests", "sanitize", "measure"]
+    left = [check.left(part) for part in ("build", "measure", "tests", "sanitize")]
+    assert left == pytest.approx([245, 245, 395, 495], abs=1)
+
+
 def test_two_calls_are_one_check(standin, tmp_path, capsys):
     """From end to end, with short stand-ins."""
     folder = tmp_path / "found"
@@ -142,6 +151,9 @@ def test_two_calls_are_one_check(standin, tmp_path, capsys):
     assert [line["name"] for line in result["parts"]["smoke"]] == ["crop_resize"]
     assert gpu_check.main(["--table", "--results", str(folder)]) == 0
     assert capsys.readouterr().out == text[text.index("torch 2.11") :]
+    assert gpu_check.main(["--table", "--results", str(folder), str(tmp_path / "none")]) == 2
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--results", str(folder), str(folder)])
 
 
 def test_a_process_that_dies_costs_one_group(standin, tmp_path):

@@ -38,6 +38,26 @@ def test_what_a_log_says(status, text, clean, found):
     assert verdict[0] is clean and found in verdict[1]
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "reason"),
+    [
+        (0, f"{sanitized.PROBED}\n========= ERROR SUMMARY: 0 errors\n", None),
+        (0, f"{sanitized.PROBED}\n{RACES.format(0, 0, 0)}", None),
+        (
+            0,
+            "========= Device not supported\n========= No attachable process",
+            "Device not supported",
+        ),
+        (1, "hello\n========= Error: failed to initialize\n", "Error: failed to initialize"),
+        (0, f"{sanitized.PROBED}\n", sanitized.PROBED),
+        (1, "", "status 1, no output"),
+        (None, "", "it has not ended over a single addition"),
+    ],
+)
+def test_why_nothing_can_be_watched(status, text, reason):
+    assert sanitized.refused(status, text) == reason
+
+
 def test_where_the_program_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
