@@ -40,6 +40,7 @@ ROOMS = (
     {"constants", "errors", "files", "output"},
     {"validation"},
     {"config"},
+    {"parser"},
     {"checkpoint_content"},
     {"checkpoint", "distributed", "precision", "profiling"},
     {"data"},

@@ -26,11 +26,12 @@ import torch
 from PIL import Image
 
 from wsdan.checkpoint import save_checkpoint
-from wsdan.cli import _parser, main
+from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.data.synthetic import CLASSES
 from wsdan.networks.model import build_model
+from wsdan.parser import build_parser
 
 LIMIT = 10  # seconds
 NUMBERS = [
@@ -97,7 +98,9 @@ def cases() -> Iterator[Case]:
 
 
 def _commands() -> dict[str, argparse.ArgumentParser]:
-    (action,) = (x for x in _parser()._actions if isinstance(x, argparse._SubParsersAction))
+    names = ("train", "eval", "predict", "convert", "info")
+    parser = build_parser(dict.fromkeys(names))
+    (action,) = (x for x in parser._actions if isinstance(x, argparse._SubParsersAction))
     return action.choices
 
 
