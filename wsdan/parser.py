@@ -112,21 +112,7 @@ def build_parser(run: dict[str, Callable[[dict], None]]) -> argparse.ArgumentPar
     conversion = commands.add_parser(
         "convert", help="convert a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch"
     )
-    conversion.add_argument("source", metavar="SOURCE", help="their checkpoint")
-    conversion.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    conversion.add_argument(
-        "--classes", metavar="FILE", help="class names, one per line, or CUB's classes.txt"
-    )
-    conversion.add_argument(
-        "--image-size",
-        type=image_size,
-        metavar="N",
-        help="side or HEIGHTxWIDTH of its training images, which SOURCE does not tell "
-        "(default: 448)",
-    )
-    conversion.add_argument(
-        "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
-    )
+    _add_conversion(conversion)
     conversion.set_defaults(run=run["convert"])
 
     info = commands.add_parser("info", help="versions, devices, and which backends can run")
@@ -164,6 +150,25 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         help="write each wrong image as csv: path, truth, prediction, probabilities",
     )
     parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
+
+
+def _add_conversion(parser: argparse.ArgumentParser) -> None:
+    """Options of `wsdan convert`."""
+    parser.add_argument("source", metavar="SOURCE", help="their checkpoint")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")
+    parser.add_argument(
+        "--classes", metavar="FILE", help="class names, one per line, or CUB's classes.txt"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="N",
+        help="side or HEIGHTxWIDTH of its training images, which SOURCE does not tell "
+        "(default: 448)",
+    )
+    parser.add_argument(
+        "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
