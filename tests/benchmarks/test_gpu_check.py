@@ -340,7 +340,7 @@ WATCHED = f"{sanitized.PROBED}\n{SUMMARY.format(0)}"
         (WATCHED, 0, 0, True, "0 errors, 0 warnings in 9 calls"),
         (WATCHED, 2, 9, False, "2 errors, 0 warnings in 9 calls"),
         ("========= Device not supported", 0, 0, None, "could not run: Device not supported"),
-        (f"{sanitized.PROBED}\n", 0, 0, None, f"could not run: {sanitized.PROBED}"),
+        (f"{sanitized.PROBED}\n", 0, 0, None, "could not run: status 0 and no summary"),
     ],
 )  # fmt: skip
 def test_the_sanitizers_decide_where_they_can_watch(

@@ -49,8 +49,7 @@ def test_what_a_log_says(status, text, clean, found):
             "Device not supported",
         ),
         (1, "hello\n========= Error: failed to initialize\n", "Error: failed to initialize"),
-        (0, f"{sanitized.PROBED}\n", sanitized.PROBED),
-        (1, "", "status 1, no output"),
+        (0, f"{sanitized.PROBED}\n", "status 0 and no summary over a single addition"),
         (None, "", "it has not ended over a single addition"),
     ],
 )
