@@ -175,7 +175,10 @@ def test_config_file(small, tmp_path, capsys):
         (["train", ".", "--data", "synthetic"], "--root is for images of your own"),
         (["train", "--data", "cub200"], "invalid choice: 'cub200'"),
         (["train", "--num-attentions", "0"], "--num-attentions must be at least 1; got 0"),
-        (["train", "--image-size", "16"], "--image-size must be at least 32; got 16"),
+        (
+            ["train", "--image-size", "16"],
+            "--image-size must be at least 32 for --data synthetic; got 16",
+        ),
         (["train", "--epochs", "0"], "--epochs must be at least 1; got 0"),
         (["train", "--epochs", "two"], "invalid int value: 'two'"),
         (["train", "--lr", "-1"], "--lr must be at least 0.0; got -1.0"),

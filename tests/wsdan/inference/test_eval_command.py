@@ -186,7 +186,7 @@ def test_another_image_size(checkpoint, tmp_path, capsys):
     ]  # fmt: skip
     assert results[0] == results[1] != results[2]
     error = refused(capsys, "eval", "--checkpoint", checkpoint, "--image-size", "16")
-    assert "--image-size must be at least 32; got 16" in error
+    assert "--image-size must be at least 32 for --data synthetic; got 16" in error
     folder = ("--data", "folder", "--root", tmp_path, "--image-size", "4")
     error = refused(capsys, "eval", "--checkpoint", checkpoint, *folder)
     assert "--image-size 4 does not suit the model: " in error
