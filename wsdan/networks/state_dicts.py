@@ -228,23 +228,27 @@ def _several(dicts: StateDicts, names: list[str]) -> str:
 
 def check_state_dict(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
     """Raise UserError for keys of `state` that are missing, unknown or of another shape."""
-    missing = [key for key in wanted if key not in state]
-    unknown = [key for key in state if key not in wanted]
+    missing = [shown(key) for key in wanted if key not in state]
+    unknown = [shown(key) for key in state if key not in wanted]
     wrong = [
         f"{shown(key)} {tuple(value.shape)} for {tuple(wanted[key].shape)}"
         for key, value in state.items()
         if key in wanted and value.shape != wanted[key].shape
     ]
     faults = {"missing": missing, "unknown": unknown, "of another shape": wrong}
-    text = "; ".join(f"{fault}: {list_keys(keys)}" for fault, keys in faults.items() if keys)
+    text = "; ".join(f"{fault}: {_list(keys)}" for fault, keys in faults.items() if keys)
     if text:
         raise UserError(f"{source}: {text}")
 
 
 def list_keys(keys: list[str] | dict[str, object]) -> str:
     """The first few keys and the number of all, for an error message."""
-    text = ", ".join(map(shown, list(keys)[:_MAX_LISTED]))
-    return text if len(keys) <= _MAX_LISTED else f"{text}, ... ({len(keys)} keys)"
+    return _list([shown(key) for key in keys])
+
+
+def _list(texts: list[str]) -> str:
+    text = ", ".join(texts[:_MAX_LISTED])
+    return text if len(texts) <= _MAX_LISTED else f"{text}, ... ({len(texts)} keys)"
 
 
 def shown(key: str) -> str:

@@ -197,7 +197,11 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         ({k: v for k, v in fit.items() if k != "conv1.weight"}, "missing: conv1.weight"),
         (
             {**fit, "conv1.weight": torch.zeros(64, 3, 3, 3)},
-            r"of another shape: conv1.weight \(64, 3, 3, 3\) for \(64, 3, 7, 7\)",
+            r"of another shape: conv1.weight \(64, 3, 3, 3\) for \(64, 3, 7, 7\)$",
+        ),
+        (
+            {**fit, "layer2.0.downsample.0.weight": torch.zeros(9, 9, 9, 9)},
+            r"of another shape: layer2.0.downsample.0.weight \(9, 9, 9, 9\) for \(128, 64, 1, 1\)$",
         ),
         (torchvision.models.resnet34(weights=None).state_dict(), r"unknown: .* \(96 keys\)"),
     ]
