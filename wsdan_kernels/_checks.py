@@ -38,15 +38,19 @@ def tensor(op: str, name: str, value: Tensor, layout: str, dtypes: tuple = FLOAT
     """
     if not isinstance(value, Tensor):
         raise wrong_type(op, name, "a torch.Tensor", type(value).__name__)
-    if value.layout != torch.strided or value.is_nested:
-        came = "a nested tensor" if value.is_nested else str(value.layout)
-        raise wrong_type(op, name, "a dense (strided) tensor", came)
+    dense(op, name, value)
     if value.dtype not in dtypes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise wrong_type(op, name, f"of dtype {names}", str(value.dtype).removeprefix("torch."))
     if value.dim() != len(layout.split()):
         axes = "(" + layout.replace(" ", ", ") + ")"
         raise wrong_value(op, name, f"of shape {axes}", shape_text(value))
+
+
+def dense(op: str, name: str, value: Tensor) -> None:
+    if value.layout != torch.strided or value.is_nested:
+        came = "a nested tensor" if value.is_nested else str(value.layout)
+        raise wrong_type(op, name, "a dense (strided) tensor", came)
 
 
 def not_empty(op: str, name: str, value: Tensor, axes: tuple[int, ...]) -> None:
@@ -88,6 +92,7 @@ def exactly(
     op: str, name: str, value: Tensor, shape: tuple, dtype: torch.dtype, beside: Tensor
 ) -> None:
     """Check that `value` has this shape and dtype, and the device of `beside`."""
+    dense(op, name, value)
     if value.shape != shape:
         rule = "of shape (" + ", ".join(str(size) for size in shape) + ")"
         raise wrong_value(op, name, rule, shape_text(value))

@@ -3,6 +3,8 @@
 One op, so that a kernel can read the images once for both.
 """
 
+import torch
+
 from wsdan_kernels import _native
 from wsdan_kernels.ops import attention_drop, crop_resize
 from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
@@ -22,7 +24,7 @@ def _fake(images, *options):
 def _check(images, boxes, maps, thresholds, rule, *options):
     op = "attention_crop_drop"
     attention_drop.check_drop(op, images, maps, thresholds, rule)
-    crop_resize.check_boxes(op, ("images", images), boxes)
+    crop_resize.check_boxes(op, ("images", images), boxes, (torch.int32,))
 
 
 _native_run = _native.kernel(_FORWARD, 2, _fake)
