@@ -129,7 +129,7 @@ def _check_totals(totals: object, where: str) -> None:
     if not isinstance(totals, dict):
         raise _wrong(where, "a dict", totals)
     for name, total in totals.items():
-        single = _is_dense(total) and total.dim() == 0 and not total.is_complex()
+        single = _is_dense(total) and total.dim() == 0
         if not isinstance(name, str) or not single or not bool(total.isfinite()):
             raise _wrong(f"{where}: {shown(name)}", "a finite tensor of one number", total)
 
@@ -204,11 +204,11 @@ def _anything(_value: object, _where: str) -> None:
 
 
 def _is_dense(value: object) -> bool:
-    """Whether this is a plain tensor that holds its values."""
+    """Whether this is a plain tensor of real numbers that holds its values."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
-        and not (value.is_meta or value.is_quantized or value.is_nested)
+        and not (value.is_meta or value.is_quantized or value.is_nested or value.is_complex())
     )
 
 

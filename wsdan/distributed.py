@@ -17,7 +17,9 @@ from torch import Tensor
 from wsdan.errors import UserError
 
 FAILURE = "failure"  # key of the store
-PARTNER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+PARTNER_GONE = (  # in the errors of gloo and NCCL
+    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exit",
+)  # fmt: skip
 TIMEOUT = timedelta(minutes=30)  # one rank may evaluate, or fill a cache, while others wait
 
 
@@ -49,9 +51,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def _another_ended(error: Exception) -> bool:
     """Whether a collective failed because its partner is gone."""
-    return isinstance(error, dist.DistBackendError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in PARTNER_GONE)
-    )
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in PARTNER_GONE)
 
 
 def _failure(store: dist.Store) -> str:

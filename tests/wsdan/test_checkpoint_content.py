@@ -27,11 +27,15 @@ NASTY = {
     "None": None, "text": "a", "-1": -1, "nan": math.nan, "inf": math.inf, "True": True, "[]": [],
     "{}": {}, "10**30": 10**30, "10**9": 10**9, "nested": [[[1.5, None]], {"a": []}],
     "tensor": torch.ones(3, 2), "meta": torch.empty((), device="meta"),
-    "sparse": torch.eye(2).to_sparse(), "no numbers": {1: [2]}, "half": 0.5,
-    "missing": MISSING,
+    "sparse": torch.eye(2).to_sparse(), "complex": torch.ones((), dtype=torch.complex64),
+    "no numbers": {1: [2]}, "half": 0.5, "missing": MISSING,
 }  # fmt: skip
 # Values that no entry may have. Numbers that may be right are taken: the run goes on from them.
-UNFIT = {"text", "nan", "inf", "[]", "nested", "tensor", "meta", "sparse", "no numbers", "10**30"}
+UNFIT = {
+    "text", "nan", "inf", "[]", "nested", "tensor", "meta", "sparse", "complex", "no numbers",
+    "10**30",
+}  # fmt: skip
+
 # Of the run's own settings: what a checkpoint says of these is not read.
 IGNORED = {
     "betas", "eps", "weight_decay", "amsgrad", "foreach", "maximize", "capturable", "fused",

@@ -59,7 +59,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         shapes = {name: tuple(value.shape) for name, value in values.items()}
         full = tuple(parameters[index].shape)
         fitting = {name: () if name == "step" else full for name in STATE[type(optimizer)]}
-        if shapes != fitting or any(value.is_complex() for value in values.values()):
+        if shapes != fitting:
             raise ValueError(f"parameter {index} has {shapes} in place of {fitting}")
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
