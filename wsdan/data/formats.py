@@ -73,6 +73,9 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
     named = [f"{suffix or 'no suffix'} {count}" for suffix, count in counts[:MOST_NAMED]]
     text = f"files left out, which are no images for Pillow: {sum(left_out.values())}, of which "
     text += ", ".join(named) + (", ..." if len(counts) > MOST_NAMED else "")
-    if any(suffix in HEIF for suffix in left_out):
-        text += f"; {', '.join(HEIF[:2])} need pip install pillow-heif"
-    return text
+    return text + next(filter(None, map(heif_hint, left_out)), "")
+
+
+def heif_hint(name: str) -> str:
+    """What is needed for a file of HEIF that could not be read; "" for other suffixes."""
+    return "; HEIC needs pip install pillow-heif" if name.lower().endswith(HEIF) else ""

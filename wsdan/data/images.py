@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsdan.constants import MAX_PIXELS
 from wsdan.data.cache import ImageCache
-from wsdan.data.formats import formats
+from wsdan.data.formats import formats, heif_hint
 from wsdan.data.samples import Box, Sample, Source, TarMember
 from wsdan.data.transforms import Transform
 from wsdan.validation import file_fault
@@ -122,6 +122,8 @@ def open_image(source: str | Source, max_pixels: int) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # on a damaged file, decoders raise errors of any kind
         reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"its content is of no format that Pillow reads{heif_hint(str(source))}"
         raise BadImageError(f"{source}: not a readable image: {reason}") from None
 
 

@@ -1,17 +1,20 @@
 """Which files of a folder are images, and what is said of the others."""
 
+import os
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from PIL import Image
-from trees import COLOURS, config_of, encoded, make_tree
+from trees import COLOURS, config_of, encoded, error_of, make_tree
 
 from wsdan.cli import main
-from wsdan.data import formats
+from wsdan.data import formats, readers
 from wsdan.data.images import BadImageError, load_image
 from wsdan.data.splits import open_split
+from wsdan.errors import UserError
 
 KINDS = {
     "jpg": "JPEG", "JFIF": "JPEG", "jpe": "JPEG", "gif": "GIF", "avif": "AVIF", "jp2": "JPEG2000",
@@ -42,7 +45,7 @@ def test_what_is_left_out_is_counted_and_said_once(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"wsdan: warning: {red.parent}: files left out, which are no images for Pillow: 23, "
         "of which .txt 6, .heic 5, .mp4 4, no suffix 3, .json 2, ...; "
-        ".heic, .heif need pip install pillow-heif\n"
+        "HEIC needs pip install pillow-heif\n"
     )
 
 
@@ -70,9 +73,36 @@ def test_heic_is_read_where_pillow_heif_is_installed(monkeypatch):
     assert not formats.is_image_name("IMG_0001.HEIC")
 
 
+@pytest.mark.parametrize(("name", "hint"), [("a.HEIC", True), ("a.jpg", False)])
+def test_a_file_of_an_unknown_format_says_what_is_needed(name, hint, tmp_path):
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(BadImageError, match="of no format that Pillow reads") as caught:
+        load_image(tmp_path / name)
+    assert str(caught.value).endswith("pip install pillow-heif") == hint
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    """Its images would be lost in silence. Tests may run as root, whom nothing is forbidden."""
+    red = make_tree(tmp_path) / "train" / "red"
+    (red / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) in (red / "closed", tmp_path / "closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert f"{red}/closed: Permission denied" in error_of(config_of("folder", tmp_path))
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(UserError, match="closed: Permission denied"):
+        readers.detect(tmp_path / "closed")
+
+
 def test_postscript_is_not_given_to_ghostscript(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded("red", "EPS"))
-    with pytest.raises(BadImageError, match="cannot identify image file"):
+    with pytest.raises(BadImageError, match="its content is of no format that Pillow reads"):
         load_image(tmp_path / "a.jpg")
 
 

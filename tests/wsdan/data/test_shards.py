@@ -55,6 +55,11 @@ def test_a_label_file_takes_precedence_over_json_and_other_images_are_ignored(fi
         ({"a.png": PNG, "a.json": b"[" * 100_000}, "train.tar/a.json: holds no label"),
         ({"a.png": PNG, "a.json": b'{"label": ' + b"[" * 5000 + b"]" * 5000 + b"}"}, "a.json: "),
         ({"a.png": PNG, "a.json": b'{"label": ' + b"9" * 5000 + b"}"}, "a.json: holds no label"),
+        (
+            {"a.png": PNG, "a.json": b'{"label": ' + b"[" * 900 + b"]" * 900 + b"}"},
+            "train.tar/a.json: ",
+        ),
+        ({"a.png": PNG, "a.json": b'{"label": {"a": 1}}'}, "a number or a name; got a dict"),
         ({"a.png": PNG, "a.json": b'{"label": 1e999}'}, "a number or a name; got inf"),
         ({"a.png": PNG, "a.json": b'{"label": "\\ud800"}'}, "a number or a name; got '\\ud800'"),
         ({"a.png": PNG, "a.cls": b"9" * 5000}, "... (5002 characters)"),
@@ -250,4 +255,4 @@ def test_images_of_every_suffix_in_shards(tmp_path, capsys):
     assert "left out, which are no images for Pillow: 9, of which no suffix 3, .heic 3, .txt" in (
         warning
     )
-    assert warning.endswith("; .heic, .heif need pip install pillow-heif\n")
+    assert warning.endswith("; HEIC needs pip install pillow-heif\n")

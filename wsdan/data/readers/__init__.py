@@ -8,6 +8,7 @@ See docs/development/adding-a-dataset-layout.md.
 """
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 
@@ -31,6 +32,10 @@ def detect(root: str | Path) -> str:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"--root: no such folder: {root}")
+    try:
+        os.listdir(root)
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}") from None
     readers = {name: importlib.import_module(f"{__name__}.{name}") for name in names()}
     found = [name for name, reader in readers.items() if reader.recognises(root)]
     if len(found) == 1:

@@ -51,7 +51,7 @@ def read(root: Path, split: str) -> Listing:
 def _files_below(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
     """The files at any depth, sorted; folders in `seen` are not entered again, nor any twice."""
     found, seen = [], set(seen)
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         found += [Path(where, name) for name in files if not name.startswith(".")]
         entered = []
         for name in filter(is_class, sorted(folders)):
@@ -61,6 +61,11 @@ def _files_below(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
                 entered.append(name)
         folders[:] = entered
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """Of a folder that cannot be listed: os.walk itself takes it for an empty one."""
+    raise UserError(f"{error.filename}: {error.strerror}") from None
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -146,7 +146,7 @@ def _label(content: bytes, kind: str, where: str) -> str:
         raise UserError(f'{where}.{kind}: holds no label (JSON: {{"label": ...}})') from None
     name = str(label) if isinstance(label, int | str) and not isinstance(label, bool) else ""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        got = repr(label)
+        got = f"a {type(label).__name__}" if isinstance(label, list | dict) else repr(label)
         got = got if len(got) <= MAX_NAME else f"{got[:MAX_NAME]}... ({len(got)} characters)"
         raise UserError(f"{where}.{kind}: the label must be a number or a name; got {got}")
     return name
