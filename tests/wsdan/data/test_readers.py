@@ -124,7 +124,9 @@ def test_a_folder_that_is_nearly_a_dataset_says_the_mend(tmp_path):
     trees.make_tree(tmp_path / "outer" / "inner")
     (tmp_path / "outer" / "__MACOSX" / "train").mkdir(parents=True)
     assert f"Did you mean {tmp_path}/outer/inner? " in mistake(tmp_path / "outer")
-    line = mistake(tmp_path / "outer" / "inner" / "train")  # classes, but no train/
+    assert f"Did you mean {tmp_path}/outer/inner? " in mistake(tmp_path / "outer/inner/train")
+    (tmp_path / "outer" / "inner" / "val").rename(tmp_path / "alone")
+    line = mistake(tmp_path / "alone")  # classes, but no train/
     assert "Its folders hold images, as classes do; put them into" in line
     line = mistake(tmp_path / "outer" / "inner" / "train" / "red")
     assert "Images lie directly in it; move them to" in line

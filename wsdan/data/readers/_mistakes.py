@@ -3,6 +3,7 @@
 import mimetypes
 from pathlib import Path
 
+SPLITS = ("train", "val", "test")
 ARCHIVE_NOTES = "__MACOSX"  # the folder that macOS adds to its archives
 
 
@@ -11,6 +12,8 @@ def mend(root: Path) -> str:
 
     Looks at the names in `root` and in its folders only.
     """
+    if root.name in SPLITS and (root.parent / "train").is_dir():
+        return f"Did you mean {root.parent}? "
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and is_class(path.name)]
     if any(looks_like_image(path) for path in root.iterdir()):
         return (
