@@ -84,6 +84,22 @@ def test_a_group_whose_kernel_is_wrong_is_not_timed(tiny, monkeypatch):
     assert "triton differs from published" in emitted[1]["error"]
 
 
+def test_a_graph_that_fails_leaves_the_other_rows(tiny, monkeypatch):
+    def failing():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    one, variants = torch.ones(2), {"graph": failing}
+    work = run.Work(
+        "step", "B 1", {"published": lambda: one, "auto": lambda: one, **variants},
+        tolerance=1e-5, moved=8.0, images=2, device=parity.GPU,
+    )  # fmt: skip
+    monkeypatch.setitem(gpu_rows.ROWS, "centers", gpu_rows.Entry(lambda *_: [work]))
+    emitted = []
+    with pytest.raises(RuntimeError, match="capturing"):
+        gpu_measure.measure_group("centers B 12", 1e9, emitted.append, parity.GPU, repeats=2)
+    assert [row["variant"] for row in emitted[0]["rows"]] == ["published", "auto"]
+
+
 def test_the_same_bits():
     state = torch.zeros(3)
     work = run.Work("work", "B 1", {"triton": lambda: (state.add_(1),)}, 0.0, 1.0)
