@@ -14,7 +14,7 @@ SANITIZED = WSDAN_SANITIZED=$(CURDIR)/build/sanitized PYTHONPATH=$(CURDIR)/build
 	LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.py ops.py boxes.py \
-	golden.py)
+	golden.py registered.py nonfinite.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
 .PHONY: setup lint format test test-fast bench fuzz gpu-check sanitize

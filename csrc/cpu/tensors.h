@@ -54,6 +54,18 @@ inline void store_index(Tensor& tensor, int64_t start, const int32_t* from, int6
     });
 }
 
+// Whether all of an index (any shape, dense) lie in 0..size-1.
+inline bool index_within(const Tensor& tensor, int64_t size) {
+    bool within = true;
+    with_integer(tensor.scalar_type(), [&](auto type) {
+        const auto* from = data_of<const decltype(type)>(tensor);
+        const int64_t count = tensor.numel();
+        for (int64_t i = 0; i < count; ++i)
+            within &= from[i] >= 0 && static_cast<int64_t>(from[i]) < size;
+    });
+    return within;
+}
+
 inline void load_index(const Tensor& tensor, int64_t start, int32_t* to, int64_t count) {
     with_integer(tensor.scalar_type(), [&](auto type) {
         const auto* from = data_of<const decltype(type)>(tensor) + start;

@@ -106,6 +106,12 @@ def test_unusable_maps_leave_the_image_bit_for_bit(dtype, layout, rule):
 
 
 @each_layout
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite(value, layout):
+    view_parity.check_nonfinite_images("cuda", value, layout)
+
+
+@each_layout
 @pytest.mark.parametrize("dtype", [*IMAGE_DTYPES, torch.uint8], ids=str)
 def test_float64_maps_of_other_images(dtype, layout):
     """attention_crop_drop takes the kernels of each there; the masks are those of float64."""

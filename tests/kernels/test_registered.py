@@ -120,6 +120,20 @@ def test_a_label_out_of_range_is_refused():
                 getattr(OPS, name)(*first, labels, *rest, backend)
 
 
+@pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
+def test_positions_of_maxima_out_of_range_are_refused():
+    """The gradient is written where they say."""
+    options = ("max", *POOL[1:], "cpu")
+    for found in (16, 255):
+        index = torch.full((2, 6, 3), found, dtype=torch.uint8)
+        with pytest.raises(RuntimeError, match=r"index must be in \[0, 16\)"):
+            OPS.bilinear_attention_pool_backward(P, F, A, P, index, *options)
+    strided = torch.arange(36, dtype=torch.uint8).view(3, 6, 2).permute(2, 1, 0) % 16
+    found = OPS.bilinear_attention_pool_backward(P, F, A, P.mT.contiguous().mT, strided, *options)
+    dense = OPS.bilinear_attention_pool_backward(P, F, A, P, strided.contiguous(), *options)
+    assert all(map(torch.equal, found, dense))
+
+
 def test_centers_that_share_memory_with_what_is_read_are_refused():
     centers = torch.rand(3, 6)
     before = centers.clone()

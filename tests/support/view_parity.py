@@ -162,3 +162,44 @@ def check_crop(found, images, boxes, size, align_corners):
         assert float((found.double() - exact).abs().max()) <= 0.5 + 255 * TOLERANCES[torch.float32]
     else:
         assert relative_error(found, exact) <= TOLERANCES[images.dtype]
+
+
+# Whole, inner, on the border, of one pixel; some have a side of the results below.
+BOXES_OF_NONFINITE = ([0, 0, 11, 9], [2, 3, 8, 7], [5, 4, 11, 9], [0, 0, 5, 4], [5, 4, 6, 5])
+
+
+def nonfinite_images(value: float) -> torch.Tensor:
+    """(2,3,9,11) with `value` inside of the first and at corners of the second."""
+    images = torch.rand((2, 3, 9, 11), generator=torch.Generator().manual_seed(0))
+    images[0, 0, 4, 5] = value
+    images[1, :, 0, 0] = images[1, 1, 8, 10] = value
+    return images
+
+
+def check_nonfinite_images(backend: str, value: float, layout: torch.memory_format) -> None:
+    """Crops, drops and refined views are the reference's, NaN and infinities included."""
+    images = nonfinite_images(value).contiguous(memory_format=layout)
+    maps = torch.rand((2, 4, 5, 6), generator=torch.Generator().manual_seed(1))
+    thresholds = {"crop_threshold": 0.9, "drop_threshold": 0.5}
+    calls = [
+        lambda images, maps, **on: wk.attention_refine(images, maps, **on)[0],
+        lambda images, maps, **on: wk.attention_refine(images, maps, threshold=0.9, **on)[0],
+        lambda images, maps, **on: torch.cat(
+            wk.attention_crop_drop(images, maps[:, 0], maps[:, 1], **thresholds, **on)
+        ),
+    ]
+    for box in BOXES_OF_NONFINITE:
+        boxes = torch.tensor([box] * 2)
+        for size in ((9, 11), (17, 21), (5, 6), (9, 4), (5, 11)):
+            for align_corners in (True, False):
+                options = {"size": size, "align_corners": align_corners}
+                calls.append(
+                    lambda images, maps, boxes=boxes, options=options, **on: wk.crop_resize(
+                        images, boxes.to(images.device), **options, **on
+                    )
+                )
+    place = DEVICE.get(backend, "cpu")
+    for call in calls:
+        found = call(images.to(place), maps.to(place), backend=backend).cpu()
+        expected = call(images, maps, backend="reference")
+        torch.testing.assert_close(found, expected, equal_nan=True)

@@ -142,7 +142,9 @@ def crop_resize(
 
     Returns:
         (B,C,*size) of the images' dtype, computed in float32 (float64 stays float64), uint8
-        rounded to nearest, ties to even.
+        rounded to nearest, ties to even. A NaN or an infinity spreads as in
+        torch.nn.functional.interpolate: to every pixel that has it among its four neighbours, also
+        with weight 0; along an axis that keeps its length a pixel has no other neighbour.
 
     Raises:
         TypeError, ValueError: for a wrong argument, with its rule and the value.

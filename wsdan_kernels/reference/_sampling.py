@@ -39,7 +39,9 @@ def taps(
     last = (length - 1)[:, None]
     lower = torch.minimum(source.to(torch.int64), last)
     weight = (source - lower).clamp(0, 1)
-    upper = torch.minimum(lower + 1, last)
+    # An axis that keeps its length has no second neighbour, as in torch: one of weight 0 that
+    # is not finite would spread.
+    upper = torch.where(length[:, None] == size, lower, torch.minimum(lower + 1, last))
     return start[:, None] + lower, start[:, None] + upper, weight
 
 

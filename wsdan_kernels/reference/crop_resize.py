@@ -53,8 +53,9 @@ def by_batch(images: Tensor, boxes: Tensor, height: int, width: int, align_corne
     left, right, dx = taps(x1, x2, width, align_corners, dtype)
     dy = dy[:, None, :, None]
     dx = dx[:, None, None, :]
-    rows = torch.lerp(gather_rows(images, top).to(dtype), gather_rows(images, bottom).to(dtype), dy)
-    output = torch.lerp(gather_columns(rows, left), gather_columns(rows, right), dx)
+    above, below = (gather_rows(images, index).to(dtype) for index in (top, bottom))
+    rows = above * (1 - dy) + below * dy
+    output = gather_columns(rows, left) * (1 - dx) + gather_columns(rows, right) * dx
     return narrowed(output, images.dtype).contiguous(memory_format=memory_format(images))
 
 

@@ -325,18 +325,23 @@ void bilinear_attention_pool_backward(
     const bool in_place = channels_last ? rows_of_channels(features) : rows_of_positions(features);
     const Tensor x = in_place ? features : torch::stable::contiguous(features);
     const Tensor grad = torch::stable::contiguous(grad_output);
+    const Tensor sums = torch::stable::contiguous(pooled), where = torch::stable::contiguous(index);
     const PoolShape shape = shape_of(x, attentions, channels_last);
+    STD_TORCH_CHECK(
+        index_within(where, shape.positions), "bilinear_attention_pool: index must be in [0, ",
+        shape.positions, ")"
+    );
     const PoolOptions options =
         pool_options(signed_sqrt, normalize, groups, shape.maps, eps, scale);
     if (reduce != "max" && mkl_takes(x, shape) && mkl_wins_backward(shape)) {
         const float divide = reduce == "mean" ? static_cast<float>(shape.positions) : 1.0f;
-        const Scratch<float> slopes = pooled_gradients(grad, pooled, divide, options, shape);
+        const Scratch<float> slopes = pooled_gradients(grad, sums, divide, options, shape);
         mkl_pool_backward(x, attentions, slopes.data(), shape, grad_features, grad_attentions);
         return;
     }
     with_types(x.scalar_type(), "bilinear_attention_pool", [&](auto stored, auto computed) {
         pool_backward<decltype(stored), decltype(computed)>(
-            grad, x, attentions, pooled, index, reduce_of(reduce), options, shape, grad_features,
+            grad, x, attentions, sums, where, reduce_of(reduce), options, shape, grad_features,
             grad_attentions
         );
     });

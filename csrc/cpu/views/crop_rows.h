@@ -138,7 +138,10 @@ private:
         convert_row(At{}, source, line, count);
         for (int64_t i = 0; i < kRoom; ++i)
             line[count + i] = line[count - pixel + i % pixel];
-        if (pixel == 1 && shuffled_.usable())
+        if (box_.width() == crop_.width)  // each value is both of its neighbours
+            for (int64_t i = 0; i < count; ++i)
+                wide[i] = blend(line[i], line[i], T(0));
+        else if (pixel == 1 && shuffled_.usable())
             shuffled_.widen(line, wide);
         else if (pixel <= 4)
             widen_pixels<4>(line, wide);
