@@ -26,7 +26,8 @@ def bilinear_attention_pool(
     """Pool the features under each attention map (eq. 2-4, with signed root and normalisation).
 
     P[b,m,c] = reduce over k of A[b,m,k] F[b,c,k];  S = sign(P) sqrt(|P| + eps), 0 where P = 0;
-    Y = scale * S / max(||S||_2, 1e-12). Differentiable once; at P = 0 the root's gradient is 0.
+    Y = scale * S / max(||S||_2, 1e-12). Differentiable once, in reverse mode (torch.func's grad,
+    jacrev and vmap too); at P = 0 the root's gradient is 0.
 
     Args:
         features: (B,C,h,w) float32, float64, bfloat16 or float16; any strides; B may be 0.
@@ -45,6 +46,7 @@ def bilinear_attention_pool(
 
     Raises:
         TypeError, ValueError: for a wrong argument, with its rule and the value.
+        NotImplementedError: for a second derivative, or forward mode (jvp, jacfwd).
     """
     op = "bilinear_attention_pool"
     check.tensor(op, "features", features, "B C h w")
