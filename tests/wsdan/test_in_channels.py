@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from runs import refused
 
+from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
@@ -15,7 +16,9 @@ from wsdan.data.loaders import val_loader
 from wsdan.data.transforms import eval_transform, train_transform
 from wsdan.inference.predict import Classifier
 from wsdan.networks.backbones import build_backbone, set_in_channels
+from wsdan.networks.model import build_model
 from wsdan.networks.scaling import InputScaling
+from wsdan.networks.trainable import freeze_unused
 
 RUN = [
     "--backbone", "tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4",
@@ -61,7 +64,11 @@ def test_a_run(channels, tmp_path, capsys):
 def test_grey_synthetic_images_train(tmp_path, monkeypatch):
     monkeypatch.setattr("wsdan.data.loaders.SYNTHETIC_TRAIN", 8)
     monkeypatch.setattr("wsdan.data.loaders.SYNTHETIC_VAL", 4)
-    assert main(["train", *RUN, "--in-channels", "1", "--out", str(tmp_path / "a")]) == 0
+    command = ["train", *RUN, "--in-channels", "1", "--batch-size", "1", "--accumulate", "2"]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    content = load_checkpoint(tmp_path / "a" / "last.pt")
+    model = build_model(content["config"], len(content["classes"]))
+    assert freeze_unused(model, (1, 32, 32)) == []  # as several ranks call it
 
 
 def test_inputs(tmp_path):

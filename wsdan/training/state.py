@@ -224,9 +224,9 @@ def new_state(
     """
     model = build_model(config, len(classes))
     if config.batch_size == 1:
-        check_single_image(model, config.input_size)
+        check_single_image(model, (config.in_channels, *config.input_size))
     if world_size() > 1:
-        freeze_unused(model, config.input_size)
+        freeze_unused(model, (config.in_channels, *config.input_size))
     if config.sync_batchnorm and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device, memory_format=torch.channels_last)

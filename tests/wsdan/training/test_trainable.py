@@ -68,8 +68,8 @@ def test_parts_of_one_image_are_refused_where_maps_are_a_single_pixel(few_images
     model = WSDAN("tiny", num_classes=3, num_attentions=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(UserError, match="--batch-size 1: at --image-size 8 the network has maps"):
-        check_single_image(model, (8, 8))
-    check_single_image(model, (16, 16))
+        check_single_image(model, (3, 8, 8))
+    check_single_image(model, (3, 16, 16))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(UserError, match="pass --batch-size 2"):
         new_state(config, ["a", "b", "c"], CPU, None)
@@ -78,7 +78,7 @@ def test_parts_of_one_image_are_refused_where_maps_are_a_single_pixel(few_images
 def test_unused_weights_are_frozen(monkeypatch):
     monkeypatch.setattr(backbones, "Tiny", Branched)
     model = WSDAN("tiny", num_classes=3, num_attentions=4)
-    assert freeze_unused(model, (32, 32)) == ["backbone.unused.weight", "backbone.unused.bias"]
+    assert freeze_unused(model, (3, 32, 32)) == ["backbone.unused.weight", "backbone.unused.bias"]
     assert model.training
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     assert frozen == ["backbone.unused.weight", "backbone.unused.bias"]
@@ -89,7 +89,7 @@ def test_a_stage_of_a_network_with_branches():
     """timm prunes no branch of an HRNet: those that a stage does not use have no gradient."""
     pytest.importorskip("timm", reason="timm is an extra")
     model = WSDAN(build_backbone("timm/hrnet_w18_small:1"), num_classes=3, num_attentions=4)
-    assert len(freeze_unused(model, (64, 64))) > 10
+    assert len(freeze_unused(model, (3, 64, 64))) > 10
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     model.train()(torch.randn(2, 3, 64, 64)).logits.sum().backward()
     assert all(weight.grad is not None for weight in weights)
