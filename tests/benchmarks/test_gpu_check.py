@@ -179,21 +179,22 @@ def test_what_was_not_reached_is_named(standin, tmp_path, time_ends):
 def test_a_kill_loses_nothing(kill, standin, tmp_path, capsys):
     standin(hang=GROUPS[1])
     folder, pids = tmp_path / "found", tmp_path / "found" / "pids"
+    output = tmp_path / "printed"
+    output.touch()
     check = os.fork()
     if check == 0:
         try:
-            os.dup2(os.open(tmp_path / "printed", os.O_WRONLY | os.O_CREAT), 1)
+            os.dup2(os.open(output, os.O_WRONLY), 1)
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, of this process
             gpu_check.main(["--only", "measure", "--results", str(folder)])
         except SystemExit as end:
             os._exit(end.code)
         finally:
             os._exit(1)
-    waited = time.monotonic()
-    while not pids.exists() and time.monotonic() < waited + 60:
+    end = time.monotonic() + 60
+    while not (pids.exists() and "mean fwd" in output.read_text()) and time.monotonic() < end:
         time.sleep(0.02)
     measuring, child = map(int, pids.read_text().split())
-    time.sleep(0.2)  # for the line of the first group
     os.kill(check, kill)
     code = os.waitstatus_to_exitcode(os.waitpid(check, 0)[1])
     assert code == (128 + kill if kill == signal.SIGTERM else -kill)
@@ -202,7 +203,7 @@ def test_a_kill_loses_nothing(kill, standin, tmp_path, capsys):
         assert_ends(child)
     else:
         os.kill(child, signal.SIGKILL)
-    printed = (tmp_path / "printed").read_text()
+    printed = output.read_text()
     assert "mean fwd" in printed  # as soon as it was measured
     assert ("left out, no time" in printed) == (kill == signal.SIGTERM)
     assert gpu_check.main(["--table", "--results", str(folder)]) == 1
