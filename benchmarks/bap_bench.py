@@ -1,6 +1,7 @@
 """Bilinear attention pooling and the feature centers: ours, the published code, the limits.
 
 python benchmarks/bap_bench.py [--batch B] [--json FILE] [--plot FILE.png] [--base FILE] ...
+On the CPU also what a call of the GPU's kernels costs the host, without a launch (calls.py).
 With --device cuda: at B 12 and 128, drawing maps and attend_and_pool too; --plot draws the times
 against B, M, C and the resolution (sweep.py), which takes minutes more.
 """
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from harness import gpu, published, sweep
+from harness import calls, gpu, published, sweep
 from harness.run import LIMIT, Work, compiled, in_turn, parse, run
 from harness.variants import copies, steps, variants
 from torch import Tensor
@@ -45,6 +46,7 @@ def works(options: argparse.Namespace) -> Iterator[Work]:
             yield from pool_works(shape, "mean")
     yield from pool_works(paper, "mean", map_size=tuple(side // 2 for side in paper[3:]))
     yield center_work(batch, maps * channels)
+    yield from calls.works()
 
 
 def gpu_works(batches: tuple[int, ...]) -> Iterator[Work]:

@@ -42,7 +42,7 @@ def tensor(op: str, name: str, value: Tensor, layout: str, dtypes: tuple = FLOAT
     if value.dtype not in dtypes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise wrong_type(op, name, f"of dtype {names}", str(value.dtype).removeprefix("torch."))
-    if value.dim() != len(layout.split()):
+    if value.dim() != layout.count(" ") + 1:
         axes = "(" + layout.replace(" ", ", ") + ")"
         raise wrong_value(op, name, f"of shape {axes}", shape_text(value))
 
@@ -55,8 +55,9 @@ def dense(op: str, name: str, value: Tensor) -> None:
 
 def not_empty(op: str, name: str, value: Tensor, axes: tuple[int, ...]) -> None:
     """Check that the given axes of `value` have at least one element (the batch may be empty)."""
+    shape = value.shape
     for axis in axes:
-        if value.shape[axis] == 0:
+        if shape[axis] == 0:
             raise wrong_value(op, name, f"non-empty along axis {axis}", shape_text(value))
 
 

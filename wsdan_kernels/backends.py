@@ -37,10 +37,7 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str 
     failure = _failure(backend)
     if failure is not None:
         return failure
-    if op not in KERNELS:
-        names = ", ".join(KERNELS)
-        raise ValueError(f"{op!r} must be an operator of wsdan_kernels/ops, one of {names}")
-    kernel = KERNELS[op].get(backend)
+    kernel = _kernels(op).get(backend)
     if kernel is None:
         return f"no {backend} kernel for {op} in this version"
     if backend == "triton" and device_type == "cpu" and _interpreted():
@@ -55,12 +52,15 @@ def resolve(op: str, backend: str, device_type: str, dtype: torch.dtype) -> str:
     for a backend that was asked for by name and cannot run.
     """
     if backend == "auto":
-        return next(
-            name
-            for name in _FASTEST_FIRST
-            if why_not(op, name, device_type, dtype) is None
-            and not (name == "triton" and _interpreted())  # a thousand times slower
-        )
+        kernels = _kernels(op)
+        for name in _FASTEST_FIRST:
+            kernel = kernels.get(name)
+            if kernel is None or kernel.refusal(device_type, dtype) is not None:
+                continue
+            if name == "triton" and _interpreted():  # a thousand times slower
+                continue
+            if _failure(name) is None:
+                return name
     if backend not in NAMES:
         names = ", ".join(repr(name) for name in ("auto", *NAMES))
         raise ValueError(f"{op}: backend must be one of {names}, but got {backend!r}")
@@ -100,6 +100,14 @@ def explain(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
         notes = [reason for reason in (*reasons, KERNELS[op][chosen].note) if reason]
         lines.append(f"  {op}: {chosen}" + "".join(f" ({note})" for note in notes))
     return "\n".join(lines)
+
+
+def _kernels(op: str) -> dict:
+    """The operator's kernels by backend; ValueError for a name that is none of KERNELS."""
+    if op not in KERNELS:
+        names = ", ".join(KERNELS)
+        raise ValueError(f"{op!r} must be an operator of wsdan_kernels/ops, one of {names}")
+    return KERNELS[op]
 
 
 def _failure(backend: str) -> str | None:

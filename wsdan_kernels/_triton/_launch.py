@@ -1,5 +1,6 @@
 """Shared by the launchers: the memory layout of tensors, the precision of products, the GPU."""
 
+import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -37,18 +38,26 @@ class Rows(NamedTuple):
 
 def as_rows(tensor: Tensor) -> Rows:
     """(B,R,h,w) as rows of positions, in place where its strides allow, else from a copy."""
-    _, count, height, width = tensor.shape
-    image, row, down, across = tensor.stride()
+    lies = _rows(tensor.shape, tensor.stride(), tensor.element_size())
+    return as_rows(tensor.contiguous()) if lies is None else Rows(tensor, *lies)
+
+
+@functools.lru_cache
+def _rows(
+    shape: tuple[int, ...], strides: tuple[int, ...], element_bytes: int
+) -> tuple[int, int, int, bool, int] | None:
+    """The fields of Rows after its tensor; None where the rows cannot be read in place."""
+    _, count, height, width = shape
+    image, row, down, across = strides
     merges = height == 1 or width == 1 or down == width * across
     position = 1 if height * width == 1 else across if width > 1 else down
     row = row if count > 1 else 1 if position != 1 else height * width
     if not merges or 1 not in (row, position) or max(row, position) > LARGEST_STRIDE:
-        return as_rows(tensor.contiguous())
+        return None
     last = position != 1
     extent, other = (count, position) if last else (height * width, row)
-    most = VECTOR_BYTES // tensor.element_size()
-    vector = math.gcd(most, extent, other, image)
-    return Rows(tensor, image, row, position, last, vector)
+    most = VECTOR_BYTES // element_bytes
+    return image, row, position, last, math.gcd(most, extent, other, image)
 
 
 def dot_precision(dtype: torch.dtype, other: torch.dtype | None = None) -> str:
@@ -81,8 +90,18 @@ def gpu_of(tensor: Tensor) -> Gpu:
     """The GPU that the tensor lies on."""
     if not tensor.is_cuda:
         return assumed
-    properties = torch.cuda.get_device_properties(tensor.device)
+    return _gpu(tensor.get_device())
+
+
+@functools.cache
+def _gpu(index: int) -> Gpu:
+    properties = torch.cuda.get_device_properties(index)
     return Gpu(10 * properties.major + properties.minor, properties.multi_processor_count)
+
+
+def cdiv(count: int, size: int) -> int:
+    """How many blocks of `size` hold `count`; triton.cdiv takes long on the host."""
+    return -(-count // size)
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:
@@ -92,4 +111,4 @@ def device_of(tensor: Tensor) -> AbstractContextManager:
 
 def up_to_power_of_two(count: int, least: int, most: int) -> int:
     """The smallest power of two that holds `count`, within [least, most]."""
-    return min(max(triton.next_power_of_2(count), least), most)
+    return min(max(1 << (count - 1).bit_length(), least), most)

@@ -13,6 +13,7 @@ from wsdan_kernels._triton import _tuning as tuning
 from wsdan_kernels._triton._device import aligned, features_tile, flipped, known, product, rows_tile
 from wsdan_kernels._triton._launch import (
     as_rows,
+    cdiv,
     device_of,
     dot_precision,
     gpu_of,
@@ -48,12 +49,12 @@ def forward(
     block = up_to_power_of_two(maps, 16, triton.next_power_of_2(maps))
     tile = tuning.tile("attend", features.element_size(), block, gpu.capability)
     most = max(1, tuning.ATTEND_SUMS // (block * tile.channels))
-    blocks = triton.cdiv(channels, tile.channels)
-    groups = triton.cdiv(blocks, most)
-    each = triton.cdiv(blocks, groups)
+    blocks = cdiv(channels, tile.channels)
+    groups = cdiv(blocks, most)
+    each = cdiv(blocks, groups)
     splits = tuning.splits(
         batch * groups,
-        triton.cdiv(positions, tile.positions),
+        cdiv(positions, tile.positions),
         tuning.attend_enough(gpu.multiprocessors),
     )
     pooled = output.new_empty(output.shape)

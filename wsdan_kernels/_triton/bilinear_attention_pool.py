@@ -1,13 +1,13 @@
 """Launchers of the pooling kernels; see reference.bilinear_attention_pool for what they compute."""
 
 import torch
-import triton
 from torch import Tensor
 
 from wsdan_kernels._triton import _tuning as tuning
 from wsdan_kernels._triton._launch import (
     Rows,
     as_rows,
+    cdiv,
     device_of,
     dot_precision,
     gpu_of,
@@ -140,9 +140,9 @@ def _product(
     positions = f.positions
     block = up_to_power_of_two(maps, 16, tuning.MOST_MAPS)
     tile = _tile("pool", f, block)
-    channel_blocks = triton.cdiv(channels, tile.channels)
-    programs = batch * triton.cdiv(maps, block) * channel_blocks
-    steps = triton.cdiv(positions, tile.positions)
+    channel_blocks = cdiv(channels, tile.channels)
+    programs = batch * cdiv(maps, block) * channel_blocks
+    steps = cdiv(positions, tile.positions)
     splits = tuning.splits(programs, steps, tuning.FILL * gpu_of(f.tensor).multiprocessors)
     squares = pooled.new_empty((batch, channel_blocks, maps))
     parts = pooled if splits == 1 else pooled.new_empty((splits, *pooled.shape))
@@ -165,7 +165,7 @@ def _gradients(
     positions = f.positions
     block = up_to_power_of_two(maps, 16, tuning.MOST_MAPS_BACKWARD)
     tile = _tile("gradients", f, block)
-    map_blocks, position_blocks = triton.cdiv(maps, block), triton.cdiv(positions, tile.positions)
+    map_blocks, position_blocks = cdiv(maps, block), cdiv(positions, tile.positions)
     g = as_rows(grad_features)
     sizes = (maps, channels, positions)
     options = {
@@ -180,7 +180,7 @@ def _gradients(
         *f[1:4], *a[1:4], *g[1:4], F_LAST=f.last, F_VECTOR=f.vector, ONE=map_blocks == 1, **options,
     )  # fmt: skip
     if map_blocks > 1:
-        channel_blocks = triton.cdiv(channels, tile.channels)
+        channel_blocks = cdiv(channels, tile.channels)
         feature_gradient_kernel[(batch * position_blocks * channel_blocks,)](
             a.tensor, grad_pooled, grad_features, *sizes, *a[1:4], *g[1:4], **options
         )
@@ -189,9 +189,9 @@ def _gradients(
 def _max(f: Rows, a: Rows, pooled: Tensor, index: Tensor, eps: float, signed_sqrt: bool) -> Tensor:
     batch, maps, channels = pooled.shape
     tile, block = tuning.MAX_TILE, tuning.MAX_MAPS
-    channel_blocks = triton.cdiv(channels, tile.channels)
+    channel_blocks = cdiv(channels, tile.channels)
     squares = pooled.new_empty((batch, channel_blocks, maps))
-    max_kernel[(batch * triton.cdiv(maps, block) * channel_blocks,)](
+    max_kernel[(batch * cdiv(maps, block) * channel_blocks,)](
         f.tensor, a.tensor, pooled, index, squares, maps, channels,
         f.positions, *f[1:4], *a[1:4], eps,
         MAPS=block, CHANNELS=tile.channels, SIGNED_SQRT=signed_sqrt, num_warps=tile.warps,
@@ -206,8 +206,8 @@ def _max_gradients(
     batch, maps, channels = grad_pooled.shape
     positions = f.positions
     tile = tuning.MAX_GRADIENT_TILE
-    row_blocks = triton.cdiv(channels, tile.channels) + triton.cdiv(maps, tile.channels)
-    max_gradients_kernel[(batch * triton.cdiv(positions, tile.positions) * row_blocks,)](
+    row_blocks = cdiv(channels, tile.channels) + cdiv(maps, tile.channels)
+    max_gradients_kernel[(batch * cdiv(positions, tile.positions) * row_blocks,)](
         f.tensor, a.tensor, grad_pooled, index, grad_features, grad_attentions,
         batch, maps, channels, positions, *f[1:4], *a[1:4], *as_rows(grad_features)[1:4],
         ROWS=tile.channels, POSITIONS=tile.positions, num_warps=tile.warps,

@@ -5,6 +5,7 @@ forward-mode derivative is zero, in silence. The one here is of a single level o
 torch's own operators are, and refuses forward mode by name.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -15,9 +16,17 @@ from torch.utils._pytree import tree_map_only
 
 
 def register(
-    library: torch.library.Library, name: str, setup_context: Callable | None, backward: Callable
-) -> None:
-    """Give `library`'s operator `name` its autograd formula, as register_autograd takes it."""
+    library: torch.library.Library,
+    name: str,
+    setup_context: Callable | None,
+    backward: Callable,
+    execute: Callable,
+) -> Callable:
+    """Give `library`'s operator `name` its autograd formula, as register_autograd takes it.
+
+    execute: the operator below autograd, for where the dispatcher is left out. Returns a function
+    that runs the operator so, on arguments of which one requires a gradient.
+    """
     operator = getattr(getattr(torch.ops, library.ns), name).default
 
     def below(keyset, arguments):
@@ -27,7 +36,7 @@ def register(
     class Formula(torch.autograd.function._SingleLevelFunction):
         @staticmethod
         def forward(ctx, keyset, *arguments):
-            results = below(keyset, arguments)
+            results = execute(*arguments) if keyset is None else below(keyset, arguments)
             if setup_context is not None:
                 setup_context(ctx, arguments, results)
             return results
@@ -50,6 +59,7 @@ def register(
             return Formula.apply(keyset, *arguments)
 
     library.impl(name, run, "Autograd", with_keyset=True)
+    return functools.partial(Formula.apply, None)
 
 
 def register_batched(library: torch.library.Library, name: str) -> None:

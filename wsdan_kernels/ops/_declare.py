@@ -2,13 +2,18 @@
 
 Every dispatcher op `wsdan::<name>` takes the name of the resolved backend as its last argument, so
 that the choice is part of the graph and reaches the backward pass on every thread.
+
+The public functions and the formulas call the operator by a Python function that leaves the
+dispatcher out where it has nothing to do: a third of a call's time.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from wsdan_kernels import _checks as checks
 from wsdan_kernels.ops import _autograd
@@ -51,10 +56,13 @@ def triton_kernel(module: str, function: str, allocate: Callable, note: str = ""
     is imported at the first call.
     """
 
+    @functools.cache
+    def launcher():
+        return getattr(importlib.import_module(f"wsdan_kernels._triton.{module}"), function)
+
     def run(*arguments):
-        launcher = getattr(importlib.import_module(f"wsdan_kernels._triton.{module}"), function)
         results = allocate(*arguments)
-        launcher(*arguments, *(results if isinstance(results, tuple) else (results,)))
+        launcher()(*arguments, *(results if isinstance(results, tuple) else (results,)))
         return results if results != () else None
 
     return Kernel(run, devices=("cuda",), dtypes=TRITON_DTYPES, note=note)
@@ -69,8 +77,9 @@ def declare(
     backward: Callable | None,
     setup_context: Callable | None = None,
     batched: bool = True,
+    trusted: bool = False,
 ) -> Callable:
-    """Register the dispatcher op `wsdan::<name>` and return it.
+    """Register the dispatcher op `wsdan::<name>`; return a function that runs it.
 
     schema: "name(arguments) -> results"; `str backend` is appended to the arguments.
     kernels: one kernel for each backend. fake: the fake kernel.
@@ -79,21 +88,26 @@ def declare(
     backward: the autograd formula, or None for an op that is not differentiable, whose inputs the
     public function detaches. setup_context: what the formula saves.
     batched: the first axis of every tensor is the batch (B), so that torch.vmap is one call.
+    trusted: those who call the returned function have checked all that `check` does.
     """
     arguments, _, results = schema.partition(") -> ")
     name = arguments.partition("(")[0]
     LIBRARY.define(f"{arguments}, str backend) -> {results}", tags=(torch.Tag.pt2_compliant_tag,))
+
+    def execute(*arguments):
+        kernel = kernels[arguments[-1]]
+        device = arguments[0].device.type
+        if torch.is_autocast_enabled(device):  # the kernels choose their own precision
+            with torch.autocast(device, enabled=False):
+                return kernel.run(*arguments[:-1])
+        return kernel.run(*arguments[:-1])
 
     def run(*arguments):
         check(*arguments)
         kernel = kernels.get(arguments[-1])
         if kernel is None or (kernel.dtypes and arguments[0].dtype not in kernel.dtypes):
             raise _no_kernel(name, kernels, *arguments)
-        if torch.is_autocast_enabled(arguments[0].device.type):
-            # The kernels choose their own precision.
-            with torch.autocast(arguments[0].device.type, enabled=False):
-                return kernel.run(*arguments[:-1])
-        return kernel.run(*arguments[:-1])
+        return execute(*arguments)
 
     def checked_fake(*arguments):
         check(*arguments)
@@ -101,11 +115,55 @@ def declare(
 
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"wsdan::{name}", checked_fake, lib=LIBRARY)
+    below, differentiate = execute if trusted else run, None
     if backward is not None:
-        _autograd.register(LIBRARY, name, setup_context, backward)
+        differentiate = _autograd.register(LIBRARY, name, setup_context, backward, below)
     if batched:
         _autograd.register_batched(LIBRARY, name)
-    return getattr(torch.ops.wsdan, name)
+    operator = getattr(torch.ops.wsdan, name).default
+
+    def call(*arguments):
+        if torch.compiler.is_compiling() or not _alone(arguments):
+            return operator(*arguments)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return operator(*arguments) if differentiate is None else differentiate(*arguments)
+        return below(*arguments)
+
+    return call
+
+
+def _alone(arguments: tuple) -> bool:
+    """Whether no mode, transform, trace or profiler sees the call and every tensor is a plain one.
+
+    Then the dispatcher would run no kernel but that of the device, after autograd's. A plain tensor
+    is of no subclass and has the dispatch keys of a new one.
+    """
+    if (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or torch.autograd._profiler_enabled()
+    ):
+        return False
+    for value in arguments:
+        if isinstance(value, torch.Tensor):
+            keys = torch._C._dispatch_keys(value).raw_repr()
+            if type(value) is not torch.Tensor or keys not in _new_keys(value.is_cuda):
+                return False
+    return True
+
+
+@functools.cache
+def _new_keys(on_gpu: bool) -> tuple[int, int]:
+    """The dispatch keys of a new tensor, on the CPU or on a GPU, and of one of inference mode."""
+    device = "cuda" if on_gpu else "cpu"
+    with torch.inference_mode(False):
+        usual = torch.empty(0, device=device)
+    with torch.inference_mode():
+        inference = torch.empty(0, device=device)
+    return tuple(torch._C._dispatch_keys(value).raw_repr() for value in (usual, inference))
 
 
 def _no_kernel(name: str, kernels: dict[str, Kernel], first: torch.Tensor, *rest) -> Exception:
