@@ -57,7 +57,7 @@ def test_a_stopped_run_resumes_bit_for_bit(options, at, number, tmp_path, monkey
         assert main([*COMMAND, *options, "--out", str(broken)]) == 128 + number
     captured = capsys.readouterr()
     assert f"wsdan: stopped by {number.name} at epoch" in captured.err
-    assert "--resume goes on from there" in captured.err
+    assert f"to go on: wsdan train --resume --out {broken}" in captured.err
     state = load_checkpoint(broken / "last.pt")
     size = 16 if "--accumulate" in options else 8
     steps = (8 * STEPS + 3) // size
