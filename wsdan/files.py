@@ -21,7 +21,7 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
     path = Path(os.path.realpath(path))
     how = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
     if path.exists() and not (path.is_file() or path.is_dir()):
-        with open(path, mode, **how) as file:
+        with open(path, mode, opener=_open_at_once, **how) as file:
             yield file
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
@@ -36,6 +36,13 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO]:
         with contextlib.suppress(OSError):  # e.g. a disk that became read-only
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a pipe or a device; a pipe that nobody reads is an OSError, not a wait for a reader."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def remove_temporary(folder: Path, name: str) -> None:

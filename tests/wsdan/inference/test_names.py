@@ -137,6 +137,8 @@ def test_a_device_is_written_to_not_replaced(tmp_path):
     assert os.read(reader, 10) == b"text"
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(OSError, match="No such device"), written_whole(tmp_path / "pipe"):
+        pass  # nobody reads it any more
 
 
 @pytest.mark.parametrize("option", ["--confusion", "--errors"])
