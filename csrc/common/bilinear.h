@@ -71,9 +71,14 @@ struct Axis {
         lower = lower < in - 1 ? lower : in - 1;
         T weight = source - static_cast<T>(lower);
         weight = weight < T(0) ? T(0) : (weight > T(1) ? T(1) : weight);
-        // A neighbour of weight 0 that is not finite spreads; where the axis keeps its length there
-        // is none, as in torch.
-        return {lower, lower < in - 1 && in != out ? lower + 1 : lower, weight};
+        return {lower, lower < in - 1 ? lower + 1 : lower, weight};
+    }
+
+    // The tap for a blend. A neighbour of weight 0 that is not finite spreads; where the axis keeps
+    // its length there is none, as in torch.
+    WSDAN_HOST_DEVICE Tap<T, Index> blending_tap(Index i) const {
+        const Tap<T, Index> tap = this->tap(i);
+        return {tap.lower, in == out ? tap.lower : tap.upper, tap.weight};
     }
 
     // The smallest i whose lower neighbour is `least` or more; `out` where there is none.

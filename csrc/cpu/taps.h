@@ -14,7 +14,7 @@ std::vector<Tap<T>> bilinear_taps(int64_t in, int64_t out, bool align_corners) {
     std::vector<Tap<T>> taps;
     taps.reserve(static_cast<std::size_t>(out));
     for (int64_t i = 0; i < out; ++i)
-        taps.push_back(axis.tap(i));
+        taps.push_back(axis.blending_tap(i));
     return taps;
 }
 

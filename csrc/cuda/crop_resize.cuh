@@ -33,7 +33,7 @@ public:
         WSDAN_UNROLL
         for (int i = 0; i < count; ++i) {
             const int element = share.element + i;
-            const Tap<T, int> tap = columns.tap(element / images.pixel);
+            const Tap<T, int> tap = columns.blending_tap(element / images.pixel);
             left_[i] = tap.lower * images.pixel + element % images.pixel;
             right_[i] = tap.upper * images.pixel + element % images.pixel;
             weight_[i] = tap.weight;
@@ -43,7 +43,7 @@ public:
     __device__ void make() {
         int held = -1, next = -1;  // the rows of the box in above_ and below_
         for (int y = share_.top; y < share_.bottom; ++y) {
-            const Tap<T, int> tap = rows_.tap(y);
+            const Tap<T, int> tap = rows_.blending_tap(y);
             if (tap.lower != held) {
                 if (tap.lower == next)
                     copy(below_, above_);
