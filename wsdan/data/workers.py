@@ -34,5 +34,6 @@ def leave_signals_to_the_parent(parent_ends: ctypes.c_bool, _worker: int) -> Non
             os._exit(0)  # status 0, so that torch does not report a failed worker
         signal.alarm(GRACE)  # SIGALRM then ends the process
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_with_the_parent)

@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM and Ctrl-C."""
+"""Requests to stop a run: SIGTERM, Ctrl-C and the end of its terminal."""
 
 import signal
 import threading
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 
 from wsdan.distributed import max_over_ranks
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
-    """Within this context the first SIGTERM or Ctrl-C only sets `requested`; a second one kills.
+    """Within this context the first signal of SIGNALS only sets `requested`; a second one kills.
 
-    Signals are left as they are outside the program's main thread.
+    Signals are left as they are outside the program's main thread, and SIGHUP under nohup.
     """
 
     def __init__(self):
@@ -21,7 +21,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            handled = [number for number in SIGNALS if number != signal.SIGHUP or not under_nohup]
+            self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:

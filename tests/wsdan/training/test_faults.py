@@ -33,7 +33,7 @@ from wsdan.data import loaders
 from wsdan.data.workers import ending, leave_signals_to_the_parent
 from wsdan.errors import UserError
 from wsdan.training.logging import RunLogger
-from wsdan.training.signals import StopSignals
+from wsdan.training.signals import SIGNALS, StopSignals
 
 KILLS = 20
 WEIGHTS = {"model": {"weight": torch.ones(2)}}
@@ -64,10 +64,13 @@ def test_kill_9_at_random_times_loses_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "to_all", "workers"),
-    [(signal.SIGTERM, False, "0"), (signal.SIGINT, True, "2"), (signal.SIGTERM, True, "2")],
-)
+    [
+        (signal.SIGTERM, False, "0"), (signal.SIGINT, True, "2"), (signal.SIGTERM, True, "2"),
+        (signal.SIGHUP, True, "2"),
+    ],
+)  # fmt: skip
 def test_a_signal_saves_the_run(number, to_all, workers, tmp_path):
-    """SIGTERM, and Ctrl-C, which the terminal sends to the loader workers too."""
+    """SIGTERM, and Ctrl-C and a closed terminal, which reach the loader workers too."""
     out = tmp_path / "out"
     process = start(
         *SMALL, "--epochs", "1000", "--eval-every", "1000", "--out", str(out), "--workers", workers
@@ -93,13 +96,23 @@ def test_a_second_signal_ends_at_once():
     assert in_fork(signal_twice) == -signal.SIGTERM
 
 
+def test_a_closed_terminal_is_nothing_under_nohup():
+    def hang_up():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.requested is None
+
+    assert in_fork(hang_up) == 0
+
+
 @pytest.mark.slow
 def test_loader_workers_outlive_a_slow_step():
     """A worker that dies before the run is saved would end the run."""
 
     def be_signalled():
         leave_signals_to_the_parent(ending(), 0)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             os.kill(os.getpid(), number)
         assert signal.alarm(0) > 300
 
