@@ -139,7 +139,8 @@ def gather_rows(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor
     rows = tensor.new_empty((world_size() * tensor.shape[0], *tensor.shape[1:]))
-    dist.all_gather_into_tensor(rows, tensor.contiguous())
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch < 2.14
+    gather(rows, tensor.contiguous())
     return rows
 
 

@@ -56,9 +56,12 @@ def test_all_ways_to_load_are_measured(tmp_path, capsys):
 def test_the_cache_holds_all_images_before_an_epoch_is_timed(tmp_path, monkeypatch):
     loaded, before = [], []
     load, epoch = images.load_image, data_bench._epoch
-    monkeypatch.setattr(
-        images, "load_image", lambda file, *limit: loaded.append(file) or load(file, *limit)
-    )
+
+    def counted(file, *limit, **how):
+        loaded.append(file)
+        return load(file, *limit, **how)
+
+    monkeypatch.setattr(images, "load_image", counted)
 
     def noted(batches, number):
         before.append(len(loaded))

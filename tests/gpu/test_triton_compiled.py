@@ -1,5 +1,6 @@
 """What the Triton kernels become on each GPU, compiled here in every shipped configuration."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -100,9 +101,16 @@ def test_every_shipped_tile_is_compiled(compiled):
             assert (tile.channels, tile.positions) in used, (kernel, size, tile)
 
 
-@pytest.mark.parametrize(("kernel", "most"), [("pool_kernel", 1700), ("gradients_kernel", 2800)])
-def test_float32_pooling_issues_few_instructions(report, kernel, most):
-    """Of all warps in a step of 2,048 features, on sm_90: what bounds these kernels."""
+@pytest.mark.parametrize(
+    ("kernel", "of_3_6", "later"),
+    [("pool_kernel", 1500, 1850), ("gradients_kernel", 2550, 3050)],
+)
+def test_float32_pooling_issues_few_instructions(report, kernel, of_3_6, later):
+    """Of all warps in a step of 2,048 features, on sm_90: what bounds these kernels.
+
+    Triton 3.8 rounds the operands of a tf32 product itself, 3.6 does not.
+    """
+    most = of_3_6 if importlib.metadata.version("triton").startswith("3.6.") else later
     rows = [row for row in report if row["capability"] == 90]
     for row in named(rows, "pool float32", {kernel}):
         if row["name"].endswith(("B 12", "B 128")):

@@ -6,6 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+if not torch.cuda.is_available():
+    # At its first backward autograd starts a thread for each device there is, and a process with
+    # such threads cannot be forked. torch.compile adds devices in newer versions: so before it.
+    torch.ones((), requires_grad=True).backward()
+
 
 def run_ranks(function: Callable, *arguments: object, world_size: int = 2) -> None:
     """Call function(rank, *arguments) in each rank, with the environment variables of torchrun.

@@ -71,8 +71,10 @@ class TrainingStep:
         self._rollback = Rollback(model)
         self._objective = Objective(model, config, profiler)
         if world_size() > 1:
-            # Buffers: the centers are equal in all ranks; of batch norm, rank 0's are used.
-            self._objective = DistributedDataParallel(self._objective, broadcast_buffers=False)
+            self._objective = DistributedDataParallel(self._objective)
+            # The centers are equal in all ranks; of batch norm, rank 0's buffers are used. As an
+            # argument, newer versions of torch warn of it.
+            self._objective.broadcast_buffers = False
 
     def __call__(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
         """images (B,3,H,W), labels (B,) int64, uniforms (B,4).

@@ -217,7 +217,9 @@ def _max_gradients(
 def _tile(kernel: str, f: Rows, maps: int) -> tuning.Tile:
     size = f.tensor.element_size()
     tile = tuning.tile(kernel, size, maps, gpu_of(f.tensor).capability)
-    if kernel == "gradients" and f.vector == 1 and size == 4:
-        return tile._replace(warps=8)  # every float32 has an address of its own
+    if kernel == "gradients" and size == 4 and not f.last:
+        if f.vector == 1:
+            return tile._replace(warps=8)  # every float32 has an address of its own
+        tile = tile._replace(stages=min(tile.stages, 2))  # with three, triton 3.8 spills
     # Under 4 bytes nothing is copied asynchronously: tiles in flight would lie in registers.
     return tile if f.vector * size >= 4 else tile._replace(stages=1)
