@@ -108,6 +108,7 @@ class Script:
 
 def _run_script(path: str, arguments: tuple, variables: dict, outputs: Path) -> None:
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where the tests run under nohup
     for descriptor, name in enumerate(("stdout", "stderr"), start=1):
         os.dup2(os.open(outputs / name, os.O_WRONLY | os.O_CREAT), descriptor)
     os.environ.clear()
