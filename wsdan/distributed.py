@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wsdan.errors import UserError
+from wsdan.output import print_if_possible, warn
 
 FAILURE = "failure"  # key of the store
 PARTNER_GONE = (  # in the errors of gloo and NCCL
@@ -121,6 +122,18 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this process, rank 0, writes files and prints."""
     return rank() == 0
+
+
+def print_main(text: str) -> None:
+    """Print, in the first process only; a stream that cannot be written ends no run."""
+    if is_main():
+        print_if_possible(text)
+
+
+def warn_main(text: str) -> None:
+    """Print a warning, in the first process only."""
+    if is_main():
+        warn(text)
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

@@ -34,6 +34,11 @@ def print_if_possible(text: str, error: bool = False) -> None:
         print(text, file=stream, flush=True)
 
 
+def warn(text: str) -> None:
+    """Print a warning of one line to stderr, if possible."""
+    print_if_possible(f"wsdan: warning: {text}", error=True)
+
+
 def unwritable(stream: TextIO, text: str = "") -> OSError | None:
     """Why the stream does not take `text` and what it holds, as after `| head -1` or on a full
     disk; None if it does.

@@ -15,7 +15,7 @@ from wsdan.data.fingerprint import fingerprint
 from wsdan.data.images import BadImageError, ImageDataset, Item
 from wsdan.data.samplers import EpochBatchSampler, RankBatchSampler, SeededDataset
 from wsdan.data.samples import Sample
-from wsdan.data.splits import open_split, warn_main
+from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset, draw
 from wsdan.data.transforms import (
     Transform,
@@ -24,7 +24,7 @@ from wsdan.data.transforms import (
     train_transform,
 )
 from wsdan.data.workers import ending, leave_signals_to_the_parent
-from wsdan.distributed import rank, world_size
+from wsdan.distributed import rank, warn_main, world_size
 from wsdan.errors import UserError
 
 SYNTHETIC_TRAIN = 1536

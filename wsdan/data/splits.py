@@ -7,9 +7,8 @@ from typing import Literal
 from wsdan.config import Config
 from wsdan.data.formats import left_out_text
 from wsdan.data.samples import Listing, Split, assign_labels
-from wsdan.distributed import is_main
+from wsdan.distributed import warn_main
 from wsdan.errors import UserError
-from wsdan.output import print_if_possible
 from wsdan.validation import check_folder
 
 MOST_NAMED = 5  # classes or shards that a warning lists
@@ -47,12 +46,6 @@ def open_split(
     for line in _warnings(listing, found.classes):
         warn_main(line)
     return found
-
-
-def warn_main(line: str) -> None:
-    """Print a warning in rank 0."""
-    if is_main():
-        print_if_possible(f"wsdan: warning: {line}", error=True)
 
 
 def _warnings(listing: Listing, classes: list[str]) -> list[str]:

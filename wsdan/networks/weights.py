@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wsdan.distributed import is_main
+from wsdan.distributed import print_main
 from wsdan.errors import UserError
 from wsdan.networks.state_dicts import (
     Fit,
@@ -115,8 +115,8 @@ def load_backbone_weights(
     if unknown:
         raise UserError(f"{source}: unknown: {list_keys(unknown)}")
     network.load_state_dict(used)
-    if fit.path and is_main():
-        print_if_possible(_taken(fit, dicts.source))
+    if fit.path:
+        print_main(_taken(fit, dicts.source))
 
 
 def _taken(fit: Fit, source: str) -> str:

@@ -10,7 +10,7 @@ from wsdan.config import Config
 from wsdan.constants import CONFIG
 from wsdan.errors import UserError
 from wsdan.files import remove_temporary, written_whole
-from wsdan.output import print_if_possible
+from wsdan.output import warn
 from wsdan.training.lock import LOCK, RunLock, check_unlocked
 
 RUNS = Path("runs")
@@ -107,8 +107,7 @@ def keep_metrics_before(folder: Path, epoch: int) -> None:
     except OSError as error:
         raise UserError(f"--resume: cannot write {path}: {error.strerror}") from None
     if broken := epochs.count(math.inf):
-        text = f"wsdan: warning: {path}: lines that are no epoch's record were removed: {broken}"
-        print_if_possible(text, error=True)
+        warn(f"{path}: lines that are no epoch's record were removed: {broken}")
 
 
 def _epoch_of(line: str) -> float:
@@ -131,8 +130,7 @@ def load_last(folder: Path) -> tuple[Path, dict]:
         if not (folder / BEST).exists():
             raise
         state = load_checkpoint(folder / BEST)
-        text = f"wsdan: warning: {error}; going on from {folder / BEST}"
-        print_if_possible(text, error=True)
+        warn(f"{error}; going on from {folder / BEST}")
         return folder / BEST, state
 
 

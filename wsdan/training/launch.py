@@ -15,7 +15,6 @@ from wsdan.config import Config
 from wsdan.distributed import (
     call_on_main,
     gather_objects,
-    is_main,
     local_rank,
     max_over_ranks,
     may_restart,
@@ -23,7 +22,6 @@ from wsdan.distributed import (
     world_size,
 )
 from wsdan.errors import UserError
-from wsdan.output import print_if_possible
 from wsdan.training.folder import check_run_folder, holds_checkpoint
 
 
@@ -106,9 +104,3 @@ def check_data(data: dict[str, Tensor], config: Config, classes: list[str]) -> N
                 f"--root: process {number} reads other images than process 0: {other_text}; "
                 f"process 0: {found[0][2]}"
             )
-
-
-def print_main(text: str, error: bool = False) -> None:
-    """Print, in the first process only; a stream that cannot be written ends no run."""
-    if is_main():
-        print_if_possible(text, error)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsdan.errors import UserError
-from wsdan.output import print_if_possible
+from wsdan.output import warn
 
 LOCK = "run.lock"
 HEARTBEAT = 30.0  # seconds between renewals of the lock's modification time
@@ -150,8 +150,7 @@ def _remove_dead(path: Path, text: str) -> None:
     except FileNotFoundError:
         return
     owner = _owner(text) or "an unknown process"
-    warning = f"wsdan: warning: {path} was left by {owner}, which is dead; it is taken over"
-    print_if_possible(warning, error=True)
+    warn(f"{path} was left by {owner}, which is dead; it is taken over")
 
 
 def _read(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from wsdan.config import Config
 from wsdan.constants import CONFIG
 from wsdan.files import written_whole
 from wsdan.inference.evaluate import VIEWS
-from wsdan.output import print_if_possible
+from wsdan.output import print_if_possible, warn
 from wsdan.training.folder import CONFIG_HEAD, METRICS
 
 
@@ -114,8 +114,7 @@ class RunLogger:
         return True
 
     def _warn(self, error: OSError) -> None:
-        text = f"wsdan: warning: cannot write to {self._folder}: {error}"
-        print_if_possible(text, error=True)
+        warn(f"cannot write to {self._folder}: {error}")
 
     def _line(self, record: dict) -> str:
         """The line of the terminal."""

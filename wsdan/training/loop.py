@@ -10,7 +10,15 @@ import torch
 from wsdan.checkpoint import NotSavedError, save_checkpoint
 from wsdan.config import Config
 from wsdan.data.loaders import Batch
-from wsdan.distributed import broadcast_, gather_objects, is_main, process_group, world_size
+from wsdan.distributed import (
+    broadcast_,
+    gather_objects,
+    is_main,
+    print_main,
+    process_group,
+    warn_main,
+    world_size,
+)
 from wsdan.errors import StoppedError, UserError
 from wsdan.inference.evaluate import (
     NoImagesError,
@@ -26,7 +34,6 @@ from wsdan.training.launch import (
     check_device,
     check_processes,
     pick_device,
-    print_main,
     restarted,
     resume_command,
 )
@@ -221,7 +228,7 @@ def _save_file(run: Run, name: str, state: dict) -> bool:
     try:
         save_checkpoint(run.folder / name, run.config, run.state.classes, state)
     except NotSavedError as error:
-        print_main(f"wsdan: warning: {error}", error=True)
+        warn_main(str(error))
         return False
     return True
 

@@ -7,8 +7,7 @@ from datetime import timedelta
 from tqdm import tqdm
 
 from wsdan.data.loaders import Batch
-from wsdan.distributed import is_main
-from wsdan.training.launch import print_main
+from wsdan.distributed import is_main, print_main
 from wsdan.training.state import Progress
 
 BAR_EVERY = 5  # steps between updates of the bar's values: reading one waits for the device

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from wsdan.config import Config
 from wsdan.data.decoding import DecodingLoader
 from wsdan.data.loaders import fingerprints, train_loader, val_loader
-from wsdan.distributed import call_on_main, is_main
+from wsdan.distributed import call_on_main, is_main, warn_main
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
 from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
-from wsdan.training.launch import check_data, print_main
+from wsdan.training.launch import check_data
 from wsdan.training.lock import RunLock
 from wsdan.training.logging import RunLogger
 from wsdan.training.optim import rising_rate
@@ -76,11 +76,10 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
         state.load_state_dict(content, path)
         rates = rising_rate(state.lr_scheduler)
         if rates is not None:
-            print_main(
-                f"wsdan: warning: the learning rate rises from {rates[0]:.2g} to {rates[1]:.2g} "
+            warn_main(
+                f"the learning rate rises from {rates[0]:.2g} to {rates[1]:.2g} "
                 f"again: the {config.schedule} schedule now ends after {config.epochs} epochs, not "
-                f"{content['config'].epochs}",
-                error=True,
+                f"{content['config'].epochs}"
             )
     call_on_main(partial(keep_metrics_before, folder, state.progress.epoch))
     run = Run(

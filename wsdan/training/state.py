@@ -12,12 +12,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from wsdan.config import Config
 from wsdan.data.fingerprint import difference
 from wsdan.data.samplers import EpochBatchSampler, image_seed
-from wsdan.distributed import gather_objects, rank, world_size
+from wsdan.distributed import gather_objects, rank, warn_main, world_size
 from wsdan.errors import UserError
 from wsdan.networks.model import build_model
 from wsdan.networks.trainable import check_single_image, freeze_unused
 from wsdan.training.ema import ModelEma
-from wsdan.training.launch import print_main
 from wsdan.training.optim import (
     build_lr_scheduler,
     build_optimizer,
@@ -186,7 +185,7 @@ class RunState:
                     f"--resume: {message}, and epoch {progress['epoch'] + 1} is not at its end; "
                     "--allow-changed-data goes on"
                 )
-            print_main(f"wsdan: warning: {message}", error=True)
+            warn_main(message)
         return "train" not in changes
 
     def _check_same_run(self, state: dict, path: object) -> None:
