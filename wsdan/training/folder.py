@@ -79,7 +79,7 @@ def open_run_folder(config: Config, lock: RunLock) -> Path:
         raise UserError(f"--out: cannot write to {folder}")
     lock.take(folder)
     _check_content(config, folder)  # again: another run may have begun and ended meanwhile
-    for name in _FILES:
+    for name in (*_FILES, LOCK):
         remove_temporary(folder, name)
     if config.overwrite or _failed_early(folder):
         for path in [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]:

@@ -1,6 +1,7 @@
 """The lock of a run's folder: one run at a time writes there, from this machine or another."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -12,11 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsdan.errors import UserError
+from wsdan.files import TEMPORARY
 from wsdan.output import warn
 
 LOCK = "run.lock"
 HEARTBEAT = 30.0  # seconds between renewals of the lock's modification time
 STALE = 300.0  # seconds without one, after which the lock of another machine was left behind
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of such a file system
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,37 @@ def check_unlocked(folder: Path) -> str | None:
 
 
 def _created(path: Path, text: str) -> bool:
-    """Create the lock; False if there is one. On a full disk it stays empty, and is a lock."""
+    """Create the lock; False if there is one. On a full disk it stays empty, and is a lock.
+
+    It appears with its text, by a link: a process that is killed here leaves no lock without an
+    owner. Only where the file system has no links it is created first, and then written.
+    """
+    whole = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        _write(whole, text, os.O_TRUNC)
+        os.link(whole, path)
     except FileExistsError:
         return False
-    with contextlib.suppress(OSError):
+    except FileNotFoundError:  # removed by the process that has just got the lock
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        try:
+            _write(path, text, os.O_EXCL)
+        except FileExistsError:
+            return False
+    finally:
+        with contextlib.suppress(OSError):
+            whole.unlink(missing_ok=True)
+    return True
+
+
+def _write(path: Path, text: str, how: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)
+    with contextlib.suppress(OSError):  # a full disk
         os.write(descriptor, text.encode())
     os.close(descriptor)
-    return True
 
 
 def _remove_dead(path: Path, text: str) -> None:

@@ -1,7 +1,9 @@
 """One run at a time in a folder: the lock, and what becomes of that of a dead run."""
 
+import errno
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
 from wsdan.errors import UserError
+from wsdan.files import remove_temporary
 from wsdan.training import lock
 from wsdan.training.lock import LOCK, STALE, RunLock, check_unlocked
 
@@ -102,6 +105,43 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, capsys):
         assert f"{LOCK} was left by process {dead} of " in warning
         with pytest.raises(UserError, match=f"in use by process {os.getpid()}$"):
             check_unlocked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_killed_while_it_locks_leaves_no_lock_without_an_owner(tmp_path):
+    """At each system call of the locking: the next run gets the folder at once."""
+    calls = ("open", "write", "close", "link", "unlink")
+    for name in calls:
+        for before in (True, False):
+            child = os.fork()
+            if child == 0:
+                own, act = os.getpid(), getattr(os, name)
+
+                def die(*arguments, act=act, before=before, own=own):
+                    if not before:
+                        act(*arguments)
+                    os.kill(own, signal.SIGKILL)
+
+                setattr(os, name, die)
+                RunLock().take(tmp_path)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            assert os.WIFSIGNALED(status), name
+            with RunLock() as own:
+                own.take(tmp_path)
+                remove_temporary(tmp_path, LOCK)
+            assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_links_has_locks_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(lock.os, "link", refuse)
+    with RunLock() as own:
+        own.take(tmp_path)
+        with pytest.raises(UserError, match="in use by process"):
+            RunLock().take(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
