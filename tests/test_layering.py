@@ -1,6 +1,6 @@
 """Imports run downwards only, in the program and in the kernels.
 
-cli -> training -> inference -> networks -> data -> ... -> config, errors (ROOMS below), and
+cli -> commands -> training -> inference -> networks -> data -> ... -> errors (ROOMS below), and
 wsdan -> modules -> functional -> ops -> kernels (ALLOWED).
 """
 
@@ -47,6 +47,7 @@ ROOMS = (
     {"networks"},
     {"inference"},
     {"training"},
+    {"commands"},
     {"cli"},
     {"__init__", "__main__"},
 )

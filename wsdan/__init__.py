@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsdan.config import Config
+    from wsdan.inference.classifier import Classifier
     from wsdan.inference.evaluate import evaluate
-    from wsdan.inference.predict import Classifier
     from wsdan.networks.model import WSDAN
     from wsdan.training.loop import train
     from wsdan.training.objective import wsdan_objective
@@ -18,7 +18,7 @@ __all__ = ["WSDAN", "Classifier", "Config", "evaluate", "train", "wsdan_objectiv
 
 _MODULES = {
     "WSDAN": "wsdan.networks.model",
-    "Classifier": "wsdan.inference.predict",
+    "Classifier": "wsdan.inference.classifier",
     "Config": "wsdan.config",
     "evaluate": "wsdan.inference.evaluate",
     "train": "wsdan.training.loop",

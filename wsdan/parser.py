@@ -1,12 +1,16 @@
-"""The options of the commands. Imports nothing that is slow: see wsdan/cli.py."""
+"""The parser of the commands, and the options that are settings.
+
+Imports nothing that is slow: see wsdan/cli.py.
+"""
 
 import argparse
 import dataclasses
 import difflib
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from types import ModuleType
 
-from wsdan.config import DEVICES, GROUPS, ORIGINS, RECIPES, Config, value_type
+from wsdan.config import GROUPS, RECIPES, Config, value_type
 from wsdan.errors import UserError
 from wsdan.validation import image_size, option_name
 
@@ -72,106 +76,26 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def build_parser(run: dict[str, Callable[[dict], None]]) -> argparse.ArgumentParser:
-    """The parser of all commands; `run` is what each of them does with its options, by name.
+def build_parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
+    """The parser of all commands, whose name it gives as `command`; see wsdan/commands.
 
     Its `parse_args` raises UserError for a mistake.
     """
     parser = _Parser(prog="wsdan", description="Train and run WS-DAN fine-grained classifiers.")
     parser.add_argument("--version", action=_Version, help="print the version and end")
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=_Command
+    parsers = parser.add_subparsers(
+        title="commands",
+        metavar="COMMAND",
+        dest="command",
+        required=True,
+        parser_class=_Command,
     )
-    train = commands.add_parser(
-        "train", help="train and evaluate; without options on the embedded dataset, in minutes"
-    )
-    train.add_argument(
-        "folder", nargs="?", metavar="DIR", help="the dataset's folder, as --root; see --data"
-    )
-    _add_settings(train)
-    train.add_argument("--config", metavar="FILE", help="YAML of settings; options override it")
-    train.set_defaults(run=run["train"])
-
-    evaluate = commands.add_parser("eval", help="accuracy of a checkpoint")
-    _add_checkpoint(evaluate)
-    _add_evaluation(evaluate)
-    evaluate.set_defaults(run=run["eval"])
-
-    predict = commands.add_parser(
-        "predict", help="classify images: the top 5 classes and the object's box"
-    )
-    _add_checkpoint(predict)
-    _add_options(predict, "refine_threshold", "refine_padding")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument("--json", action="store_true", help="print one JSON object per line")
-    predict.add_argument(
-        "--figure", metavar="DIR", help="save a figure of each image's views there, as NAME.png"
-    )
-    predict.set_defaults(run=run["predict"])
-
-    conversion = commands.add_parser(
-        "convert", help="convert a checkpoint of WS-DAN.PyTorch, CAL or WS_DAN_PyTorch"
-    )
-    _add_conversion(conversion)
-    conversion.set_defaults(run=run["convert"])
-
-    info = commands.add_parser("info", help="versions, devices, and which backends can run")
-    info.set_defaults(run=run["info"])
+    for name, command in commands.items():
+        command.add_options(parsers.add_parser(name, help=command.HELP))
     return parser
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="last.pt or best.pt")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="device to run on")
-    parser.add_argument(
-        "--raw-weights",
-        action="store_true",
-        help="use the trained weights instead of their moving average (--ema)",
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="pixels of the largest image that is decoded"
-    )
-
-
-def _add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """Options of `wsdan eval`; settings not given are those of the checkpoint."""
-    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
-    _add_options(parser, *names, "refine_threshold", "refine_padding")
-    parser.add_argument(
-        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
-    )
-    parser.add_argument(
-        "--per-class", action="store_true", help="print the accuracy of each class, worst first"
-    )
-    parser.add_argument("--confusion", metavar="FILE", help="write the confusion matrix as csv")
-    parser.add_argument(
-        "--errors",
-        metavar="FILE",
-        help="write each wrong image as csv: path, truth, prediction, probabilities",
-    )
-    parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
-
-
-def _add_conversion(parser: argparse.ArgumentParser) -> None:
-    """Options of `wsdan convert`."""
-    parser.add_argument("source", metavar="SOURCE", help="their checkpoint")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    parser.add_argument(
-        "--classes", metavar="FILE", help="class names, one per line, or CUB's classes.txt"
-    )
-    parser.add_argument(
-        "--image-size",
-        type=image_size,
-        metavar="N",
-        help="side or HEIGHTxWIDTH of its training images, which SOURCE does not tell "
-        "(default: 448)",
-    )
-    parser.add_argument(
-        "--origin", choices=ORIGINS, help="the code that wrote SOURCE, where the file does not tell"
-    )
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
     """One option for each field of Config; what is not given stays out of the namespace."""
     group = parser
     for item in dataclasses.fields(Config):
@@ -180,7 +104,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         _add_option(group, item, argparse.SUPPRESS, _help(item))
 
 
-def _add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+def add_setting_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Settings that replace those of a checkpoint; None where they are not given."""
     fields = {item.name: item for item in dataclasses.fields(Config)}
     for name in names:

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from wsdan.checkpoint import save_checkpoint
-from wsdan.cli import main
+from wsdan.cli import COMMANDS, main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.data.synthetic import CLASSES
@@ -98,8 +98,7 @@ def cases() -> Iterator[Case]:
 
 
 def _commands() -> dict[str, argparse.ArgumentParser]:
-    names = ("train", "eval", "predict", "convert", "info")
-    parser = build_parser(dict.fromkeys(names))
+    parser = build_parser(COMMANDS)
     (action,) = (x for x in parser._actions if isinstance(x, argparse._SubParsersAction))
     return action.choices
 

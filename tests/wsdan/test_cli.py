@@ -276,6 +276,6 @@ def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
     def fail(_):
         raise BrokenPipeError("a worker's")
 
-    monkeypatch.setattr("wsdan.cli._info", fail)
+    monkeypatch.setattr("wsdan.commands.info.run", fail)
     with pytest.raises(BrokenPipeError, match="a worker's"):
         main(["info"])

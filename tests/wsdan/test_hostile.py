@@ -32,7 +32,7 @@ def test_a_finding_is_found(monkeypatch):
     def fail(_):
         raise KeyError("nobody's")
 
-    monkeypatch.setattr("wsdan.cli._info", fail)
+    monkeypatch.setattr("wsdan.commands.info.run", fail)
     with hostile.playground():
         assert "nobody's" in hostile.finding(hostile.Case(["info"]))
         assert hostile.finding(hostile.Case(["train", "--lr=x"])) is None

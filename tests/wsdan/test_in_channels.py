@@ -14,7 +14,7 @@ from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.data.images import load_image
 from wsdan.data.loaders import val_loader
 from wsdan.data.transforms import eval_transform, train_transform
-from wsdan.inference.predict import Classifier
+from wsdan.inference.classifier import Classifier
 from wsdan.networks.backbones import build_backbone, set_in_channels
 from wsdan.networks.model import build_model
 from wsdan.networks.scaling import InputScaling

@@ -97,8 +97,9 @@ def calls_print(path: Path) -> bool:
 
 def test_below_the_command_line_nothing_calls_print():
     """It raises where nobody reads, and would end a run."""
-    found = {path.name for path in (ROOT / "wsdan").rglob("*.py") if calls_print(path)}
-    assert found <= {"cli.py", "parser.py", "output.py"}
+    found = {path for path in (ROOT / "wsdan").rglob("*.py") if calls_print(path)}
+    names = {path.name for path in found if path.parent.name != "commands"}
+    assert names <= {"cli.py", "parser.py", "output.py"}
 
 
 @pytest.mark.slow

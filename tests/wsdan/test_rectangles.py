@@ -16,7 +16,7 @@ from wsdan.data.cache import record_bytes
 from wsdan.data.loaders import val_loader
 from wsdan.data.transforms import box_in_input, box_in_original, eval_transform, train_transform
 from wsdan.errors import UserError
-from wsdan.inference.predict import Classifier
+from wsdan.inference.classifier import Classifier
 from wsdan.networks.model import build_model
 
 RUN = [

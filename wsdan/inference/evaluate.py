@@ -36,9 +36,10 @@ class NoImagesError(UserError):
 
 
 class Prediction(NamedTuple):
-    """Class probabilities (B,N) of each view of a batch, and boxes of the objects (B,4) int32.
+    """Class probabilities (B,N) float32 of each view of a batch, boxes of the objects (B,4) int32,
+    and the attention maps (B,M,h,w) of the raw view.
 
-    For a plain classifier, refined, mean and boxes are None. tta is None without --tta.
+    For a plain classifier, all but raw and tta are None. tta is None without --tta.
     """
 
     raw: Tensor
@@ -46,6 +47,7 @@ class Prediction(NamedTuple):
     mean: Tensor | None
     tta: Tensor | None
     boxes: Tensor | None
+    attentions: Tensor | None
 
     @property
     def final(self) -> Tensor:
@@ -76,23 +78,23 @@ def predict_views(model: nn.Module, images: Tensor, config: Config) -> Predictio
     per view.
     """
     with autocast(config, images.device):
-        logits, boxes = _view_logits(model, images, config)
+        logits, boxes, attentions = _view_logits(model, images, config)
         flipped = _view_logits(model, images.flip(3), config)[0] if config.tta else []
     raw = F.softmax(logits[0], dim=1)
     refined = F.softmax(logits[1], dim=1) if boxes is not None else None
     mean = _mean(logits[:2], config.final) if boxes is not None else None
     tta = _mean(logits + flipped, config.final) if config.tta else None
-    return Prediction(raw, refined, mean, tta, boxes)
+    return Prediction(raw, refined, mean, tta, boxes, attentions)
 
 
 def _view_logits(
     model: nn.Module, images: Tensor, config: Config
-) -> tuple[list[Tensor], Tensor | None]:
-    """Logits (B,N) float32 of the raw view, the refined view and, with tta, the tighter crops; and
-    the boxes of the refined view. For a plain classifier, of the raw view only, and None."""
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Logits (B,N) float32 of the raw view, the refined view and, with tta, the tighter crops; the
+    boxes of the refined view; the maps of the raw view. For a plain classifier, None for both."""
     raw = model(images)
     if raw.attentions is None:
-        return [raw.logits.float()], None
+        return [raw.logits.float()], None, None
     threshold, padding = config.refine_threshold, config.refine_padding
     views, boxes = attention_refine(images, raw.attentions, threshold=threshold, padding=padding)
     logits = [raw.logits.float(), model(views).logits.float()]
@@ -104,7 +106,7 @@ def _view_logits(
             padding=padding + extra_padding,
         )
         logits.append(model(views).logits.float())
-    return logits, boxes
+    return logits, boxes, raw.attentions
 
 
 def _mean(logits: list[Tensor], final: str) -> Tensor:

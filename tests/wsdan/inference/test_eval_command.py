@@ -13,8 +13,8 @@ from trees import make_tree
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
+from wsdan.inference.classifier import Classifier
 from wsdan.inference.figures import GAP
-from wsdan.inference.predict import Classifier
 
 
 @pytest.fixture(autouse=True)

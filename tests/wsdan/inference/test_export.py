@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from wsdan.checkpoint import save_checkpoint
 from wsdan.config import Config
-from wsdan.inference.predict import Classifier
+from wsdan.inference.classifier import Classifier
 from wsdan.networks.backbones import build_backbone
 from wsdan.networks.model import WSDAN, Output, PlainClassifier, build_model
 
@@ -47,5 +47,6 @@ def test_a_classifier_reads_images_as_documented(tmp_path):
     resized = F.resize(Image.fromarray(pixels.numpy()), [round(32 / 0.875)] * 2)
     square = F.to_dtype(F.pil_to_tensor(F.center_crop(resized, [32])), scale=True)
     expected = F.normalize(square, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    _, found = Classifier(tmp_path / "best.pt")._read(tmp_path / "a.png")
+    classifier = Classifier(tmp_path / "best.pt")
+    found = classifier.inputs([classifier.read(tmp_path / "a.png")])
     assert torch.equal(found[0], expected)

@@ -152,7 +152,7 @@ def test_an_unwritable_file_is_said_before_the_evaluation(
         ("a\0b", "holds a character"),
         ("\ud800", "holds a character"),
     ):
-        monkeypatch.setattr("wsdan.inference.predict.Classifier", None)  # not reached
+        monkeypatch.setattr("wsdan.inference.classifier.Classifier", None)  # not reached
         command = ["eval", "--checkpoint", str(folder / "a.pt"), option, str(path)]
         assert main(command) == 2
         assert reason in capsys.readouterr().err

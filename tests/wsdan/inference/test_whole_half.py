@@ -8,8 +8,9 @@ from PIL import Image
 
 from wsdan.checkpoint import save_checkpoint
 from wsdan.config import Config
+from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import evaluate, predict_views
-from wsdan.inference.predict import Classifier
+from wsdan.inference.predict import save_figure
 from wsdan.networks.model import WSDAN, build_model
 from wsdan.training.objective import wsdan_objective
 from wsdan_kernels import FeatureCenters
@@ -82,10 +83,10 @@ def test_a_classifier_and_an_evaluation_take_images_as_they_are_read(dtype, tmp_
     save_checkpoint(tmp_path / "a.pt", config, ["a", "b", "c"], {"model": model.state_dict()})
     Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "a.png")
     classifier = Classifier(tmp_path / "a.pt")
-    before = classifier.predict(tmp_path / "a.png", top=3)
+    before = classifier(tmp_path / "a.png", top=3).to_dict()
     classifier.model.to(dtype)
-    result = classifier.predict(tmp_path / "a.png", top=3)
-    classifier.save_figure(tmp_path / "a.png", tmp_path / "figure.png", result)
+    result = classifier(tmp_path / "a.png", top=3).to_dict()
+    save_figure(classifier, tmp_path / "a.png", tmp_path / "figure.png", result)
     scores = [{item["class"]: item["mean"] for item in found["top"]} for found in (before, result)]
     assert scores[1] == pytest.approx(scores[0], abs=0.02)
 

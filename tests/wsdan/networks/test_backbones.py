@@ -14,7 +14,7 @@ from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
 from wsdan.errors import UserError
-from wsdan.inference.predict import Classifier
+from wsdan.inference.classifier import Classifier
 from wsdan.networks.backbones import build_backbone
 from wsdan.networks.model import WSDAN, build_model
 from wsdan.networks.torchvision_backbones import HALF_MEAN_MODELS
@@ -288,4 +288,4 @@ def test_weights_start_a_run_and_are_not_needed_again(tmp_path, capsys):
     assert main([*start, "--epochs", "2", "--resume"]) == 0
     classifier = Classifier(second / "last.pt")
     assert classifier.config.weights == str(best)
-    assert classifier.predict(root / "train" / "red" / "0.png")["top"]
+    assert classifier(root / "train" / "red" / "0.png").top

@@ -13,7 +13,7 @@ from wsdan.cli import main
 from wsdan.config import RECIPES, Config
 from wsdan.data.samples import ImageRecord, Listing, assign_labels
 from wsdan.errors import UserError
-from wsdan.inference.predict import Classifier
+from wsdan.inference.classifier import Classifier
 from wsdan.networks.convert import _class_names as class_names
 from wsdan.networks.convert import _origin as origin_of
 from wsdan.networks.convert import convert as convert_checkpoint

@@ -14,8 +14,8 @@ from runs import metrics_of
 from wsdan.checkpoint import VERSION, load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
+from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import evaluate
-from wsdan.inference.predict import Classifier
 
 CHECKPOINT = ROOT / "tests" / "golden" / "checkpoint-v2.pt"
 RECORDED = json.loads(CHECKPOINT.with_suffix(".json").read_text())

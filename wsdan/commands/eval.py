@@ -1,0 +1,90 @@
+"""wsdan eval: the accuracy of a checkpoint."""
+
+import argparse
+import dataclasses
+
+from wsdan.commands._checkpoint import add_checkpoint, load_classifier
+from wsdan.config import Config, check_given
+from wsdan.data.readers import detect
+from wsdan.parser import add_setting_options
+from wsdan.validation import check_checkpoint_file, check_folder, check_output
+
+HELP = "accuracy of a checkpoint"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Settings that are not given are those of the checkpoint."""
+    add_checkpoint(parser)
+    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
+    add_setting_options(parser, *names, "refine_threshold", "refine_padding")
+    parser.add_argument(
+        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
+    )
+    parser.add_argument(
+        "--per-class", action="store_true", help="print the accuracy of each class, worst first"
+    )
+    parser.add_argument("--confusion", metavar="FILE", help="write the confusion matrix as csv")
+    parser.add_argument(
+        "--errors",
+        metavar="FILE",
+        help="write each wrong image as csv: path, truth, prediction, probabilities",
+    )
+    parser.add_argument("--json", action="store_true", help="all numbers as one JSON object")
+
+
+def run(options: dict) -> None:
+    check_checkpoint_file(options["checkpoint"])
+    if options["root"] is not None:
+        check_folder("--root", options["root"])
+    settings = {item.name for item in dataclasses.fields(Config)}
+    check_given({n: value for n, value in options.items() if n in settings and value is not None})
+    for name in ("confusion", "errors"):
+        if options[name] is not None:
+            check_output(f"--{name}", options[name])
+    shown = {name: options.pop(name) for name in ("per_class", "confusion", "errors", "json")}
+
+    from wsdan.data.loaders import fingerprints, val_loader
+    from wsdan.distributed import gather_objects, is_main, process_group, world_size
+    from wsdan.inference.evaluate import evaluate
+    from wsdan.networks.model import check_image_size
+    from wsdan.training.launch import check_data
+
+    classifier = load_classifier(options)
+    changes = {name: value for name, value in options.items() if value is not None}
+    trained_on_none = classifier.config.root is None  # on the embedded dataset, or it is unknown
+    if "root" in changes and "data" not in changes and trained_on_none:
+        changes["data"] = detect(changes["root"])
+    if changes.get("data") == "synthetic":
+        changes["root"] = None
+    config = dataclasses.replace(
+        classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
+    ).resolved()
+    check_image_size(classifier.model, config.input_size, config.in_channels)
+    with process_group(classifier.device):
+        batches = val_loader(config, classifier.classes)
+        if world_size() > 1:
+            check_data(fingerprints(config, val=batches), config, classifier.classes)
+        wrong = None if shown["errors"] is None else []
+        result = evaluate(classifier.model, batches, config, classifier.device, wrong)
+        if wrong is not None:
+            wrong = [item for part in gather_objects(wrong) for item in part]
+        if is_main():
+            _report(result, classifier.classes, shown, wrong)
+
+
+def _report(result, classes: list[str], shown: dict, wrong: list | None) -> None:
+    from wsdan.inference.evaluate import accuracy_table
+    from wsdan.inference.reports import (
+        evaluation_json,
+        per_class_table,
+        write_confusion,
+        write_errors,
+    )
+
+    print(evaluation_json(result, classes) if shown["json"] else accuracy_table(result.metrics))
+    if shown["per_class"] and not shown["json"]:
+        print(per_class_table(result, classes))
+    if shown["confusion"] is not None:
+        write_confusion(shown["confusion"], result, classes)
+    if wrong is not None:
+        write_errors(shown["errors"], wrong, classes)

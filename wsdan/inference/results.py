@@ -1,0 +1,61 @@
+"""What a classifier says of one image."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+UNKNOWN = "unknown"  # the label of an image whose best score is below the threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The prediction for one image.
+
+    Args:
+        image: its path, or None of an image that was given as data.
+        size: width and height in pixels of the original image, upright.
+        top: the best classes, best final score first: dicts of "class" and of the probability in
+            each view, "raw" and, where the model has them, "refined", "mean" and "tta".
+        box: of the refined view, x1 y1 x2 y2 in pixels of the original image, half-open; None for
+            a plain classifier.
+        attention: (h,w) float32, the mean attention map of the network's input, at the resolution
+            of its features; None for a plain classifier.
+        threshold: a best score below it has the label "unknown".
+    """
+
+    image: str | None
+    size: tuple[int, int]
+    top: list[dict[str, Any]]
+    box: list[int] | None
+    attention: np.ndarray | None
+    threshold: float = 0.0
+    _explain: Callable[[], Any] | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """The best class, or "unknown" if its score is below the threshold or not finite."""
+        return self.top[0]["class"] if self.score >= self.threshold else UNKNOWN
+
+    @property
+    def score(self) -> float:
+        """The final score in [0,1] of the best class: of the mean, or of a plain classifier's raw
+        view. NaN where the network gave no finite number."""
+        return self.top[0].get("mean", self.top[0]["raw"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of JSON's types; scores that are not finite are None. Without the attention."""
+        return {
+            "image": self.image,
+            "size": list(self.size),
+            "label": self.label,
+            "score": _finite(self.score),
+            "top": [{key: _finite(value) for key, value in entry.items()} for entry in self.top],
+            "box": self.box,
+        }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
