@@ -3,8 +3,9 @@
 import argparse
 import dataclasses
 
-from wsdan.config import DEVICES
-from wsdan.validation import check_ranges
+from wsdan.config import DEVICES, Config, check_given
+from wsdan.data.readers import detect
+from wsdan.validation import check_checkpoint_file, check_folder, check_ranges
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -34,3 +35,30 @@ def load_classifier(options: dict):
         classifier.config = dataclasses.replace(classifier.config, max_pixels=max_pixels)
         check_ranges(classifier.config)
     return classifier
+
+
+def check_evaluation_options(options: dict) -> None:
+    """Raise UserError for a checkpoint or a --root that is not there, or a setting out of range."""
+    check_checkpoint_file(options["checkpoint"])
+    if options["root"] is not None:
+        check_folder("--root", options["root"])
+    settings = {item.name for item in dataclasses.fields(Config)}
+    check_given({n: value for n, value in options.items() if n in settings and value is not None})
+
+
+def evaluation_config(classifier, options: dict) -> Config:
+    """The resolved configuration of a checkpoint's evaluation, with the settings in `options` that
+    are not None. Raises UserError for images that the model does not take."""
+    from wsdan.networks.model import check_image_size
+
+    changes = {name: value for name, value in options.items() if value is not None}
+    trained_on_none = classifier.config.root is None  # on the embedded dataset, or it is unknown
+    if "root" in changes and "data" not in changes and trained_on_none:
+        changes["data"] = detect(changes["root"])
+    if changes.get("data") == "synthetic":
+        changes["root"] = None
+    config = dataclasses.replace(
+        classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
+    ).resolved()
+    check_image_size(classifier.model, config.input_size, config.in_channels)
+    return config

@@ -1,13 +1,15 @@
 """wsdan eval: the accuracy of a checkpoint."""
 
 import argparse
-import dataclasses
 
-from wsdan.commands._checkpoint import add_checkpoint, load_classifier
-from wsdan.config import Config, check_given
-from wsdan.data.readers import detect
+from wsdan.commands._checkpoint import (
+    add_checkpoint,
+    check_evaluation_options,
+    evaluation_config,
+    load_classifier,
+)
 from wsdan.parser import add_setting_options
-from wsdan.validation import check_checkpoint_file, check_folder, check_output
+from wsdan.validation import check_output
 
 HELP = "accuracy of a checkpoint"
 
@@ -33,11 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict) -> None:
-    check_checkpoint_file(options["checkpoint"])
-    if options["root"] is not None:
-        check_folder("--root", options["root"])
-    settings = {item.name for item in dataclasses.fields(Config)}
-    check_given({n: value for n, value in options.items() if n in settings and value is not None})
+    check_evaluation_options(options)
     for name in ("confusion", "errors"):
         if options[name] is not None:
             check_output(f"--{name}", options[name])
@@ -46,20 +44,10 @@ def run(options: dict) -> None:
     from wsdan.data.loaders import fingerprints, val_loader
     from wsdan.distributed import gather_objects, is_main, process_group, world_size
     from wsdan.inference.evaluate import evaluate
-    from wsdan.networks.model import check_image_size
     from wsdan.training.launch import check_data
 
     classifier = load_classifier(options)
-    changes = {name: value for name, value in options.items() if value is not None}
-    trained_on_none = classifier.config.root is None  # on the embedded dataset, or it is unknown
-    if "root" in changes and "data" not in changes and trained_on_none:
-        changes["data"] = detect(changes["root"])
-    if changes.get("data") == "synthetic":
-        changes["root"] = None
-    config = dataclasses.replace(
-        classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
-    ).resolved()
-    check_image_size(classifier.model, config.input_size, config.in_channels)
+    config = evaluation_config(classifier, options)
     with process_group(classifier.device):
         batches = val_loader(config, classifier.classes)
         if world_size() > 1:
