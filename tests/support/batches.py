@@ -14,6 +14,8 @@ def make_batch(images, labels, boxes=None, bad=()) -> Batch:
         uniforms=torch.zeros(count, 4),
         boxes=torch.full((count, 4), torch.nan) if boxes is None else boxes,
         names=[f"{index}.png" for index in range(count)],
+        sizes=[tuple(images.shape[:1:-1])] * count,
+        indices=list(range(count)),
         bad=list(bad),
     )
 

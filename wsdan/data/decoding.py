@@ -25,6 +25,7 @@ class RawItem(NamedTuple):
 
     data: bytes | Image.Image  # a JPEG file; for other formats, the decoded and resized image
     size: tuple[int, int]  # width and height of the original image
+    index: int  # in the dataset
     sample: Sample
     rng_state: bytes  # of torch's default generator, for the random part of the transform
 
@@ -51,11 +52,12 @@ class RawImageDataset(Dataset):
             with open_image(sample.source, self.max_pixels) as image:
                 jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
                 if jpeg and image.getexif().get(ORIENTATION, 1) == 1:
-                    return RawItem(read_bytes(sample.source), image.size, sample, rng_state)
+                    return RawItem(read_bytes(sample.source), image.size, index, sample, rng_state)
             decoded = load_image(sample.source, self.max_pixels)
         except BadImageError as error:
             return error
-        return RawItem(self.transform.resize(decoded), decoded.size, sample, rng_state)
+        resized = self.transform.resize(decoded)
+        return RawItem(resized, decoded.size, index, sample, rng_state)
 
 
 class DecodingLoader:
@@ -96,7 +98,8 @@ def decode_batch(
             torch.set_rng_state(torch.frombuffer(bytearray(item.rng_state), dtype=torch.uint8))
             source, label, box = item.sample
             box = transform.box(box, item.size)
-            decoded.append(Item(transform.finish(image), label, str(source), box))
+            image = transform.finish(image)
+            decoded.append(Item(image, label, str(source), box, item.size, item.index))
     return decoded
 
 

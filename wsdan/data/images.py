@@ -44,6 +44,8 @@ class Item(NamedTuple):
     label: int
     name: str
     box: Box  # of the object, in the pixels of `image`; NaN if unknown
+    size: tuple[int, int]  # width and height of the original image, upright, in pixels
+    index: int  # in the dataset
 
 
 class ImageDataset(Dataset):
@@ -76,7 +78,8 @@ class ImageDataset(Dataset):
         except BadImageError as error:
             return error
         image = self.transform.finish(resized)
-        return Item(image, label, str(source), self.transform.box(box, size))
+        box = self.transform.box(box, size)
+        return Item(image, label, str(source), box, size, index)
 
     def _resized(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
         """The resized image, and (width, height) of the original."""

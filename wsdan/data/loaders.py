@@ -39,7 +39,8 @@ class Batch:
 
     images: (B,C,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), the random
     numbers of the attention views. boxes: (B,4) float32, boxes of the objects in the pixels of
-    `images`, NaN if unknown. names: of the files. bad: the error messages.
+    `images`, NaN if unknown. names: of the files. sizes: (width, height) of the original images,
+    upright, in pixels. indices: in the dataset. bad: the error messages.
     """
 
     images: Tensor
@@ -47,6 +48,8 @@ class Batch:
     uniforms: Tensor
     boxes: Tensor
     names: list[str]
+    sizes: list[tuple[int, int]]
+    indices: list[int]
     bad: list[str]
 
     def pin_memory(self) -> "Batch":
@@ -72,7 +75,8 @@ class InMemoryDataset(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         image = self.transform(self.images[index])
-        return Item(image, self.labels[index], f"image {index}", self.boxes[index])
+        label, box, size = self.labels[index], self.boxes[index], self.images.shape[:1:-1]
+        return Item(image, label, f"image {index}", box, tuple(size), index)
 
 
 def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]]:
@@ -167,5 +171,7 @@ def _collate(items: list[tuple[Item | BadImageError, Tensor]]) -> Batch:
         uniforms=torch.stack([uniforms for _, uniforms in good]) if good else torch.empty(0, 4),
         boxes=torch.tensor([item.box for item, _ in good], dtype=torch.float32).view(-1, 4),
         names=[item.name for item, _ in good],
+        sizes=[item.size for item, _ in good],
+        indices=[item.index for item, _ in good],
         bad=bad,
     )

@@ -10,6 +10,7 @@ from wsdan.constants import IMAGENET_STD
 from wsdan.data import loaders
 from wsdan.data.images import BadImageError
 from wsdan.data.loaders import train_loader, val_loader
+from wsdan.data.synthetic import CLASSES as SYNTHETIC_CLASSES
 from wsdan.errors import UserError
 
 CLASSES = ["a", "b"]
@@ -132,3 +133,29 @@ def test_out_of_memory_is_not_a_damaged_file(tree, monkeypatch):
 def test_cache_and_decode_exclude_each_other(tree):
     with pytest.raises(UserError, match="--cache and --decode gpu exclude each other"):
         Config(data="folder", root=str(tree), decode="gpu", cache="ram").resolved()
+
+
+@pytest.mark.parametrize("way", ["plain", "cached", "gpu"])
+def test_the_size_and_the_index_of_each_original_are_known(way, tree):
+    """Upright, of cached images too; an unreadable image leaves a gap in the indices."""
+    (tree / "val" / "a" / "grey.jpg").write_bytes(b"")
+    config = config_of(tree, decode="gpu" if way == "gpu" else "cpu")
+    config = Config(**{**vars(config), "cache": "ram" if way == "cached" else None})
+    loader = val_loader(config, CLASSES)
+    for _ in range(2 if way == "cached" else 1):
+        (batch,) = list(loader)
+        sizes = {
+            name.split("/")[-1]: size for name, size in zip(batch.names, batch.sizes, strict=True)
+        }
+        assert sizes == {"plain.png": (90, 70), "rgb.jpg": (90, 70), "grey.jpg": (90, 70),
+                         "rotated.jpg": (70, 90)}  # fmt: skip
+        assert batch.indices == [1, 2, 3, 4, 5, 6, 7]
+        assert batch.names[0].endswith("a/plain.png") and batch.names[3].endswith("b/grey.jpg")
+
+
+def test_synthetic_images_have_their_own_size(monkeypatch):
+    monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 3)
+    config = Config(image_size=40, batch_size=2).resolved()
+    batches = list(val_loader(config, list(SYNTHETIC_CLASSES)))
+    assert [batch.sizes for batch in batches] == [[(40, 40)] * 2, [(40, 40)]]
+    assert [batch.indices for batch in batches] == [[0, 1], [2]]
