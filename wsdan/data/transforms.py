@@ -92,7 +92,7 @@ def box_in_original(
 
     original_size: (width, height) of the image. image_size, whole: as in `eval_transform`.
     """
-    sides, margins = _sides_and_margins(image_size, whole)
+    sides, margins = sides_and_margins(image_size, whole)
     limits = [*original_size, *original_size]
     edges = [
         round((edge + margin) * (limit / side))
@@ -108,7 +108,7 @@ def box_in_input(
 
     The inverse of `box_in_original`, without rounding. A box outside the crop gets an area of 0.
     """
-    sides, margins = _sides_and_margins(image_size, whole)
+    sides, margins = sides_and_margins(image_size, whole)
     height, width = height_and_width(image_size)
     x1, y1, x2, y2 = (
         min(max(edge * (side / size) - margin, 0.0), float(limit))
@@ -119,7 +119,7 @@ def box_in_input(
     return x1, y1, x2, y2
 
 
-def _sides_and_margins(image_size: Size, whole: bool) -> tuple[list[int], list[int]]:
+def sides_and_margins(image_size: Size, whole: bool) -> tuple[list[int], list[int]]:
     """Of the edges x1 y1 x2 y2: the side that images are resized to, and the margin of the crop,
     rounded half to even as in CenterCrop."""
     height, width = height_and_width(image_size)

@@ -1,0 +1,149 @@
+"""What a classifier looked at in one image: its box, attention, parts, views and scores."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsdan.config import Config
+from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, IMAGENET_MEAN
+from wsdan.errors import UserError
+from wsdan.inference.drawing import draw
+from wsdan.inference.evaluate import Prediction
+from wsdan.inference.overlays import LONGEST, map_in_original, shown_size
+from wsdan.inference.parts import Explanation, Part, erased, part_regions, strongest_maps
+from wsdan.inference.results import Result
+from wsdan.validation import height_and_width
+from wsdan_kernels import attention_boxes
+
+__all__ = ["Explanation", "draw", "explain"]
+
+
+class Classifying(Protocol):
+    """What is used of a Classifier."""
+
+    config: Config
+    classes: list[str]
+
+    @property
+    def whole_image(self) -> bool: ...
+    def read(self, image: str | Path | Image.Image) -> Image.Image: ...
+    def inputs(self, originals: list[Image.Image]) -> Tensor: ...
+    def predict(self, inputs: Tensor) -> Prediction: ...
+    def results(self, prediction: Prediction, names: list, sizes: list, **how) -> list[Result]: ...
+    def box_in_original(self, box: list[int], size: tuple[int, int]) -> list[int] | None: ...
+
+
+def explain(
+    classifier: Classifying,
+    image: str | Path | Image.Image,
+    truth: str | None = None,
+    *,
+    top: int = 5,
+) -> Explanation:
+    """Classify an image, and say by what: at most four parts, and what erasing each costs.
+
+    Args:
+        classifier: a Classifier of a WSDAN. image: a path or a PIL image. truth: the true class.
+        top: classes of the result.
+
+    Raises:
+        UserError: an unreadable image, or a plain classifier, which has no attention.
+    """
+    original = classifier.read(image)
+    name = None if isinstance(image, Image.Image) else str(image)
+    inputs = classifier.inputs([original])
+    prediction = classifier.predict(inputs)
+    if prediction.attentions is None or prediction.boxes is None:
+        raise UserError("a plain classifier has no attention to explain (--method baseline)")
+    (result,) = classifier.results(prediction, [name], [original.size], top=top)
+    attentions = prediction.attentions[0].float().cpu()
+    parts, together = _parts(classifier, original.size, inputs, prediction, attentions)
+    strongest = attentions[int(attentions.nan_to_num().mean(dim=(1, 2)).argmax())]
+    photograph = _shown(original)
+    crop, drop = _training_views(classifier, original, photograph, strongest)
+    refined = original.crop(result.box) if result.box and _area(result.box) else original
+    return Explanation(
+        result=result,
+        truth=truth,
+        image=photograph,
+        heat=_heat(classifier, attentions.mean(dim=0), original.size),
+        parts=parts,
+        together=together,
+        crop=crop,
+        drop=drop,
+        refined=_shown(refined),
+    )
+
+
+def _parts(
+    classifier: Classifying,
+    size: tuple[int, int],
+    inputs: Tensor,
+    prediction: Prediction,
+    attentions: Tensor,
+) -> tuple[list[Part], float | None]:
+    """The parts of one image, and the score with all of them erased."""
+    input_size = tuple(inputs.shape[2:])
+    maps = strongest_maps(attentions, input_size)
+    if not maps:
+        return [], None
+    label = int(prediction.final[0].argmax())
+    before = float(prediction.final[0, label])
+    regions = part_regions(attentions[maps], input_size)
+    regions = torch.cat([regions, regions.any(dim=0, keepdim=True)])
+    *scores, together = classifier.predict(erased(inputs, regions)).final[:, label].tolist()
+    mass = attentions.mean(dim=(1, 2))
+    parts = [
+        Part(
+            number=number,
+            map=index,
+            share=float(mass[index] / mass.sum()),
+            heat=_heat(classifier, attentions[index], size),
+            score=score,
+            fall=before - score,
+        )
+        for number, (index, score) in enumerate(zip(maps, scores, strict=True), start=1)
+    ]
+    return parts, together
+
+
+def _training_views(
+    classifier: Classifying, original: Image.Image, photograph: Image.Image, strongest: Tensor
+) -> tuple[Image.Image, Image.Image]:
+    """Crop and drop by one map (h,w), in the middle of their ranges of thresholds."""
+    (box,) = attention_boxes(
+        strongest[None],
+        height_and_width(classifier.config.input_size),
+        threshold=sum(CROP_THRESHOLD) / 2,
+        padding=CROP_PADDING,
+    ).tolist()
+    edges = classifier.box_in_original(box, original.size)
+    crop = original.crop(edges) if edges and _area(edges) else original
+    heat = np.nan_to_num(_heat(classifier, strongest, original.size))
+    pixels = np.array(photograph)
+    mean = np.array(IMAGENET_MEAN) * 255
+    pixels[heat >= sum(DROP_THRESHOLD) / 2] = mean.round().astype(np.uint8)
+    return _shown(crop), Image.fromarray(pixels)
+
+
+def _heat(classifier: Classifying, attention: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A map (h,w) in the aspect of the photograph, divided by its peak; 0 for a map without one."""
+    values = attention.numpy()
+    peak = float(values.max())
+    if not (np.isfinite(values).all() and peak > 0):
+        values, peak = np.zeros_like(values), 1.0
+    whole, input_size = classifier.whole_image, classifier.config.input_size
+    return map_in_original(values / peak, size, input_size, whole)
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """The image in RGB, LONGEST pixels on its longer side."""
+    return image.convert("RGB").resize(shown_size(image.size, LONGEST), Image.Resampling.LANCZOS)
+
+
+def _area(box: list[int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
