@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from wsdan.config import Config
 from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
-from wsdan.inference.metrics import ClassificationMetrics, Evaluation
+from wsdan.inference.metrics import BINS, ClassificationMetrics, Evaluation
 from wsdan.networks.model import unwrapped
 from wsdan.precision import autocast, input_dtype
 from wsdan_kernels import attention_refine
@@ -199,6 +199,8 @@ def accuracy_table(metrics: dict[str, float]) -> str:
     lines.append(f"on {metrics['images']} images" + _skipped_text(metrics))
     if "refined_whole" in metrics:
         lines.append(_refined_text(metrics))
+    if "ece" in metrics:
+        lines.append(_calibration_text(metrics))
     if "localised" in metrics:
         share, boxes = metrics["localised"], metrics["boxes"]
         lines.append(f"object found (IoU >= 0.5): {share:.1f} % of {boxes} known boxes")
@@ -211,6 +213,12 @@ def _refined_text(metrics: dict[str, float]) -> str:
     text = f"refined view: box covers the whole image in {whole} of {images}, "
     text += f"{metrics['refined_area']:.0f} % of its area on average"
     return text + ("; try a larger --refine-threshold" if 2 * whole > images else "")
+
+
+def _calibration_text(metrics: dict[str, float]) -> str:
+    """How far scores are from the share of correct predictions that they stand for."""
+    text = f"calibration: mean score {metrics['confidence']:.1f} %, expected calibration error "
+    return f"{text}{metrics['ece']:.1f} % ({BINS} bins)"
 
 
 def _skipped_text(metrics: dict[str, float]) -> str:

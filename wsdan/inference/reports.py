@@ -66,14 +66,21 @@ def _write_csv(option: str, path: str | Path, header: list, rows: Iterable[list]
 
 
 def evaluation_json(result: Evaluation, classes: list[str]) -> str:
-    """All results of an evaluation as a JSON object; null for a class without images."""
-    accuracy = [None if math.isnan(value) else value for value in result.per_class.tolist()]
+    """All results of an evaluation as a JSON object; null for a class or a bin without images."""
     return json.dumps(
         {
             **result.metrics,
             "classes": classes,
-            "per_class": accuracy,
+            "per_class": [_or_none(value) for value in result.per_class.tolist()],
             "images_per_class": result.images.tolist(),
             "confusion": result.confusion.tolist(),
+            "calibration": [
+                {"images": int(images), "score": _or_none(score), "accuracy": _or_none(accuracy)}
+                for images, score, accuracy in result.calibration.tolist()
+            ],
         }
     )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

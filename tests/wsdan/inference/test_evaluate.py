@@ -84,12 +84,16 @@ def test_confusion_by_hand():
     assert result.confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     assert result.images.tolist() == [4, 2, 1]
     assert result.per_class.tolist() == [25.0, 50.0, 0.0]
+    a, b = (1 / sum(math.exp(x - max(row)) for x in row) for row in LOGITS[:2])
     assert result.metrics == {
         "raw": pytest.approx(200 / 7),
         "raw_top5": pytest.approx(400 / 7),
         "images": 7,
         "bad": 0,
         "undecided": 3,
+        # Of the four decided images: one score of a, correct, and three of b, of which one is.
+        "confidence": pytest.approx(25 * (a + 3 * b), abs=1e-4),
+        "ece": pytest.approx(25 * ((1 - a) + (3 * b - 1)), abs=1e-4),
     }
     assert final_accuracy(result.metrics) == result.metrics["raw"]
     assert "on 7 images; the scores of 3 are not finite" in accuracy_table(result.metrics)
@@ -202,7 +206,16 @@ def test_test_time_views_of_a_plain_classifier():
     assert prediction.mean is None
     batch = make_batch(random_images(), torch.tensor([0, 1, 2, 1]), torch.ones(4, 4))
     metrics = evaluate(model, [batch], config, CPU).metrics
-    assert set(metrics) == {"raw", "raw_top5", "tta", "tta_top5", "images", "bad"}
+    assert set(metrics) == {
+        "raw",
+        "raw_top5",
+        "tta",
+        "tta_top5",
+        "images",
+        "bad",
+        "ece",
+        "confidence",
+    }
 
 
 def test_a_threshold_near_one_stays_one(model):
@@ -308,10 +321,11 @@ def test_two_ranks_give_the_metrics_of_one(tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for index, count in enumerate((7, 1)):
         expected = evaluate(*shards(0, 1, count))
-        for metrics, confusion, counted in (first[index], second[index]):
+        for metrics, confusion, counted, calibration in (first[index], second[index]):
             assert metrics == expected.metrics
             assert torch.equal(confusion, expected.confusion)
             assert torch.equal(counted, expected.images)
+            assert torch.equal(calibration.nan_to_num(), expected.calibration.nan_to_num())
         assert (metrics["images"], metrics["bad"]) == (count, 1)
     assert (first[0][1].sum(dim=0) > 0).sum() > 1  # predictions of several classes
 
