@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from wsdan.config import Config
     from wsdan.inference.classifier import Classifier
     from wsdan.inference.evaluate import evaluate
+    from wsdan.inference.results import Result
     from wsdan.networks.model import WSDAN
     from wsdan.training.loop import train
     from wsdan.training.objective import wsdan_objective
 
-__all__ = ["WSDAN", "Classifier", "Config", "evaluate", "train", "wsdan_objective"]
+__all__ = ["WSDAN", "Classifier", "Config", "Result", "evaluate", "train", "wsdan_objective"]
 
 _MODULES = {
     "WSDAN": "wsdan.networks.model",
     "Classifier": "wsdan.inference.classifier",
     "Config": "wsdan.config",
+    "Result": "wsdan.inference.results",
     "evaluate": "wsdan.inference.evaluate",
     "train": "wsdan.training.loop",
     "wsdan_objective": "wsdan.training.objective",

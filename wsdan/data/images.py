@@ -108,7 +108,12 @@ def load_image(
     """
     with open_image(source, max_pixels) as image:
         image.load()
-        return (_to_rgba if rgba else _to_rgb)(_upright(image))
+        return upright(image, rgba=rgba)
+
+
+def upright(image: Image.Image, *, rgba: bool = False) -> Image.Image:
+    """An open image as `load_image` returns it: converted, and turned upright."""
+    return (_to_rgba if rgba else _to_rgb)(_transposed(image))
 
 
 @contextmanager
@@ -168,7 +173,7 @@ def _open(file: Path | io.BytesIO, max_pixels: int) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _transposed(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation.
 
     PIL.ImageOps.exif_transpose also rewrites the EXIF data, and fails on malformed fields.

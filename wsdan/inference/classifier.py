@@ -1,32 +1,33 @@
 """A trained model with its classes and its preprocessing."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Any, TypeGuard, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
-from wsdan.data.images import BadImageError, load_image
 from wsdan.data.transforms import box_in_original, eval_transform
-from wsdan.errors import UserError
+from wsdan.errors import UserError, shown
 from wsdan.inference.evaluate import VIEWS, Prediction, predict_views
+from wsdan.inference.inputs import ImageLike, is_single, named_images, read_image
 from wsdan.inference.results import Result
 from wsdan.networks.model import build_model, without_weights
 from wsdan.precision import input_dtype
-
-ImageLike: TypeAlias = str | Path | Image.Image
 
 
 class Classifier:
     """A trained model with its classes and its preprocessing: `Classifier("best.pt")("bird.jpg")`.
 
-    It takes images as they are, and does all of this itself: rotation by the EXIF orientation of a
-    file, conversion to RGB, resizing to a square of image_size / 0.875 pixels without keeping the
+    It takes images as they are, and does all of this itself: rotation by the EXIF orientation,
+    conversion to RGB, resizing to a square of image_size / 0.875 pixels without keeping the
     aspect ratio, a center crop of image_size pixels (a model of the embedded dataset takes the
     whole image, resized to image_size), values in [0,1], ImageNet's mean and standard deviation.
     Its attribute `model`, a WSDAN, takes images (B,3,H,W) that are normalized so.
@@ -34,22 +35,24 @@ class Classifier:
     `model` may be cast, as by `model.bfloat16()`: images are then read in its dtype.
 
     Args:
-        checkpoint: last.pt or best.pt of a run. device: a torch device.
+        checkpoint: last.pt or best.pt of a run.
+        device: a torch device; "auto" is the GPU where one can be used, else the CPU.
         raw_weights: load the trained weights even if the checkpoint has averaged ones (--ema).
 
     Raises:
         UserError: a checkpoint that is missing, truncated or not from wsdan.
+        ValueError: a device that torch does not know or that is not there.
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         *,
         raw_weights: bool = False,
-    ):
+    ) -> None:
+        self.device = _device(device)
         state = load_checkpoint(checkpoint)
-        self.device = torch.device(device)
         self.config: Config = state["config"]
         self.classes: list[str] = state["classes"]
         # All weights are in the checkpoint: nothing is downloaded.
@@ -63,8 +66,18 @@ class Classifier:
 
     @overload
     def __call__(
-        self, images: ImageLike, *, top: int = ..., threshold: float = ..., batch_size: int = ...
+        self,
+        images: str | Path | Image.Image | npt.NDArray[Any],
+        *,
+        top: int = ...,
+        threshold: float = ...,
+        batch_size: int = ...,
     ) -> Result: ...
+
+    @overload
+    def __call__(
+        self, images: Tensor, *, top: int = ..., threshold: float = ..., batch_size: int = ...
+    ) -> Result | list[Result]: ...
 
     @overload
     def __call__(
@@ -76,44 +89,76 @@ class Classifier:
         batch_size: int = ...,
     ) -> list[Result]: ...
 
-    def __call__(self, images, *, top=5, threshold=0.0, batch_size=16):
-        """Classify one image, or each of a list.
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        top: int = 5,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> Result | list[Result]:
+        """Classify one image, or each of several.
 
         Args:
-            images: a path, a PIL image, or a list of them.
-            top: classes of each result. threshold: in [0,1]; see Result. batch_size: images that
-                pass the network at once.
+            images: one of these, in its own size, or a list that may mix them: a path; a PIL
+                image; an array (H,W), (H,W,3) or (H,W,4); a tensor (3,H,W), (1,H,W) or (4,H,W).
+                Arrays and tensors are uint8, or floats in [0,1]. A batch tensor (B,C,H,W) is a
+                list of B.
+            top: classes of each result, at least 1. threshold: in [0,1]; see Result.
+            batch_size: images that pass the network at once.
 
-        Raises UserError for an unreadable image.
+        Returns a Result of one image, or a list of one for each.
+
+        Raises:
+            UserError: a file that is not a readable image.
+            TypeError, ValueError: another kind, dtype or shape of image, floats out of [0,1], or
+                a number out of its range.
         """
-        if isinstance(images, (str, Path, Image.Image)):
-            return self([images], top=top, threshold=threshold)[0]
-        results = []
-        for start in range(0, len(images), batch_size):
-            given = images[start : start + batch_size]
-            originals = [self.read(image) for image in given]
-            prediction = self.predict(self.inputs(originals))
-            names = [str(image) if isinstance(image, (str, Path)) else None for image in given]
-            sizes = [original.size for original in originals]
-            results += self.results(prediction, names, sizes, top=top, threshold=threshold)
-        return results
+        if not is_single(images):
+            several: Any = images
+            return list(self.stream(several, top=top, threshold=threshold, batch_size=batch_size))
+        _check_numbers(top, threshold, batch_size)
+        return self._classify([(images, "images")], top, threshold)[0]
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        top: int = 5,
+        threshold: float = 0.0,
+        batch_size: int = 16,
+    ) -> Iterator[Result]:
+        """Like a call with a list, for images that do not fit in memory: takes any iterable, such
+        as a generator, draws batch_size images at a time and yields their results."""
+        _check_numbers(top, threshold, batch_size)
+        return self._stream(named_images(images), top, threshold, batch_size)
+
+    def _stream(
+        self, named: Iterator[tuple[object, str]], top: int, threshold: float, batch_size: int
+    ) -> Iterator[Result]:
+        while batch := list(islice(named, batch_size)):
+            yield from self._classify(batch, top, threshold)
+
+    def _classify(
+        self, batch: list[tuple[object, str]], top: int, threshold: float
+    ) -> list[Result]:
+        """The results of a batch of images with their names in messages."""
+        originals = [self.read(image, name) for image, name in batch]
+        prediction = self.predict(self.inputs(originals))
+        paths = [os.fspath(image) if _is_path(image) else None for image, _ in batch]
+        sizes = [original.size for original in originals]
+        return self.results(prediction, paths, sizes, top=top, threshold=threshold)
 
     @property
     def whole_image(self) -> bool:
         """Whether inputs are whole images, as in training on synthetic ones, or center crops."""
         return self.config.data == "synthetic"
 
-    def read(self, image: ImageLike) -> Image.Image:
-        """The original image, upright, RGB or, for a model of four channels, RGBA.
-
-        Raises UserError for a file that is not a readable image.
-        """
-        if isinstance(image, Image.Image):
-            return image.convert("RGBA" if self.config.in_channels == 4 else "RGB")
-        try:
-            return load_image(image, self.config.max_pixels, rgba=self.config.in_channels == 4)
-        except BadImageError as error:
-            raise UserError(str(error)) from None
+    def read(self, image: object, name: str = "images") -> Image.Image:
+        """The original image, upright, RGB or, for a model of four channels, RGBA. It takes what a
+        call takes, and raises what it raises; `name` names the argument in messages."""
+        rgba = self.config.in_channels == 4
+        return read_image(image, self.config.max_pixels, rgba=rgba, name=name)
 
     def inputs(self, originals: list[Image.Image]) -> Tensor:
         """The network's inputs (B,C,H,W) of images from `read`, normalized, on the CPU, float32."""
@@ -176,3 +221,30 @@ class Classifier:
         if box is None:
             return None
         return box_in_original(box, size, self.config.input_size, self.whole_image)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """Raises ValueError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        rule = 'must be "auto" or a torch device'
+        raise ValueError(f"Classifier: device {rule}, but got {shown(device)}") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"Classifier: device must be there (`wsdan info`), but got {device}")
+    return found
+
+
+def _is_path(image: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(image, (str, os.PathLike))
+
+
+def _check_numbers(top: int, threshold: float, batch_size: int) -> None:
+    """Raises ValueError."""
+    for name, value in (("top", top), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"Classifier: {name} must be at least 1, but got {value}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"Classifier: threshold must be in [0, 1], but got {threshold}")

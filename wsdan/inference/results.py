@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from wsdan.errors import printable
 
 UNKNOWN = "unknown"  # the label of an image whose best score is below the threshold
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The prediction for one image.
+
+    Its repr is short: `<Result bird.jpg: Laysan_Albatross 0.934, box 12 30 200 180>`.
 
     Args:
         image: its path, or None of an image that was given as data.
@@ -30,20 +35,27 @@ class Result:
     size: tuple[int, int]
     top: list[dict[str, Any]]
     box: list[int] | None
-    attention: np.ndarray | None
+    attention: npt.NDArray[np.float32] | None
     threshold: float = 0.0
     _explain: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        name = "image" if self.image is None else self.image
+        box = "" if self.box is None else ", box " + " ".join(map(str, self.box))
+        return f"<Result {printable(f'{name}: {self.label}')} {self.score:.3f}{box}>"
 
     @property
     def label(self) -> str:
         """The best class, or "unknown" if its score is below the threshold or not finite."""
-        return self.top[0]["class"] if self.score >= self.threshold else UNKNOWN
+        best: str = self.top[0]["class"]
+        return best if self.score >= self.threshold else UNKNOWN
 
     @property
     def score(self) -> float:
         """The final score in [0,1] of the best class: of the mean, or of a plain classifier's raw
         view. NaN where the network gave no finite number."""
-        return self.top[0].get("mean", self.top[0]["raw"])
+        score: float = self.top[0].get("mean", self.top[0]["raw"])
+        return score
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON's types; scores that are not finite are None. Without the attention."""
