@@ -8,7 +8,7 @@ import signal
 import sys
 from types import ModuleType
 
-from wsdan.commands import convert, eval, info, predict, train
+from wsdan.commands import convert, eval, explain, info, predict, train
 from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.output import (
     escape_what_is_not_encodable,
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {  # in the order of the help
     "train": train,
     "eval": eval,
     "predict": predict,
+    "explain": explain,
     "convert": convert,
     "info": info,
 }

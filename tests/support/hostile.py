@@ -76,6 +76,7 @@ def cases() -> Iterator[Case]:
         "train": ["--" + name.replace("_", "-") + f"={value}" for name, value in BASE.items()],
         "eval": ["--checkpoint=a.pt"],
         "predict": ["--checkpoint=a.pt", "a.png"],
+        "explain": ["--checkpoint=a.pt", "--out=e", "--overwrite", "a.png"],
         "convert": ["f.txt", "--out=new.pt"],
     }
     for command, parser in _commands().items():

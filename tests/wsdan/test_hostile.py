@@ -22,7 +22,7 @@ def test_every_option_and_key_has_cases():
     cases = list(hostile.cases())
     assert len(cases) > 2000
     heads = {case.arguments[-1].partition("=")[0] for case in cases if case.yaml is None}
-    assert {"--errors", "--refine-threshold", "--figure", "--classes", "--config"} <= heads
+    assert {"--errors", "--refine-threshold", "--truth", "--classes", "--config"} <= heads
     lines = [line for case in cases if case.yaml for line in case.yaml.split("\n")]
     keys = {line.partition(":")[0] for line in lines}
     assert {"lr", "root", "weights"} <= keys

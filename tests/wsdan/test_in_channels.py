@@ -50,8 +50,8 @@ def test_a_run(channels, tmp_path, capsys):
     assert batch.images.shape == (4, channels, 32, 32)
     capsys.readouterr()
     images = [str(root / "val" / name / "0.png") for name in ("clear", "solid")]
-    figures = ["--figure", str(tmp_path / "figures")]
-    assert main(["predict", "--checkpoint", checkpoint, "--json", images[0], *figures]) == 0
+    figures = ["--out", str(tmp_path / "figures")]
+    assert main(["explain", "--checkpoint", checkpoint, "--json", images[0], *figures]) == 0
     assert main(["predict", "--checkpoint", checkpoint, "--json", *images[1:]]) == 0
     tops = [json.loads(line)["top"][0] for line in capsys.readouterr().out.splitlines()]
     assert tops[0] != tops[1]

@@ -45,9 +45,12 @@ def test_a_run_on_rectangles(tmp_path, capsys):
     capsys.readouterr()
     Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
     predict = ["predict", "--checkpoint", checkpoint, str(tmp_path / "a.png"), "--json"]
-    whole = ["--refine-threshold", "0", "--refine-padding", "1", "--figure", str(tmp_path / "f")]
+    whole = ["--refine-threshold", "0", "--refine-padding", "1"]
     assert main([*predict, *whole]) == 0
     # The center crop: 32 of 37 pixels in width, 64 of 73 in height (the margins are rounded).
+    assert json.loads(capsys.readouterr().out)["box"] == [5, 3, 83, 56]
+    explain = ["explain", *predict[1:], *whole, "--out", str(tmp_path / "f")]
+    assert main(explain) == 0
     assert json.loads(capsys.readouterr().out)["box"] == [5, 3, 83, 56]
 
 

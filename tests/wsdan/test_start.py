@@ -38,7 +38,15 @@ def outcomes(tmp_path_factory):
     return dict(zip(COMMANDS, map(json.loads, result.stdout.splitlines()), strict=True))
 
 
-HELP = ["--help", "--version", "train --help", "eval --help", "predict --help", "convert --help"]
+HELP = [
+    "--help",
+    "--version",
+    "train --help",
+    "eval --help",
+    "predict --help",
+    "explain --help",
+    "convert --help",
+]
 MISTAKES = {
     "": "arguments are required: COMMAND",
     "fly": "invalid choice: 'fly'",
@@ -60,6 +68,8 @@ MISTAKES = {
     "eval --checkpoint a.pt --root none": "--root: no such folder: none",
     "predict --checkpoint none.pt a.png": "checkpoint none.pt: no such file",
     "predict --checkpoint a.pt none.png": "none.png: not a readable image: no such file",
+    "explain --checkpoint a.pt none.png": "none.png: not a readable image: no such file",
+    "explain --checkpoint a.pt a.png --top 11": "--top must be from 1 to 10; got 11",
     "convert none.pth --out b.pt": "convert: none.pth: no such file",
     "convert a.pt --out b.pt --classes none.txt": "--classes: none.txt: no such file",
 }

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsdan.config import Config
-from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, IMAGENET_MEAN
+from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, NORMALIZATION
 from wsdan.errors import UserError
 from wsdan.inference.drawing import draw
 from wsdan.inference.evaluate import Prediction
@@ -125,7 +125,7 @@ def _training_views(
     crop = original.crop(edges) if edges and _area(edges) else original
     heat = np.nan_to_num(_heat(classifier, strongest, original.size))
     pixels = np.array(photograph)
-    mean = np.array(IMAGENET_MEAN) * 255
+    mean = np.array(NORMALIZATION[classifier.config.in_channels][0][:3]) * 255
     pixels[heat >= sum(DROP_THRESHOLD) / 2] = mean.round().astype(np.uint8)
     return _shown(crop), Image.fromarray(pixels)
 

@@ -1,7 +1,6 @@
 """Figures of the attention views: those of training and of evaluation, side by side."""
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,17 +66,6 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
     boxed = _with_box(image, boxes, images.shape[2:])
     overlaid = _with_attention(image, attentions.mean(dim=1))
     return _grid([boxed, overlaid, _cell(crops), _cell(drops), _cell(refined)])
-
-
-def captioned(grid: Tensor, text: str) -> Image.Image:
-    """A grid (3,H,W) uint8 as an image with a line of text below, widened to fit the text."""
-    font = ImageFont.load_default()
-    _, _, width, height = font.getbbox(text)
-    size = (max(grid.shape[2], int(width) + 2 * GAP), grid.shape[1] + int(height) + 2 * GAP)
-    image = Image.new("RGB", size, "white")
-    image.paste(Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy()), (0, 0))
-    ImageDraw.Draw(image).text((GAP, grid.shape[1] + GAP), text, fill="black", font=font)
-    return image
 
 
 def _cell(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`wsdan eval` and `wsdan predict --figure` on a run of a second."""
+"""`wsdan eval` and `wsdan predict` on a run of a second."""
 
 import csv
 import json
@@ -98,29 +98,6 @@ def test_averaged_weights_are_taken_unless_asked(checkpoint):
     assert torch.equal(raw.model.state_dict()[name], state["model"][name])
 
 
-def test_figures_of_predictions(checkpoint, tmp_path, capsys):
-    for name in ("a", "b"):
-        Image.new("RGB", (90, 60), (20, 120, 30)).save(tmp_path / f"{name}.png")
-    (tmp_path / "other").mkdir()
-    Image.new("RGB", (90, 60)).save(tmp_path / "other" / "a.jpg")
-    folder = tmp_path / "figures"
-    command = ["predict", "--checkpoint", checkpoint, "--figure", folder]
-    text = printed(capsys, *command, tmp_path / "a.png", tmp_path / "b.png")
-    assert f"figure: {folder / 'b.png'}" in text
-    with Image.open(folder / "a.png") as figure:
-        assert figure.width >= 5 * 48
-        assert figure.height > 48
-    lines = printed(capsys, *command, tmp_path / "a.png", "--json").splitlines()
-    assert json.loads(lines[0])["figure"] == str(folder / "a.png")
-    error = refused(capsys, *command, tmp_path / "a.png", tmp_path / "other" / "a.jpg")
-    assert "--figure: the images must have different names; got 'a' twice" in error
-    error = refused(
-        capsys, "predict", "--checkpoint", checkpoint, "--figure", tmp_path / "a.png" / "x",
-        tmp_path / "b.png",
-    )  # fmt: skip
-    assert "--figure: cannot make the folder" in error
-
-
 def test_nan_scores_are_null_in_json(checkpoint, tmp_path, capsys):
     state = torch.load(checkpoint, weights_only=True)
     state["ema"]["classifier.bias"][:] = torch.nan
@@ -146,20 +123,6 @@ def test_the_limit_on_pixels_is_an_option_of_predict_and_eval(checkpoint, tmp_pa
     command = ["eval", "--checkpoint", checkpoint, "--data", "folder", "--root", root]
     assert "is not among the training classes" in refused(capsys, *command, "--max-pixels", 1600)
     assert "--max-pixels must be at least 1" in refused(capsys, *command, "--max-pixels", -1)
-
-
-def test_a_figure_replaces_no_image(checkpoint, tmp_path, monkeypatch, capsys):
-    """The folder of the images, by its name, by another, and as the present one."""
-    (tmp_path / "in").mkdir()
-    path = tmp_path / "in" / "a.png"
-    Image.new("RGB", (90, 60), (20, 120, 30)).save(path)
-    before = path.read_bytes()
-    (tmp_path / "link").symlink_to(tmp_path / "in")
-    monkeypatch.chdir(tmp_path / "in")
-    for image, folder in ((path, path.parent), (path, tmp_path / "link"), ("a.png", ".")):
-        error = refused(capsys, "predict", "--checkpoint", checkpoint, "--figure", folder, image)
-        assert "a.png would replace an image; name another folder" in error
-        assert path.read_bytes() == before
 
 
 def test_mistakes(checkpoint, tmp_path, capsys):

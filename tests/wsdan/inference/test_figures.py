@@ -1,14 +1,12 @@
 """Grids of the views: cells, box, attention overlay, and that they are deterministic."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from wsdan.config import Config
 from wsdan.constants import IMAGENET_MEAN, IMAGENET_STD
-from wsdan.inference.figures import BOX_COLOUR, CELL, GAP, captioned, view_grid
+from wsdan.inference.figures import BOX_COLOUR, CELL, GAP, view_grid
 from wsdan.networks.backbones import build_backbone
 from wsdan.networks.model import WSDAN, Output, PlainClassifier
 
@@ -121,14 +119,3 @@ def test_half_precision():
     model = WSDAN("tiny", num_classes=3, num_attentions=4).eval()
     grid = view_grid(model, image(), settings(precision="bf16"))
     assert grid.shape == (3, 64, 5 * 64 + 4 * GAP)
-
-
-def test_a_caption_fits(tmp_path):
-    grid = torch.zeros(3, 20, 30, dtype=torch.uint8)
-    captioned(grid, "a very long name of a class 99.9 %").save(tmp_path / "a.png")
-    pixels = np.asarray(Image.open(tmp_path / "a.png"))
-    assert pixels.shape[0] > 20
-    assert pixels.shape[1] > 100
-    assert (pixels[:20, :30] == 0).all()
-    assert pixels[20:].min() < 128  # the text
-    assert (pixels[:, -1] == 255).all()  # the text does not reach the edge

@@ -51,7 +51,8 @@ def test_every_report_is_escaped(encoding, folder):
     text = on_terminal(
         encoding,
         ["eval", "--checkpoint", checkpoint, "--per-class", "--confusion", str(table)],
-        ["predict", "--checkpoint", checkpoint, "--figure", str(figures), image],
+        ["predict", "--checkpoint", checkpoint, image],
+        ["explain", "--checkpoint", checkpoint, "--out", str(figures), "--overwrite", image],
     )
     assert r"caf\udce9" in text
     assert "\x1b" not in text

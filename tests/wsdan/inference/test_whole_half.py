@@ -10,7 +10,7 @@ from wsdan.checkpoint import save_checkpoint
 from wsdan.config import Config
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import evaluate, predict_views
-from wsdan.inference.predict import save_figure
+from wsdan.inference.explain import explain
 from wsdan.networks.model import WSDAN, build_model
 from wsdan.training.objective import wsdan_objective
 from wsdan_kernels import FeatureCenters
@@ -86,7 +86,7 @@ def test_a_classifier_and_an_evaluation_take_images_as_they_are_read(dtype, tmp_
     before = classifier(tmp_path / "a.png", top=3).to_dict()
     classifier.model.to(dtype)
     result = classifier(tmp_path / "a.png", top=3).to_dict()
-    save_figure(classifier, tmp_path / "a.png", tmp_path / "figure.png", result)
+    assert explain(classifier, tmp_path / "a.png", top=3).result.to_dict() == result
     scores = [{item["class"]: item["mean"] for item in found["top"]} for found in (before, result)]
     assert scores[1] == pytest.approx(scores[0], abs=0.02)
 
