@@ -46,6 +46,7 @@ ROOMS = (
     {"data"},
     {"networks"},
     {"inference"},
+    {"serving"},
     {"training"},
     {"commands"},
     {"cli"},

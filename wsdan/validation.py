@@ -259,3 +259,9 @@ def file_fault(path: str | Path) -> str | None:
         return IS_FOLDER
     kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
     return f"is no regular file but a {kinds.get(stat.S_IFMT(mode), 'device')}"
+
+
+def check_between(option: str, value: float, low: float, high: float) -> None:
+    """Raise UserError for a number that is not in [low, high]; `option` is named."""
+    if not low <= value <= high:  # NaN too
+        raise UserError(f"{option} must be in [{low:g}, {high:g}]; got {shown(value)}")

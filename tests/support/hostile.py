@@ -8,6 +8,7 @@ they should: with status 0, or with status 2 and one short line on stderr, withi
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -76,6 +77,7 @@ def cases() -> Iterator[Case]:
         "train": ["--" + name.replace("_", "-") + f"={value}" for name, value in BASE.items()],
         "eval": ["--checkpoint=a.pt"],
         "predict": ["--checkpoint=a.pt", "a.png"],
+        "serve": ["--checkpoint=a.pt", "--port=0"],
         "explain": ["--checkpoint=a.pt", "--out=e", "--overwrite", "a.png"],
         "convert": ["f.txt", "--out=new.pt"],
     }
@@ -106,13 +108,15 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 
 @contextlib.contextmanager
 def playground() -> Iterator[None]:
-    """A folder of few files as the present one, and training without its epochs."""
+    """A folder of few files as the present one, training without its epochs, no server."""
     before = Path.cwd()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(mock.patch.object(loaders, "SYNTHETIC_TRAIN", 2))
         stack.enter_context(mock.patch.object(loaders, "SYNTHETIC_VAL", 2))
         stack.enter_context(mock.patch("wsdan.training.loop.train_epochs", return_value=METRICS))
+        if importlib.util.find_spec("uvicorn") is not None:  # else `wsdan serve` asks for it
+            stack.enter_context(mock.patch("wsdan.serving.server.serve", return_value=0))
         (folder / "d").mkdir()
         (folder / "f.txt").write_text("text\n")
         os.mkfifo(folder / "pipe")

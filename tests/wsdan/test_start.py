@@ -46,8 +46,9 @@ HELP = [
     "predict --help",
     "explain --help",
     "convert --help",
-]
+, "serve --help"]
 MISTAKES = {
+    "serve --checkpoint a.pt --port 70000": "--port must be in [0, 65535]; got 70000",
     "": "arguments are required: COMMAND",
     "fly": "invalid choice: 'fly'",
     "train --batchsize 3": "no option --batchsize; did you mean --batch-size? (see `wsdan train -",

@@ -1,6 +1,7 @@
 """Reading image files, and the dataset of a list of samples."""
 
 import io
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from wsdan.constants import MAX_PIXELS
 from wsdan.data.cache import ImageCache
 from wsdan.data.formats import formats, heif_hint
-from wsdan.data.samples import Box, Sample, Source, TarMember
+from wsdan.data.samples import Box, Encoded, Sample, Source, TarMember
 from wsdan.data.transforms import Transform
 from wsdan.validation import file_fault
 
@@ -30,6 +31,7 @@ UPRIGHT = {  # the transposition that turns each other orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_OPENING = threading.Lock()
 STRIP = 1 << 20  # pixels that are converted at once where an image is converted in steps
 
 
@@ -95,7 +97,7 @@ class ImageDataset(Dataset):
 
 
 def load_image(
-    source: str | Source, max_pixels: int = MAX_PIXELS, *, rgba: bool = False
+    source: str | Source | Encoded, max_pixels: int = MAX_PIXELS, *, rgba: bool = False
 ) -> Image.Image:
     """Read an image as 8-bit RGB, or RGBA with `rgba`, turned upright by its EXIF orientation.
 
@@ -117,13 +119,14 @@ def upright(image: Image.Image, *, rgba: bool = False) -> Image.Image:
 
 
 @contextmanager
-def open_image(source: str | Source, max_pixels: int) -> Iterator[Image.Image]:
+def open_image(source: str | Source | Encoded, max_pixels: int) -> Iterator[Image.Image]:
     """The image in a file, whose pixels are not decoded yet.
 
     Raises BadImageError like `load_image`, for errors of the block too.
     """
     try:
-        file = io.BytesIO(read_bytes(source)) if isinstance(source, TarMember) else _checked(source)
+        in_memory = isinstance(source, TarMember | Encoded)
+        file = io.BytesIO(read_bytes(source)) if in_memory else _checked(source)
         with _open(file, max_pixels) as image:
             yield image
     except MemoryError:
@@ -135,8 +138,10 @@ def open_image(source: str | Source, max_pixels: int) -> Iterator[Image.Image]:
         raise BadImageError(f"{source}: not a readable image: {reason}") from None
 
 
-def read_bytes(source: str | Source) -> bytes:
+def read_bytes(source: str | Source | Encoded) -> bytes:
     """The encoded bytes of an image. Opens the file each time: workers share no file position."""
+    if isinstance(source, Encoded):
+        return source.content
     if not isinstance(source, TarMember):
         return _checked(source).read_bytes()
     with open(_checked(source.shard), "rb") as file:
@@ -153,19 +158,22 @@ def _checked(path: str | Path) -> Path:
 
 
 def _open(file: Path | io.BytesIO, max_pixels: int) -> Image.Image:
-    """PIL.Image.open with a limit of its own. Raises OSError for an image of more pixels."""
-    usual = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow raises above twice as many, and else warns
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    """PIL.Image.open with a limit of its own. Raises OSError for an image of more pixels.
+
+    Pillow's limit and Python's filters of warnings belong to the process: threads take turns.
+    """
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow raises above twice as many, and else warns
+        try:
             image = Image.open(file, formats=formats())
-    except Image.DecompressionBombError:
-        raise OSError(
-            f"it has more than twice as many pixels as --max-pixels {max_pixels}"
-        ) from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = usual
+        except Image.DecompressionBombError:
+            raise OSError(
+                f"it has more than twice as many pixels as --max-pixels {max_pixels}"
+            ) from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
     width, height = image.size
     if width * height > max_pixels:
         image.close()

@@ -22,6 +22,16 @@ class TarMember(NamedTuple):
         return f"{self.shard}/{self.name}"
 
 
+class Encoded(NamedTuple):
+    """An image in memory: the bytes of a file, with a name for messages."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
 Source = Path | TarMember
 
 
