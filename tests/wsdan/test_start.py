@@ -46,7 +46,8 @@ HELP = [
     "predict --help",
     "explain --help",
     "convert --help",
-, "serve --help"]
+    "serve --help",
+]
 MISTAKES = {
     "serve --checkpoint a.pt --port 70000": "--port must be in [0, 65535]; got 70000",
     "": "arguments are required: COMMAND",
