@@ -79,7 +79,7 @@ def _explain(classifier, image: str, figure: Path, truth: str | None, options: d
         return False
     try:
         with written_whole(figure, "wb") as file:
-            draw(explanation).savefig(file, format="png", dpi=DPI)
+            draw(explanation).savefig(file, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
     except OSError as error:
         raise UserError(f"--out: cannot write {figure}: {error.strerror}") from None
     found = {**explanation.to_dict(), "figure": str(figure)}

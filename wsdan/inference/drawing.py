@@ -1,59 +1,104 @@
-"""The figure of an explanation."""
+"""The figure of an explanation.
+
+It is laid out by hand, in inches: its height follows the aspect of the photograph.
+"""
+
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from wsdan.errors import printable
-from wsdan.inference.overlays import COLOUR_MAP, overlaid
-from wsdan.inference.parts import PART_THRESHOLD, Explanation
+from wsdan.inference.fonts import fitting, text_style
+from wsdan.inference.overlays import dimmed, overlaid, painted
+from wsdan.inference.parts import PART_THRESHOLD, Explanation, Part
 
-WIDTH, HEIGHT = 10.0, 8.6  # inches; 1,000 pixels wide at 100 dots an inch
-TEXT, SMALL = 11, 10  # points
-# Of Okabe and Ito, told apart by the colour-blind; in print the numbers and the dashes tell them.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
-DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-BOX_COLOUR = "#D55E00"
-BEFORE, AFTER = "#B8C4D0", "#1F4E79"
-LONGEST_NAME = 34  # characters of a class
+WIDTH = 10.0  # inches: 1,000 pixels at 100 dots an inch, where the smallest text has 14
+MARGIN, GAP = 0.25, 0.2
+COLUMN = (WIDTH - 2 * MARGIN - 3 * GAP) / 4  # of four
+BAR = 0.65  # beside the mean attention, for its colour bar
+HEADING = 0.36  # above an image
+TALLEST, LOWEST = 3.4, 0.7  # of a row of images
+CLASS = 0.46  # one class of the scores
+BIG, TEXT, SMALL = 15, 11, 10  # points
+BOX_COLOUR = "#D55E00"  # Okabe and Ito's vermillion, between white lines
+BEFORE, AFTER = "#A9BCCF", "#1F4E79"  # light and dark in greyscale too
 
 
 def draw(explanation: Explanation) -> Figure:
-    """One figure of an image: photograph with box, mean attention, numbered parts, training views,
-    refined view, scores before and after refinement, and what erasing each part costs."""
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    grid = figure.add_gridspec(3, 3, height_ratios=(1.25, 1, 0.95))
-    axes = [[figure.add_subplot(grid[row, column]) for column in range(3)] for row in range(2)]
-    _photograph(axes[0][0], explanation)
-    _attention(axes[0][1], explanation)
-    _parts(axes[0][2], explanation)
-    _image(axes[1][0], explanation.crop, "Training crop, to map 1")
-    _image(axes[1][1], explanation.drop, "Training drop, of map 1")
-    _image(axes[1][2], explanation.refined, "Refined view: the box")
-    _scores(figure.add_subplot(grid[2, :2]), explanation)
-    _falls(figure.add_subplot(grid[2, 2]), explanation)
-    figure.suptitle(_title(explanation), fontsize=TEXT + 3, fontweight="bold")
+    """One figure of an image: the photograph with the box, the mean attention and the refined view;
+    the numbered parts, each with what erasing it costs; the views of training; and the scores
+    before and after refinement. It is 10 inches wide."""
+    wide = (WIDTH - 2 * MARGIN - 2 * GAP - BAR) / 3
+    aspect = explanation.image.height / explanation.image.width
+    first, second = (float(np.clip(width * aspect, LOWEST, TALLEST)) for width in (wide, COLUMN))
+    scores = CLASS * len(explanation.result.top)
+    third = max(second, scores)
+    parts = second if explanation.parts else -0.25  # inches; without one there is a line
+    tops = np.cumsum([0.95 + HEADING, first + 0.55 + HEADING, parts + 0.55 + HEADING])
+    figure = Figure(figsize=(WIDTH, float(tops[2]) + third + MARGIN))
+    _title(figure, explanation)
+    step = wide + GAP
+    _photograph(_axes(figure, MARGIN, tops[0], wide, first), explanation)
+    _attention(_axes(figure, MARGIN + step, tops[0], wide, first), explanation)
+    refined = _axes(figure, MARGIN + 2 * step + BAR, tops[0], wide, first)
+    _image(refined, explanation.refined, "Refined view: the box, enlarged")
+    columns = [MARGIN + place * (COLUMN + GAP) for place in range(4)]
+    _line(figure, tops[1] - 0.62, _parts_heading(explanation), TEXT, fontweight="bold")
+    for left, part in zip(columns, explanation.parts, strict=False):
+        _part(_axes(figure, left, tops[1], COLUMN, second), explanation.image, part)
+    _line(figure, tops[2] - 0.62, "Views of training", TEXT, fontweight="bold")
+    title = "Probability before and after refinement"
+    _line(figure, tops[2] - 0.62, title, TEXT, columns[2], fontweight="bold")
+    crop, drop = (_axes(figure, left, tops[2], COLUMN, second) for left in columns[:2])
+    _image(crop, explanation.crop, "Crop to part 1" if explanation.parts else "Crop: all of it")
+    _image(drop, explanation.drop, "Drop of part 1" if explanation.parts else "Drop: nothing")
+    _scores(_axes(figure, columns[2], tops[2], 2 * COLUMN + GAP, scores), explanation)
     return figure
 
 
-def _title(explanation: Explanation) -> str:
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes by their place in inches from the upper left corner."""
+    across, down = figure.get_size_inches()
+    return figure.add_axes(
+        (left / across, 1 - (top + height) / down, width / across, height / down), anchor="N"
+    )
+
+
+def _line(
+    figure: Figure, top: float, text: str, size: float, left: float = MARGIN, **style
+) -> None:
+    """A line of text, its upper left corner `left` and `top` inches from that of the figure."""
+    across, down = figure.get_size_inches()
+    style = {"va": "top", "fontsize": size, **text_style(text), **style}
+    figure.text(left / across, 1 - top / down, text, **style)
+
+
+def _title(figure: Figure, explanation: Explanation) -> None:
     result = explanation.result
-    text = f"Prediction: {_name(result.top[0]['class'], 60)}, {_percent(result.score)}"
-    if explanation.truth is None:
-        return text
-    if explanation.truth == result.top[0]["class"]:
-        return f"{text} (right)"
-    return f"{text}\nWrong: it is {_name(explanation.truth, 60)}"
+    best = result.top[0]["class"]
+    title = f"Prediction: {fitting(best, 48)}, {_percent(result.score)}"
+    _line(figure, 0.2, title, BIG, fontweight="bold")
+    about = f"{result.size[0]} x {result.size[1]} pixels"
+    if result.image is not None:
+        about = f"{fitting(Path(result.image).name, 40)}, {about}"
+    if explanation.truth == best:
+        about = f"Right  \N{MIDDLE DOT}  {about}"
+    elif explanation.truth is not None:
+        score = _percent(explanation.truth_score)
+        wrong = f"Wrong: it is {fitting(explanation.truth, 40)}, {score}"
+        about = f"{wrong}  \N{MIDDLE DOT}  {about}"
+    _line(figure, 0.57, about, TEXT)
 
 
 def _image(axes: Axes, image: Image.Image, title: str) -> None:
     axes.imshow(np.asarray(image), aspect="equal")
-    axes.set_title(title, fontsize=TEXT)
+    axes.set_title(title, fontsize=TEXT, pad=5, y=1)
     axes.set_axis_off()
 
 
@@ -64,83 +109,78 @@ def _photograph(axes: Axes, explanation: Explanation) -> None:
     scale = explanation.image.width / explanation.result.size[0]
     x1, y1, x2, y2 = (edge * scale for edge in explanation.result.box)
     outline = Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, clip_on=False)
-    outline.set(edgecolor=BOX_COLOUR, linewidth=2.5, path_effects=[_halo(4.5)])
+    outline.set(edgecolor=BOX_COLOUR, linewidth=2.5, path_effects=[_halo(5, "white")])
     axes.add_patch(outline)
 
 
 def _attention(axes: Axes, explanation: Explanation) -> None:
     _image(axes, overlaid(explanation.image, explanation.heat), "Mean attention")
-    colours = ScalarMappable(Normalize(0, 1), COLOUR_MAP)
-    bar = axes.figure.colorbar(colours, ax=axes, fraction=0.05, pad=0.03, ticks=(0, 0.5, 1))
+    colours = ScalarMappable(Normalize(0, 1), ListedColormap(painted(np.linspace(0, 1, 256), 0.5)))
+    bar = axes.figure.colorbar(colours, cax=axes.inset_axes((1.03, 0, 0.05, 1)), ticks=(0, 0.5, 1))
     bar.ax.set_yticklabels(("0", "half", "peak"), fontsize=SMALL)
+    bar.ax.axhline(0.5, color="white", linewidth=1.2)
+    _outline(axes, np.nan_to_num(explanation.heat), 0.5, 1.2)
 
 
-def _parts(axes: Axes, explanation: Explanation) -> None:
-    grey = explanation.image.convert("L").convert("RGB")
-    _image(axes, grey, "Strongest maps, as parts")
-    for part, colour, dashes in zip(explanation.parts, COLOURS, DASHES, strict=False):
-        heat = np.nan_to_num(part.heat)
-        outline = axes.contour(heat, levels=[PART_THRESHOLD], colors=[colour], linewidths=2.2)
-        outline.set(linestyle=[dashes], path_effects=[_halo(4)])
-        y, x = np.unravel_index(heat.argmax(), heat.shape)
-        axes.text(x, y, str(part.number), fontsize=SMALL, **_badge(colour))
+def _parts_heading(explanation: Explanation) -> str:
+    if not explanation.parts:
+        return "No map is above zero: there is no part to show"
+    text = "Strongest maps, and the change of the probability if what they show is erased"
+    if explanation.together is None or len(explanation.parts) == 1:
+        return text
+    change = _points(explanation.together - explanation.result.score)
+    return f"{text} (all {len(explanation.parts)}: {change})"
+
+
+def _part(axes: Axes, photograph: Image.Image, part: Part) -> None:
+    """The photograph, dark but for the part."""
+    heat = np.nan_to_num(part.heat)
+    _image(axes, dimmed(photograph, heat >= PART_THRESHOLD), _points(-part.fall))
+    _outline(axes, heat, PART_THRESHOLD, 1.5)
+    badge = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": "black"}
+    style = {"fontsize": TEXT, "fontweight": "bold", "ha": "center", "va": "center", "bbox": badge}
+    axes.annotate(str(part.number), (0, 1), (11, -11), "axes fraction", "offset points", **style)
+
+
+def _outline(axes: Axes, heat: np.ndarray, level: float, width: float) -> None:
+    """A line around where a map (H',W') reaches a level, white between black ones."""
+    if heat.min() < level <= heat.max():
+        line = axes.contour(heat, levels=[level], colors="white", linewidths=width)
+        line.set(path_effects=[_halo(width + 2, "black")])
 
 
 def _scores(axes: Axes, explanation: Explanation) -> None:
-    top = explanation.result.top
-    places = np.arange(len(top))
-    for view, label, colour, shift in (
-        ("raw", "before: whole view", BEFORE, -0.2),
-        ("refined", "after: refined view", AFTER, 0.2),
-    ):
-        values = [100 * entry[view] for entry in top]
-        axes.barh(places + shift, values, 0.38, color=colour, label=label)
-    axes.set_yticks(places, [_name(entry["class"], LONGEST_NAME) for entry in top], fontsize=SMALL)
-    for place, entry in zip(places, top, strict=True):
-        high = max(np.nan_to_num(100 * entry["raw"]), np.nan_to_num(100 * entry["refined"]))
-        axes.text(high + 1, place, _percent(entry["mean"]), va="center", fontsize=SMALL)
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 115), xticks=(0, 25, 50, 75, 100))
-    axes.set_title("Probability in %; beside the bars that of both views", fontsize=TEXT)
-    axes.legend(fontsize=SMALL, loc="lower right", frameon=False)
-    _plain(axes)
+    """The best classes: the name, and below it a bar for each view."""
+    for place, entry in enumerate(explanation.result.top):
+        name = fitting(entry["class"], 46)
+        weight = "bold" if entry["class"] == explanation.truth else "normal"
+        style = {"fontsize": SMALL, "fontweight": weight, "va": "center"}
+        axes.text(0, place - 0.3, name, **style, **text_style(name))
+        axes.text(100, place - 0.3, _percent(entry["mean"]), ha="right", **style)
+        for view, colour, shift in (("raw", BEFORE, 0), ("refined", AFTER, 0.23)):
+            label = None if place else f"{view} view"
+            value = np.nan_to_num(100 * entry[view])
+            axes.barh(place + shift, value, 0.22, color=colour, label=label)
+    axes.set(xlim=(0, 100), ylim=(len(explanation.result.top) - 0.5, -0.55), xticks=(), yticks=())
+    axes.spines[:].set_visible(False)
+    axes.legend(
+        fontsize=SMALL, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=2,
+        borderpad=0, handlelength=1.2, columnspacing=1.5, borderaxespad=0.3,
+    )  # fmt: skip
+    axes.set_title("in numbers: mean of both", fontsize=SMALL, pad=5, y=1, loc="right")
 
 
-def _falls(axes: Axes, explanation: Explanation) -> None:
-    """Bars of the deletion scores."""
-    rows = [(str(part.number), 100 * part.fall) for part in explanation.parts]
-    if explanation.together is not None:
-        rows.append(("all", 100 * (explanation.result.score - explanation.together)))
-    values = np.nan_to_num([value for _, value in rows])
-    colours = [*COLOURS[: len(explanation.parts)], "#555555"]
-    axes.barh(range(len(rows)), values, 0.6, color=colours[: len(rows)], edgecolor="black")
-    for place, value in enumerate(values):
-        axes.text(max(value, 0) + 2, place, f"{-value:+.1f}", va="center", fontsize=SMALL)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=TEXT)
-    axes.invert_yaxis()
-    axes.set(xlim=(min(0, values.min(initial=0)), 130), xticks=(0, 50, 100))
-    axes.set_title("Points lost if it is erased", fontsize=TEXT)
-    _plain(axes)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=SMALL)
-
-
-def _badge(colour: str) -> dict:
-    box = {"boxstyle": "circle,pad=0.25", "facecolor": "black", "edgecolor": colour}
-    return {"color": "white", "fontweight": "bold", "ha": "center", "va": "center", "bbox": box}
-
-
-def _halo(width: float) -> withStroke:
-    return withStroke(linewidth=width, foreground="white")
+def _halo(width: float, colour: str) -> withStroke:
+    return withStroke(linewidth=width, foreground=colour)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if np.isfinite(share) else "not finite"
 
 
-def _name(text: str, longest: int) -> str:
-    text = printable(text)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _points(change: float) -> str:
+    """A change of a probability, in points of a percent."""
+    if not np.isfinite(change):
+        return "not finite"
+    points = round(100 * change, 1) + 0.0  # not -0.0
+    return f"{points:+.1f} points".replace("-", "\N{MINUS SIGN}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsdan.config import Config
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, NORMALIZATION
-from wsdan.errors import UserError
+from wsdan.errors import UserError, shown
 from wsdan.inference.drawing import draw
 from wsdan.inference.evaluate import Prediction
 from wsdan.inference.overlays import LONGEST, map_in_original, shown_size
@@ -51,8 +51,12 @@ def explain(
         top: classes of the result.
 
     Raises:
-        UserError: an unreadable image, or a plain classifier, which has no attention.
+        UserError: an unreadable image, a truth that is no class, or a plain classifier, which has
+            no attention.
     """
+    classes = classifier.classes
+    if truth is not None and truth not in classes:
+        raise UserError(f"explain: the truth {shown(truth)} is no class of the model")
     original = classifier.read(image)
     name = None if isinstance(image, Image.Image) else str(image)
     inputs = classifier.inputs([original])
@@ -69,6 +73,7 @@ def explain(
     return Explanation(
         result=result,
         truth=truth,
+        truth_score=None if truth is None else float(prediction.final[0, classes.index(truth)]),
         image=photograph,
         heat=_heat(classifier, attentions.mean(dim=0), original.size),
         parts=parts,

@@ -10,14 +10,16 @@ from wsdan.validation import height_and_width
 LONGEST = 512  # pixels of the longer side of a map, and of an image that is shown with it
 # Lightness grows with the value: in greyscale and for colour-blind people the order is the same.
 COLOUR_MAP = "inferno"
-PHOTOGRAPH = 0.45  # brightness of the grey photograph below the colours; the rest is the map's
+DIMMED = 0.4  # brightness of what is not the part
+PHOTOGRAPH = 0.35  # brightness of the grey photograph below the colours; the rest is the map's
 
 
 def shown_size(size: tuple[int, int], longest: int = LONGEST) -> tuple[int, int]:
-    """The width and height that have the aspect of `size` and a longer side of `longest` pixels."""
+    """The width and height that have the aspect of `size` and a longer side of `longest` pixels; at
+    least 2, as contours need."""
     width, height = size
     scale = longest / max(width, height)
-    return max(round(width * scale), 1), max(round(height * scale), 1)
+    return max(round(width * scale), 2), max(round(height * scale), 2)
 
 
 def map_in_original(
@@ -73,7 +75,19 @@ def overlaid(image: Image.Image, heat: np.ndarray) -> Image.Image:
     """
     height, width = heat.shape
     grey = np.asarray(image.convert("L").resize((width, height)), dtype=np.float32)[..., None] / 255
-    colours = colormaps[COLOUR_MAP](np.nan_to_num(heat).clip(0, 1))[..., :3]
-    mixed = PHOTOGRAPH * grey + (1 - PHOTOGRAPH) * colours
-    pixels = np.where(np.isnan(heat)[..., None], grey, mixed)
+    pixels = np.where(np.isnan(heat)[..., None], grey, painted(heat, grey))
     return Image.fromarray((255 * pixels).round().astype(np.uint8))
+
+
+def painted(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:
+    """The colours (...,3) in [0,1] of a map (...) over the grey (...,1) of a photograph."""
+    colours = colormaps[COLOUR_MAP](np.nan_to_num(heat).clip(0, 1))[..., :3]
+    return PHOTOGRAPH * grey + (1 - PHOTOGRAPH) * colours
+
+
+def dimmed(image: Image.Image, inside: np.ndarray) -> Image.Image:
+    """The image, dark and grey but where `inside`, (H',W') bool, RGB of that size."""
+    height, width = inside.shape
+    pixels = np.asarray(image.convert("RGB").resize((width, height)))
+    grey = np.asarray(image.convert("L").resize((width, height)), dtype=np.float32)[..., None]
+    return Image.fromarray(np.where(inside[..., None], pixels, grey * DIMMED).astype(np.uint8))

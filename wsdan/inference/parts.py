@@ -42,7 +42,8 @@ class Explanation:
     """All that `draw` shows. Images are RGB, of at most LONGEST pixels a side.
 
     Args:
-        result: the prediction. truth: the true class, or None if it is not known.
+        result: the prediction. truth: the true class, or None if it is not known; truth_score: its
+            final score, in [0,1].
         image: the photograph, LONGEST pixels on its longer side.
         heat: (H',W') float32 of that size, the mean attention map, 1 at its peak; NaN outside of
             what the network saw.
@@ -53,6 +54,7 @@ class Explanation:
 
     result: Result
     truth: str | None
+    truth_score: float | None
     image: Image.Image
     heat: np.ndarray
     parts: list[Part]

@@ -45,7 +45,7 @@ def test_a_map_lies_on_what_it_was_computed_of():
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((40, 30), (512, 384)), ((1000, 4000), (128, 512)), ((1, 9999), (1, 512))],
+    [((40, 30), (512, 384)), ((1000, 4000), (128, 512)), ((1, 9999), (2, 512))],
 )
 def test_shown_size(size, expected):
     assert shown_size(size) == expected
