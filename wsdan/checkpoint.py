@@ -1,20 +1,23 @@
 """Checkpoints: one dict in a file, written atomically and read without executing pickled code."""
 
 import dataclasses
+import json
 import pickle
 import re
 import zipfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wsdan.checkpoint_content import check_content
 from wsdan.config import RENAMED, Config
 from wsdan.errors import UserError, shown
 from wsdan.files import written_whole
-from wsdan.validation import check_checkpoint_file
+from wsdan.validation import check_checkpoint_file, check_installed
 
 FORMAT = "wsdan-checkpoint"
+SAFETENSORS = ".safetensors"  # the suffix of a file of weights, config and classes without a run
 VERSION = 3  # 3 renamed what `_upgrade` lists; 1 and 2 can still be read
 _REFUSED = re.compile(r"GLOBAL ([\w.]{1,100})")  # the class that torch.load refuses to make
 
@@ -55,18 +58,59 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     """
     path = Path(path)
     check_checkpoint_file(path)
+    read = _read_safetensors if path.suffix == SAFETENSORS else _read_archive
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not check the checksums
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = read(path, device)
     except UserError:
         raise
     except Exception as error:  # torch.load raises exceptions of many types for foreign files
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
     check_any_version(content, path)
     return content
+
+
+def _read_archive(path: Path, device: torch.device | str) -> object:
+    """What save_checkpoint wrote."""
+    with zipfile.ZipFile(path) as archive:  # torch.load does not check the checksums
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"checkpoint {path}: damaged: the checksum of {damaged} is wrong")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _read_safetensors(path: Path, device: torch.device | str) -> object:
+    """What save_safetensors wrote, as a checkpoint without a run."""
+    check_installed(f"checkpoint {path}", ("safetensors",), "export")
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        content = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+        if isinstance(content, dict):
+            content["model"] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return content
+
+
+def save_safetensors(
+    path: Path, config: Config, classes: list[str], weights: dict[str, Tensor]
+) -> None:
+    """Write a model's weights as a .safetensors file that load_checkpoint reads too.
+
+    Its metadata is JSON under the name "wsdan-checkpoint": format, version, config and classes.
+    Raises NotSavedError, and leaves an old file, if the system refuses.
+    """
+    from safetensors.torch import save
+
+    about = {"format": FORMAT, "version": VERSION, "config": dataclasses.asdict(config)}
+    text = json.dumps({**about, "classes": classes})
+    data = save(
+        {name: value.contiguous() for name, value in weights.items()},
+        {"format": "pt", FORMAT: text},  # "pt" is what other readers of such files look for
+    )
+    try:
+        with written_whole(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise NotSavedError(f"cannot write {path}: {error.strerror}") from None
 
 
 def check_any_version(content: object, path: str | Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 from types import ModuleType
 
-from wsdan.commands import convert, eval, explain, info, predict, serve, train
+from wsdan.commands import convert, eval, explain, export, info, predict, serve, train
 from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.output import (
     escape_what_is_not_encodable,
@@ -23,8 +23,9 @@ COMMANDS: dict[str, ModuleType] = {  # in the order of the help
     "eval": eval,
     "predict": predict,
     "explain": explain,
-    "convert": convert,
     "serve": serve,
+    "export": export,
+    "convert": convert,
     "info": info,
 }
 USER_MISTAKE = 2

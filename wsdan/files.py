@@ -45,6 +45,12 @@ def _open_at_once(path: str, flags: int) -> int:
     return descriptor
 
 
+def size_text(path: Path) -> str:
+    """The size of a file in MB of 10^6 bytes, or in kB if it is below one."""
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
 def remove_temporary(folder: Path, name: str) -> None:
     """Remove what processes that were killed left of the file `name`; none may be writing it."""
     for path in folder.glob(f"{name}*{TEMPORARY}"):

@@ -79,6 +79,12 @@ def cases() -> Iterator[Case]:
         "predict": ["--checkpoint=a.pt", "a.png"],
         "serve": ["--checkpoint=a.pt", "--port=0"],
         "explain": ["--checkpoint=a.pt", "--out=e", "--overwrite", "a.png"],
+        "export": [
+            "--checkpoint=a.pt",
+            "--format=safetensors",
+            "--out=new.safetensors",
+            "--overwrite",
+        ],
         "convert": ["f.txt", "--out=new.pt"],
     }
     for command, parser in _commands().items():

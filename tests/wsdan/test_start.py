@@ -47,6 +47,7 @@ HELP = [
     "explain --help",
     "convert --help",
     "serve --help",
+    "export --help",
 ]
 MISTAKES = {
     "serve --checkpoint a.pt --port 70000": "--port must be in [0, 65535]; got 70000",

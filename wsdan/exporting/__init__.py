@@ -1,0 +1,1 @@
+"""A classifier as a file for other programs: ONNX, torch.export, AOTInductor."""
