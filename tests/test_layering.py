@@ -14,7 +14,7 @@ from paths import ROOT
 
 # What each part of wsdan_kernels may import of wsdan_kernels, by the first two names.
 ALLOWED = {
-    "__init__": {"_version", "backends", "functional", "modules", "views"},
+    "__init__": {"_version", "backends", "exported", "functional", "modules", "views"},
     "_checks": set(),
     "_dtypes": set(),
     "_triton": {"_triton"},

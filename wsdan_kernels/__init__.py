@@ -3,6 +3,7 @@
 # ruff: noqa: F401  (imported to be public here)
 from wsdan_kernels._version import VERSION
 from wsdan_kernels.backends import BackendUnavailableError, available, explain
+from wsdan_kernels.exported import ExportedModel, load_exported
 from wsdan_kernels.functional import (
     attend_and_pool,
     attention_boxes,

@@ -97,7 +97,7 @@ def _runner(path: Path, kind: str) -> Run:
         from wsdan.exporting.onnx_files import OnnxModel
 
         return OnnxModel(path)
-    from wsdan_kernels.exported import load_exported
+    from wsdan_kernels import load_exported
 
     return load_exported(path)
 

@@ -2,11 +2,11 @@
 
 import torch
 
+import wsdan_kernels
 from wsdan.constants import NORMALIZATION
 from wsdan.data.transforms import input_side
 from wsdan.inference.classifier import Classifier
 from wsdan.validation import height_and_width
-from wsdan_kernels import __version__
 
 
 def describe(classifier: Classifier, pixels: str, outputs: tuple[str, ...]) -> dict[str, object]:
@@ -44,5 +44,5 @@ def describe(classifier: Classifier, pixels: str, outputs: tuple[str, ...]) -> d
             "in_channels": config.in_channels,
             "image_size": list(config.input_size),
         },
-        "versions": {"wsdan": __version__, "torch": torch.__version__},
+        "versions": {"wsdan": wsdan_kernels.__version__, "torch": torch.__version__},
     }

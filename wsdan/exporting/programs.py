@@ -1,4 +1,4 @@
-"""Programs of torch.export and AOTInductor; wsdan_kernels.exported loads both."""
+"""Programs of torch.export and AOTInductor; wsdan_kernels.load_exported loads both."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from wsdan_kernels.exported import METADATA
+METADATA = "wsdan.json"  # the name under which load_exported looks
 
 
 def write_program(program: ExportedProgram, metadata: dict[str, object], path: Path) -> None:

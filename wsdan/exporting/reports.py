@@ -58,6 +58,6 @@ def _usage(exported: Exported, out: Path) -> list[str]:
             f"{', '.join(exported.metadata['outputs'])} = session.run(None, {{'images': images}})",
         ]
     return [
-        "from wsdan_kernels.exported import load_exported",
+        "from wsdan_kernels import load_exported",
         f"outputs = load_exported({str(out)!r})(images)",
     ]

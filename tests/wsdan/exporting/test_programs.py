@@ -10,11 +10,11 @@ from runs import environment
 
 from wsdan.exporting.comparison import compare
 from wsdan.inference.classifier import Classifier
-from wsdan_kernels.exported import load_exported
+from wsdan_kernels import load_exported
 
 SCRIPT = """
 import sys, torch
-from wsdan_kernels.exported import load_exported
+from wsdan_kernels import load_exported
 model = load_exported(sys.argv[1])
 torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
 assert not {"wsdan", "torchvision", "PIL", "timm"} & set(sys.modules)
