@@ -50,6 +50,7 @@ HELP = [
     "export --help",
 ]
 MISTAKES = {
+    "export --checkpoint a.pt --format onnx --out a.pt2": "name must end in .onnx; got a.pt2",
     "serve --checkpoint a.pt --port 70000": "--port must be in [0, 65535]; got 70000",
     "": "arguments are required: COMMAND",
     "fly": "invalid choice: 'fly'",
