@@ -1,10 +1,12 @@
 """A trained model with its classes and its preprocessing."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,9 @@ from wsdan.inference.inputs import ImageLike, is_single, named_images, read_imag
 from wsdan.inference.results import Result
 from wsdan.networks.model import build_model, without_weights
 from wsdan.precision import input_dtype
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Classifier:
@@ -147,7 +152,17 @@ class Classifier:
         prediction = self.predict(self.inputs(originals))
         paths = [os.fspath(image) if _is_path(image) else None for image, _ in batch]
         sizes = [original.size for original in originals]
-        return self.results(prediction, paths, sizes, top=top, threshold=threshold)
+        results = self.results(prediction, paths, sizes, top=top, threshold=threshold)
+        return [
+            dataclasses.replace(result, _figure=partial(self._figure, image))
+            for result, (image, _) in zip(results, batch, strict=True)
+        ]
+
+    def _figure(self, image: object, truth: str | None) -> "Figure":
+        """The figure of `wsdan explain` for an image as it was given."""
+        from wsdan.inference.explain import draw, explain  # which loads matplotlib
+
+        return draw(explain(self, image, truth))
 
     @property
     def whole_image(self) -> bool:

@@ -1,6 +1,6 @@
 """What a classifier looked at in one image: its box, attention, parts, views and scores."""
 
-from pathlib import Path
+import os
 from typing import Protocol
 
 import numpy as np
@@ -30,7 +30,7 @@ class Classifying(Protocol):
 
     @property
     def whole_image(self) -> bool: ...
-    def read(self, image: str | Path | Image.Image) -> Image.Image: ...
+    def read(self, image: object) -> Image.Image: ...
     def inputs(self, originals: list[Image.Image]) -> Tensor: ...
     def predict(self, inputs: Tensor) -> Prediction: ...
     def results(self, prediction: Prediction, names: list, sizes: list, **how) -> list[Result]: ...
@@ -39,7 +39,7 @@ class Classifying(Protocol):
 
 def explain(
     classifier: Classifying,
-    image: str | Path | Image.Image,
+    image: object,
     truth: str | None = None,
     *,
     top: int = 5,
@@ -47,7 +47,7 @@ def explain(
     """Classify an image, and say by what: at most four parts, and what erasing each costs.
 
     Args:
-        classifier: a Classifier of a WSDAN. image: a path or a PIL image. truth: the true class.
+        classifier: a Classifier of a WSDAN. image: as one of its call. truth: the true class.
         top: classes of the result.
 
     Raises:
@@ -58,7 +58,7 @@ def explain(
     if truth is not None and truth not in classes:
         raise UserError(f"explain: the truth {shown(truth)} is no class of the model")
     original = classifier.read(image)
-    name = None if isinstance(image, Image.Image) else str(image)
+    name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
     inputs = classifier.inputs([original])
     prediction = classifier.predict(inputs)
     if prediction.attentions is None or prediction.boxes is None:
@@ -69,7 +69,6 @@ def explain(
     strongest = attentions[int(attentions.nan_to_num().mean(dim=(1, 2)).argmax())]
     photograph = _shown(original)
     crop, drop = _training_views(classifier, original, photograph, strongest)
-    refined = original.crop(result.box) if result.box and _area(result.box) else original
     return Explanation(
         result=result,
         truth=truth,
@@ -80,7 +79,7 @@ def explain(
         together=together,
         crop=crop,
         drop=drop,
-        refined=_shown(refined),
+        refined=_cut(original, result.box),
     )
 
 
@@ -92,7 +91,7 @@ def _parts(
     attentions: Tensor,
 ) -> tuple[list[Part], float | None]:
     """The parts of one image, and the score with all of them erased."""
-    input_size = tuple(inputs.shape[2:])
+    input_size = height_and_width(classifier.config.input_size)
     maps = strongest_maps(attentions, input_size)
     if not maps:
         return [], None
@@ -126,13 +125,12 @@ def _training_views(
         threshold=sum(CROP_THRESHOLD) / 2,
         padding=CROP_PADDING,
     ).tolist()
-    edges = classifier.box_in_original(box, original.size)
-    crop = original.crop(edges) if edges and _area(edges) else original
+    crop = _cut(original, classifier.box_in_original(box, original.size))
     heat = np.nan_to_num(_heat(classifier, strongest, original.size))
     pixels = np.array(photograph)
     mean = np.array(NORMALIZATION[classifier.config.in_channels][0][:3]) * 255
     pixels[heat >= sum(DROP_THRESHOLD) / 2] = mean.round().astype(np.uint8)
-    return _shown(crop), Image.fromarray(pixels)
+    return crop, Image.fromarray(pixels)
 
 
 def _heat(classifier: Classifying, attention: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -150,5 +148,7 @@ def _shown(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(shown_size(image.size, LONGEST), Image.Resampling.LANCZOS)
 
 
-def _area(box: list[int]) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
+def _cut(original: Image.Image, box: list[int] | None) -> Image.Image:
+    """What is in a box x1 y1 x2 y2 of the image; all of it for none, or an empty one."""
+    x1, y1, x2, y2 = box or (0, 0, 0, 0)
+    return _shown(original.crop((x1, y1, x2, y2)) if x2 > x1 and y2 > y1 else original)

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsdan.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNKNOWN = "unknown"  # the label of an image whose best score is below the threshold
 
@@ -37,12 +40,16 @@ class Result:
     box: list[int] | None
     attention: npt.NDArray[np.float32] | None
     threshold: float = 0.0
-    _explain: Callable[[], Any] | None = field(default=None, repr=False)
+    _figure: Callable[[str | None], "Figure"] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         name = "image" if self.image is None else self.image
         box = "" if self.box is None else ", box " + " ".join(map(str, self.box))
         return f"<Result {printable(f'{name}: {self.label}')} {self.score:.3f}{box}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled result comes without its classifier, so it cannot be plotted."""
+        return {**self.__dict__, "_figure": None}
 
     @property
     def label(self) -> str:
@@ -56,6 +63,21 @@ class Result:
         view. NaN where the network gave no finite number."""
         score: float = self.top[0].get("mean", self.top[0]["raw"])
         return score
+
+    def plot(self, truth: str | None = None) -> "Figure":
+        """A matplotlib figure of what the model looked at: see `wsdan.inference.explain`.
+
+        The image is read and classified again, by the classifier as it is now: a file must still be
+        there. truth: the true class, which the title then says.
+
+        Raises:
+            UserError: a plain classifier, which has no attention; an image that is not there any
+                more; a truth that is no class.
+            ValueError: a result that did not come from calling a Classifier.
+        """
+        if self._figure is None:
+            raise ValueError("Result.plot: only a result of a Classifier's call has its image")
+        return self._figure(truth)
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of JSON's types; scores that are not finite are None. Without the attention."""

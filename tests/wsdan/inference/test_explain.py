@@ -1,5 +1,7 @@
 """What `explain` finds in an image, and what its figure says."""
 
+import pickle
+
 import matplotlib.text
 import numpy as np
 import pytest
@@ -148,6 +150,27 @@ def test_an_image_without_attention_and_scores_that_are_not_finite(tmp_path, pho
     said = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
     assert "No map is above zero: there is no part to show" in said
     assert any("not finite" in text for text in said)
+
+
+def test_a_result_is_plotted_from_what_the_call_was_given(classifier, photograph, tmp_path):
+    photograph.save(tmp_path / "a.png")
+    given = [tmp_path / "a.png", photograph, np.asarray(photograph)]
+    for image, result in zip(given, classifier(given, top=1), strict=True):
+        said = [text.get_text() for text in result.plot().findobj(matplotlib.text.Text)]
+        best = fitting(result.label, 48)
+        assert f"Prediction: {best}, {100 * result.score:.1f} %" in said, image
+        assert ("a.png, 200 x 120 pixels" in said) == (image is given[0])
+    assert "Right" in "".join(
+        text.get_text() for text in result.plot(result.label).findobj(matplotlib.text.Text)
+    )
+    unpickled = pickle.loads(pickle.dumps(result))
+    assert unpickled.to_dict() == result.to_dict()
+    with pytest.raises(ValueError, match="only a result of a Classifier's call"):
+        unpickled.plot()
+    result = classifier(tmp_path / "a.png")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match="no such file"):
+        result.plot()
 
 
 def test_mistakes(classifier, photograph, tmp_path):
