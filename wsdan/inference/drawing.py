@@ -4,6 +4,7 @@ It is laid out by hand, in inches: its height follows the aspect of the photogra
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,7 +90,7 @@ def _title(figure: Figure, explanation: Explanation) -> None:
         about = f"{fitting(Path(result.image).name, 40)}, {about}"
     if explanation.truth == best:
         about = f"Right  \N{MIDDLE DOT}  {about}"
-    elif explanation.truth is not None:
+    elif explanation.truth is not None and explanation.truth_score is not None:
         score = _percent(explanation.truth_score)
         wrong = f"Wrong: it is {fitting(explanation.truth, 40)}, {score}"
         about = f"{wrong}  \N{MIDDLE DOT}  {about}"
@@ -138,7 +139,13 @@ def _part(axes: Axes, photograph: Image.Image, part: Part) -> None:
     _image(axes, dimmed(photograph, heat >= PART_THRESHOLD), _points(-part.fall))
     _outline(axes, heat, PART_THRESHOLD, 1.5)
     badge = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": "black"}
-    style = {"fontsize": TEXT, "fontweight": "bold", "ha": "center", "va": "center", "bbox": badge}
+    style: dict[str, Any] = {
+        "fontsize": TEXT,
+        "fontweight": "bold",
+        "ha": "center",
+        "va": "center",
+        "bbox": badge,
+    }
     axes.annotate(str(part.number), (0, 1), (11, -11), "axes fraction", "offset points", **style)
 
 
@@ -154,7 +161,7 @@ def _scores(axes: Axes, explanation: Explanation) -> None:
     for place, entry in enumerate(explanation.result.top):
         name = fitting(entry["class"], 46)
         weight = "bold" if entry["class"] == explanation.truth else "normal"
-        style = {"fontsize": SMALL, "fontweight": weight, "va": "center"}
+        style: dict[str, Any] = {"fontsize": SMALL, "fontweight": weight, "va": "center"}
         axes.text(0, place - 0.3, name, **style, **text_style(name))
         axes.text(100, place - 0.3, _percent(entry["mean"]), ha="right", **style)
         for view, colour, shift in (("raw", BEFORE, 0), ("refined", AFTER, 0.23)):

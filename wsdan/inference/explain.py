@@ -66,7 +66,7 @@ def explain(
     (result,) = classifier.results(prediction, [name], [original.size], top=top)
     attentions = prediction.attentions[0].float().cpu()
     parts, together = _parts(classifier, original.size, inputs, prediction, attentions)
-    strongest = attentions[int(attentions.nan_to_num().mean(dim=(1, 2)).argmax())]
+    strongest = attentions[parts[0].map if parts else 0]
     photograph = _shown(original)
     crop, drop = _training_views(classifier, original, photograph, strongest)
     return Explanation(
@@ -100,7 +100,7 @@ def _parts(
     regions = part_regions(attentions[maps], input_size)
     regions = torch.cat([regions, regions.any(dim=0, keepdim=True)])
     *scores, together = classifier.predict(erased(inputs, regions)).final[:, label].tolist()
-    mass = attentions.mean(dim=(1, 2))
+    mass = attentions.nan_to_num(0, 0, 0).mean(dim=(1, 2))
     parts = [
         Part(
             number=number,

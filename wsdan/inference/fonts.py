@@ -38,7 +38,8 @@ def text_style(text: str) -> dict:
 @cache
 def _fonts(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
     """Families of installed fonts that together have the characters, and those that none has."""
-    paths, missing = {FONT: findfont(FontProperties(family=FONT))}, set()
+    paths: dict[str, str] = {FONT: findfont(FontProperties(family=FONT))}
+    missing = set()
     for char in dict.fromkeys(text):
         if any(_has(path, char) for path in paths.values()):
             continue

@@ -83,7 +83,7 @@ def strongest_maps(attentions: Tensor, input_size: tuple[int, int]) -> list[int]
     """
     regions = part_regions(attentions, input_size)
     chosen: list[int] = []
-    for index in attentions.nan_to_num().mean(dim=(1, 2)).argsort(descending=True).tolist():
+    for index in attentions.nan_to_num(0, 0, 0).mean(dim=(1, 2)).argsort(descending=True).tolist():
         if len(chosen) < MOST_PARTS and regions[index].any():
             overlaps = [_overlap(regions[index], regions[other]) for other in chosen]
             if max(overlaps, default=0.0) <= MOST_OVERLAP:
