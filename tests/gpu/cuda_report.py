@@ -2,7 +2,8 @@
 
 python tests/gpu/cuda_report.py [--capability 90 ...] [--only TEXT] [--json FILE] prints a table:
 registers, spills, shared memory, occupancy, widest loads and stores. It reads the objects that
-`pip install -e .` left in build/cuda, and compiles those that are not up to date. Shared memory is
+`pip install -e .` left in build/cuda, and compiles those that are not up to date, for the GPUs that
+WSDAN_CUDA_ARCHS names, by default those of the build (all: those of a wheel). Shared memory is
 what the launchers ask for at the paper's shape, and the block the largest of the kernel.
 
 build/cuda-report keeps what was found in each object, by a hash of the object and of this file.
@@ -24,7 +25,8 @@ sys.path.append(str(ROOT))
 
 from kept import kept  # noqa: E402
 
-import cuda_build  # noqa: E402
+import native_build.cuda as cuda_build  # noqa: E402
+from native_build.objects import notes_of  # noqa: E402
 
 # Of a multiprocessor: warps, blocks, bytes of shared memory (CUDA C++ Programming Guide, technical
 # specifications per compute capability). All have 65536 registers, and take 1 KiB a block.
@@ -108,7 +110,7 @@ def launched_sizes(nvcc: str) -> dict[str, int]:
 
 def compiled(built: Path) -> dict[tuple[str, int], dict]:
     """(mangled name, architecture) -> what ptxas said of each kernel of an object."""
-    said = cuda_build.report_of(built).read_text(encoding="utf-8")
+    said = notes_of(built).read_text(encoding="utf-8")
     found = {}
     for name, arch, *numbers, more in PTXAS.findall(said):
         stack, stores, loads, registers = map(int, numbers)
@@ -200,7 +202,7 @@ def reports(built: Path, sizes: dict[str, int]) -> list[dict]:
 
 def kept_reports(built: Path, sizes: dict[str, int]) -> list[dict]:
     """reports(), from what is kept where the object has not changed."""
-    files = (built, cuda_build.report_of(built), Path(__file__))
+    files = (built, notes_of(built), Path(__file__))
     parts = (sorted(sizes.items()), *(path.read_bytes() for path in files))
     return kept("cuda-report", parts, lambda: reports(built, sizes))
 
@@ -208,7 +210,9 @@ def kept_reports(built: Path, sizes: dict[str, int]) -> list[dict]:
 def all_reports() -> list[dict]:
     """All rows, each kernel and architecture once."""
     nvcc = cuda_build.usable_nvcc(os.environ)
-    objects = cuda_build.compile_all(nvcc, cuda_build.usable_archs(nvcc, ""))
+    objects = cuda_build.compile_all(
+        nvcc, cuda_build.usable_archs(nvcc, os.environ.get("WSDAN_CUDA_ARCHS", ""))
+    )
     sizes = launched_sizes(nvcc)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         found = list(pool.map(lambda path: kept_reports(path, sizes), objects))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import cuda_build
-from cuda_build import CannotBuildError
+import native_build.cuda as cuda_build
+from native_build import objects
+from native_build.objects import CannotBuildError, notes_of
 
 EVERY_CODE = " ".join(f"sm_{arch}" for arch in (75, 87, *cuda_build.ARCHS, 121))
 
@@ -16,7 +17,8 @@ EVERY_CODE = " ".join(f"sm_{arch}" for arch in (75, 87, *cuda_build.ARCHS, 121))
 def no_toolkit(monkeypatch, tmp_path):
     """The machine's own toolkit is not found, and torch has CUDA."""
     monkeypatch.setattr(cuda_build, "CONVENTIONAL", str(tmp_path / "conventional"))
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(cuda_build, "torch_has_cuda", lambda: True)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # no nvidia-smi, no ccache
 
 
 def put_nvcc(folder: Path, script: str = "exit 1") -> str:
@@ -53,10 +55,36 @@ def test_other_architectures_are_an_error(text):
 
 def test_an_old_nvcc_leaves_out_what_it_does_not_know(tmp_path, capfd):
     nvcc = put_nvcc(tmp_path, "echo sm_75 sm_80 sm_86 sm_89 sm_90")
-    assert cuda_build.usable_archs(nvcc, "") == [80, 86, 89, 90]
+    assert cuda_build.usable_archs(nvcc, "all") == [80, 86, 89, 90]
     assert "too old for sm_100, sm_120: left out" in capfd.readouterr().err
     assert cuda_build.usable_archs(nvcc, "9.0") == [90]
     assert capfd.readouterr().err == ""
+
+
+def test_the_gpus_that_are_here_are_built_for(tmp_path, monkeypatch, capfd):
+    nvcc = put_nvcc(tmp_path, f"echo {EVERY_CODE}")
+    assert cuda_build.usable_archs(nvcc, "") == [80, 90]
+    note = capfd.readouterr().err
+    assert "no GPU" in note and "sm_80 and sm_90, with PTX" in note and "ARCHS=all" in note
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nprintf '8.9\\n7.5\\n8.9\\n12.0\\n'\n", encoding="utf-8")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(smi.parent), prepend=":")
+    assert cuda_build.usable_archs(nvcc, "") == [89, 120]
+    assert cuda_build.usable_archs(nvcc, "all") == list(cuda_build.ARCHS)
+    assert capfd.readouterr().err == ""
+    old = put_nvcc(tmp_path / "old", "echo sm_80 sm_86 sm_90")
+    smi.write_text("#!/bin/sh\necho 12.0\n", encoding="utf-8")
+    assert cuda_build.usable_archs(old, "") == [80, 90]  # whose PTX the driver compiles
+    assert "too old for sm_120" in capfd.readouterr().err
+
+
+def test_torch_is_asked_for_cuda_without_an_import(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    assert cuda_build.torch_has_cuda() == (torch.version.cuda is not None)
+    (tmp_path / "version.py").write_text("cuda: Optional[str] = None\n", encoding="utf-8")
+    monkeypatch.setattr(cuda_build, "torch_folder", lambda: tmp_path)
+    assert not cuda_build.torch_has_cuda()
 
 
 def test_an_architecture_asked_for_by_name_is_not_left_out(tmp_path):
@@ -80,7 +108,7 @@ def test_nvcc_is_looked_for_in_cuda_home_then_in_path_then_where_it_usually_is(t
 
 
 def test_nothing_is_built_for_a_torch_without_cuda(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(cuda_build, "torch_has_cuda", lambda: False)
     environment = {"PATH": str(Path(put_nvcc(tmp_path)).parent)}
     with pytest.raises(CannotBuildError, match="torch it was to be built for has no CUDA"):
         cuda_build.usable_nvcc(environment)
@@ -108,7 +136,8 @@ def test_what_is_not_built_leaves_a_note_and_no_old_library(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
     (tmp_path / "csrc" / "cuda" / "a.cu").write_text("", encoding="utf-8")
-    monkeypatch.setattr(cuda_build, "ROOT", tmp_path)
+    for module in (cuda_build, objects):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     library, note = tmp_path / "_cuda.abi3.so", tmp_path / cuda_build.NOTE
     library.write_bytes(b"of another day")
     cuda_build.build(library, environment)
@@ -125,20 +154,26 @@ RECORDER = f"""
 case "$*" in *list*) echo {EVERY_CODE}; exit;; esac
 echo "ptxas info"
 echo "$@" >> calls
-while [ "$1" != "-o" ]; do shift; done
-echo built > "$2"
+while [ $# -gt 1 ]; do
+    case "$1" in -MF) depends="$2";; -c) source="$2";; -o) built="$2";; esac
+    shift
+done
+[ -n "$depends" ] && printf '%s: %s \\\n %s\n' "$built" "$source" "$HEADER" > "$depends"
+echo built > "$built"
 """
 
 
 def test_what_is_up_to_date_is_not_compiled_again(tmp_path, monkeypatch):
     nvcc = put_nvcc(tmp_path, RECORDER)
-    monkeypatch.setattr(cuda_build, "ROOT", tmp_path)
+    for module in (cuda_build, objects):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     sources = tmp_path / "csrc" / "cuda"
     sources.mkdir(parents=True)
     header = sources.parent / "common.h"
     for path in (sources / "a.cu", sources / "b.cu", header):
         path.write_text("", encoding="utf-8")
+    monkeypatch.setenv("HEADER", str(header))
     library, note = tmp_path / "out" / "_cuda.abi3.so", tmp_path / "out" / cuda_build.NOTE
     note.parent.mkdir()
     note.write_text("of another day", encoding="utf-8")
@@ -153,8 +188,8 @@ def test_what_is_up_to_date_is_not_compiled_again(tmp_path, monkeypatch):
 
     assert compiled() == ["a", "b"]
     assert library.exists() and not note.exists()
-    built = tmp_path / "build" / "cuda" / "80-86-89-90-100-120" / "a.o"
-    assert "ptxas info" in cuda_build.report_of(built).read_text(encoding="utf-8")
+    built = tmp_path / "build" / "cuda" / "80-90" / "a.o"
+    assert "ptxas info" in notes_of(built).read_text(encoding="utf-8")
     assert compiled() == []
     assert compiled(WSDAN_CUDA_ARCHS="90") == ["a", "b"]
     assert compiled() == []

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-import cuda_build
+import native_build.cuda as cuda_build
 import wsdan_kernels as wk
 from wsdan_kernels import _native, backends
 from wsdan_kernels.ops import KERNELS

@@ -1,14 +1,12 @@
 """Builds the CUDA operators, wsdan_kernels/_cuda, with nvcc.
 
-For setup.py and tests/gpu/cuda_report.py.
-
-Objects stay in build/cuda/ARCHS, each beside what ptxas said of its kernels, and are compiled again
-when a source, a header or a flag changes. The library holds machine code for each architecture and
-PTX of the lowest, has its CUDA runtime linked in, and loads without a driver. The environment
-chooses:
+Objects stay in build/cuda/ARCHS, each beside what ptxas said of its kernels. The library holds
+machine code for each architecture and PTX of the lowest, which a driver compiles for GPUs that have
+none; it has its CUDA runtime linked in, and loads without a driver. The environment chooses:
 
 WSDAN_CUDA=1: an error where it cannot be built; 0: left out; else built where that is possible.
-WSDAN_CUDA_ARCHS: compile for these only, such as "90" or "8.0;9.0".
+WSDAN_CUDA_ARCHS: "all", as in a wheel; or these only, such as "90" or "8.0;9.0"; by default those
+of the GPUs that are here, and without one COMMON.
 CUDA_HOME: the toolkit; else the nvcc in PATH, or that of /usr/local/cuda.
 """
 
@@ -18,17 +16,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).parent
+from native_build import objects
+from native_build.objects import ROOT, STABLE_ABI, CannotBuildError, output, torch_folder
+
 ARCHS = (80, 86, 89, 90, 100, 120)
+COMMON = (80, 90)  # of data centres: A100, H100 and H200
 OLDEST = 80
+ALL = "all"
 CONVENTIONAL = "/usr/local/cuda"
-STABLE_ABI = [
-    ("TORCH_TARGET_VERSION", "0x020b000000000000"),  # torch 2.11
-    ("TORCH_STABLE_ONLY", None),
-]
 FLAGS = [
     "-std=c++20",
     "-O3",
@@ -39,13 +36,9 @@ FLAGS = [
     "--expt-relaxed-constexpr",
     "-Xptxas=-v",
     "-DUSE_CUDA",
-    *(f"-D{name}" + (f"={value}" if value else "") for name, value in STABLE_ABI),
+    *STABLE_ABI,
 ]
 NOTE = "_cuda_missing.txt"  # beside where the library would be: why it is not there
-
-
-class CannotBuildError(Exception):
-    """Why there is no CUDA library, in one line."""
 
 
 def build(library: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -79,9 +72,7 @@ def usable_nvcc(environment: Mapping[str, str]) -> str:
         raise CannotBuildError("WSDAN_CUDA=0 left it out")
     if not sys.platform.startswith("linux"):
         raise CannotBuildError("the CUDA operators are for Linux")
-    import torch
-
-    if torch.version.cuda is None:
+    if not torch_has_cuda():
         raise CannotBuildError("the torch it was to be built for has no CUDA")
     homes = [environment["CUDA_HOME"]] if environment.get("CUDA_HOME") else []
     found = [shutil.which("nvcc", path=os.path.join(home, "bin")) for home in homes]
@@ -93,20 +84,47 @@ def usable_nvcc(environment: Mapping[str, str]) -> str:
     return nvcc
 
 
-def usable_archs(nvcc: str, wanted: str) -> list[int]:
-    """What to compile for, lowest first: the wanted architectures, or ARCHS less what nvcc lacks.
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built with CUDA; it is not imported, which takes seconds."""
+    version = (torch_folder() / "version.py").read_text(encoding="utf-8")
+    return re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) is not None
 
-    wanted: "90", "80;90", "8.0, 9.0" or "".
+
+def usable_archs(nvcc: str, wanted: str) -> list[int]:
+    """What to compile for, lowest first: the wanted architectures, less what nvcc lacks of `all`.
+
+    wanted: "90", "80;90", "8.0, 9.0", "all", or "" for the GPUs that are here.
     """
-    codes = _output([nvcc, "--list-gpu-code"])
-    known = {int(code) for code in re.findall(r"sm_(\d+)\b", codes)}
-    named = parse_archs(wanted)
-    lacking = [str(arch) for arch in named or ARCHS if arch not in known]
+    known = {int(code) for code in re.findall(r"sm_(\d+)\b", output([nvcc, "--list-gpu-code"]))}
+    named = [] if wanted == ALL else parse_archs(wanted)
+    archs = list(ARCHS) if wanted == ALL else named or archs_here()
+    lacking = ", ".join(f"sm_{arch}" for arch in archs if arch not in known)
     if lacking and named:
-        raise CannotBuildError(f"{nvcc} does not know sm_{', sm_'.join(lacking)}")
+        raise CannotBuildError(f"{nvcc} does not know {lacking}")
     if lacking:
-        print(f"NOTE: {nvcc} is too old for sm_{', sm_'.join(lacking)}: left out", file=sys.stderr)
-    return [arch for arch in named or ARCHS if arch in known]
+        print(f"NOTE: {nvcc} is too old for {lacking}: left out", file=sys.stderr)
+    usable = [arch for arch in archs if arch in known]
+    return usable or [arch for arch in COMMON if arch in known]  # newer GPUs compile their PTX
+
+
+def archs_here() -> list[int]:
+    """Those of this machine's GPUs, from OLDEST on; without one COMMON, with a note."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        said = ""
+    found = re.findall(r"^(\d+)\.(\d)$", said, re.MULTILINE)
+    archs = sorted({arch for arch in map(int, map("".join, found)) if arch >= OLDEST})
+    if archs:
+        return archs
+    print(
+        f"NOTE: no GPU of compute capability {OLDEST / 10} or newer is here: the CUDA operators "
+        f"are built for {' and '.join(f'sm_{arch}' for arch in COMMON)}, with PTX for others; "
+        "WSDAN_CUDA_ARCHS=all builds for all",
+        file=sys.stderr,
+    )
+    return list(COMMON)
 
 
 def parse_archs(text: str) -> list[int]:
@@ -125,19 +143,11 @@ def parse_archs(text: str) -> list[int]:
 def compile_all(nvcc: str, archs: list[int]) -> list[Path]:
     """The objects of the .cu files of csrc/cuda, compiled where they are not up to date."""
     folder = ROOT / "build" / "cuda" / "-".join(map(str, archs))
-    folder.mkdir(parents=True, exist_ok=True)
     sources = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
-    processors = int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))
     codes = [*(f"sm_{arch}" for arch in archs), f"compute_{archs[0]}"]
+    threads = max(1, objects.processors() // len(sources))  # of one nvcc, for its architectures
     flags = [*FLAGS, *_gencode(archs), f"-DWSDAN_CUDA_ARCHS={' '.join(codes)}"]
-    threads = max(1, processors // len(sources))  # of one nvcc, for its architectures
-    with ThreadPoolExecutor(max_workers=processors) as pool:
-        return list(pool.map(lambda path: _compile(nvcc, path, folder, flags, threads), sources))
-
-
-def report_of(built: Path) -> Path:
-    """Where the command and what ptxas said of an object's kernels stand."""
-    return built.with_suffix(".ptxas.txt")
+    return objects.compile_all(nvcc, [*flags, f"--threads={threads}"], sources, folder)
 
 
 def _gencode(archs: list[int]) -> list[str]:
@@ -149,48 +159,9 @@ def _gencode(archs: list[int]) -> list[str]:
     ]
 
 
-def _compile(nvcc: str, source: Path, folder: Path, flags: list[str], threads: int) -> Path:
-    built = folder / f"{source.stem}.o"
-    report = report_of(built)
-    # The include path is no part of it: any torch's headers give the same stable ABI, and an
-    # isolated build has another path each time.
-    command = " ".join([nvcc, *flags])
-    headers = [path for end in ("*.h", "*.cuh") for path in (ROOT / "csrc").rglob(end)]
-    newest = max(path.stat().st_mtime for path in (source, *headers))
-    if built.exists() and report.exists() and built.stat().st_mtime > newest:
-        with report.open(encoding="utf-8") as lines:
-            if lines.readline().rstrip("\n") == command:
-                return built
-    built.unlink(missing_ok=True)
-    sys.stderr.write(f"nvcc {source.relative_to(ROOT)}\n")
-    arguments = [*flags, f"-I{_torch_folder('include')}", f"--threads={threads}"]
-    said = _output([nvcc, *arguments, "-c", str(source), "-o", str(built)])
-    report.write_text(f"{command}\n{said}", encoding="utf-8")
-    return built
-
-
-def link(nvcc: str, objects: list[Path], library: Path) -> None:
+def link(nvcc: str, built: list[Path], library: Path) -> None:
     """Link the objects; what they need of torch_cuda they find through torch, which names it."""
-    sys.stderr.write(f"nvcc {library.name}\n")
     library.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["-shared", "--cudart=static", "-Xlinker=--no-as-needed"]
-    arguments += [f"-L{_torch_folder('lib')}", "-ltorch", "-ltorch_cpu"]
-    _output([nvcc, *arguments, *map(str, objects), "-o", str(library)])
-
-
-def _torch_folder(name: str) -> Path:
-    import torch
-
-    return Path(torch.__file__).parent / name
-
-
-def _output(command: list[str]) -> str:
-    """What the command prints; raises CannotBuildError with its first error where it fails."""
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if result.returncode != 0:
-        print(result.stdout, file=sys.stderr)
-        lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if re.search(r"\b(error|fatal)\b", line)]
-        reason = (errors or lines or ["no output"])[0]
-        raise CannotBuildError(f"{command[0]} failed ({result.returncode}): {reason}")
-    return result.stdout
+    arguments += [f"-L{torch_folder('lib')}", "-ltorch", "-ltorch_cpu"]
+    output([nvcc, *arguments, *map(str, built), "-o", str(library)])

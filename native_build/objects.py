@@ -1,0 +1,106 @@
+"""Compiles sources to objects, those that are not up to date, several at once.
+
+An object is up to date if it is newer than its source and the headers that it includes, and was
+made by the same command. The headers of torch do not count: those of any version give the same
+stable ABI, and an isolated build unpacks them anew. Where ccache is installed, compilers run
+through it.
+"""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+STABLE_ABI = [
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",  # torch 2.11
+    "-DTORCH_STABLE_ONLY",
+]
+
+
+class CannotBuildError(Exception):
+    """Why there is no library, in one line."""
+
+
+def processors() -> int:
+    """How many compilers run at once: MAX_JOBS, or one for each processor."""
+    return int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))
+
+
+def torch_folder(name: str = "") -> Path:
+    """A folder of the installed torch, which is not imported. Raises CannotBuildError."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        raise CannotBuildError("torch, whose headers it needs, is not installed")
+    return Path(found.origin).parent / name
+
+
+def compile_all(
+    compiler: str, flags: Sequence[str], sources: Sequence[Path], folder: Path
+) -> list[Path]:
+    """The objects of the sources, in `folder`; largest sources first, which take longest.
+
+    Raises CannotBuildError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    order = sorted(sources, key=lambda path: -path.stat().st_size)
+    with ThreadPoolExecutor(max_workers=processors()) as pool:
+        return list(pool.map(lambda path: _compile(compiler, flags, path, folder), order))
+
+
+def notes_of(built: Path) -> Path:
+    """Where the command of an object stands, and after it what the compiler said."""
+    return built.with_suffix(".said.txt")
+
+
+def _compile(compiler: str, flags: Sequence[str], source: Path, folder: Path) -> Path:
+    built = folder / f"{source.stem}.o"
+    notes, headers = notes_of(built), built.with_suffix(".d")
+    command = shlex.join([compiler, *flags])
+    if _up_to_date(built, command, headers):
+        return built
+    built.unlink(missing_ok=True)
+    sys.stderr.write(f"{Path(compiler).name} {source.relative_to(ROOT)}\n")
+    cache = [ccache] if (ccache := shutil.which("ccache")) else []
+    # -isystem: left out of the headers that -MMD lists, and no part of the command.
+    include = ["-isystem", str(torch_folder("include"))]
+    where = ["-MMD", "-MF", str(headers), "-c", str(source), "-o", str(built)]
+    said = output([*cache, *shlex.split(compiler), *flags, *include, *where])
+    notes.write_text(f"{command}\n{said}", encoding="utf-8")
+    return built
+
+
+def _up_to_date(built: Path, command: str, headers: Path) -> bool:
+    notes = notes_of(built)
+    if not (built.exists() and notes.exists() and headers.exists()):
+        return False
+    with notes.open(encoding="utf-8") as lines:
+        if lines.readline().rstrip("\n") != command:
+            return False
+    _, _, listed = headers.read_text(encoding="utf-8").partition(":")
+    paths = [Path(name) for name in shlex.split(listed.replace("\\\n", " "))]
+    made = built.stat().st_mtime
+    return all(path.exists() and path.stat().st_mtime < made for path in paths)
+
+
+def output(command: Sequence[str]) -> str:
+    """What the command prints; raises CannotBuildError with its first error where it fails."""
+    try:
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    except OSError as error:
+        raise CannotBuildError(f"{command[0]} cannot run: {error.strerror}") from None
+    if result.returncode != 0:
+        print(result.stdout, file=sys.stderr)
+        lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+        errors = [line for line in lines if re.search(r"\b(error|fatal)\b", line)]
+        reason = (errors or lines or ["no output"])[0]
+        raise CannotBuildError(f"{command[0]} failed ({result.returncode}): {reason}")
+    return result.stdout
