@@ -41,6 +41,8 @@ AT_MOST = {
 AT_MOST_ELSE = 2**31 - 1
 LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
 IS_FOLDER = "is a folder"
+HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
+PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
@@ -247,6 +249,18 @@ def check_installed(what: str, packages: tuple[str, ...], extra: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}; pip install 'wsdan[{extra}]'")
+
+
+def check_checkpoint(source: str | Path) -> None:
+    """Raise UserError unless `source` is a file, a folder of save_pretrained or hf:ID of the hub,
+    of which only the form is checked."""
+    text = os.fspath(source)
+    if text.startswith(HUB):
+        check_text("checkpoint", text)
+        if text == HUB:
+            raise UserError(f"checkpoint {text}: expected {HUB}ID, a repository of the hub")
+    elif not os.path.isfile(os.path.join(text, PRETRAINED)):
+        check_checkpoint_file(source)
 
 
 def check_checkpoint_file(path: str | Path) -> None:

@@ -7,7 +7,7 @@ import json
 from wsdan.commands._checkpoint import add_checkpoint, load_classifier
 from wsdan.config import check_given
 from wsdan.parser import add_setting_options
-from wsdan.validation import check_checkpoint_file, check_images
+from wsdan.validation import check_checkpoint, check_images
 
 HELP = "classify images: the top 5 classes and the object's box"
 
@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict) -> None:
-    check_checkpoint_file(options["checkpoint"])
+    check_checkpoint(options["checkpoint"])
     check_images(options["images"])
     changes = {name: options.pop(name) for name in ("refine_threshold", "refine_padding")}
     changes = {name: value for name, value in changes.items() if value is not None}
