@@ -41,8 +41,6 @@ AT_MOST = {
 AT_MOST_ELSE = 2**31 - 1
 LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
 IS_FOLDER = "is a folder"
-HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
-PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
@@ -251,16 +249,24 @@ def check_installed(what: str, packages: tuple[str, ...], extra: str) -> None:
         raise UserError(f"{what} needs {', '.join(missing)}; pip install 'wsdan[{extra}]'")
 
 
-def check_checkpoint(source: str | Path) -> None:
-    """Raise UserError unless `source` is a file, a folder of save_pretrained or hf:ID of the hub,
-    of which only the form is checked."""
-    text = os.fspath(source)
-    if text.startswith(HUB):
-        check_text("checkpoint", text)
-        if text == HUB:
-            raise UserError(f"checkpoint {text}: expected {HUB}ID, a repository of the hub")
-    elif not os.path.isfile(os.path.join(text, PRETRAINED)):
-        check_checkpoint_file(source)
+def check_new_output(option: str, path: str | Path, overwrite: bool) -> None:
+    """Raise UserError where no file `path` can be written, or one exists, unless `overwrite`."""
+    check_output(option, path)
+    if os.path.isfile(path) and not overwrite:
+        raise UserError(f"{option}: {path} exists; --overwrite replaces it")
+
+
+def check_new_folder(option: str, path: str | Path) -> None:
+    """Raise UserError unless `path` is an empty folder, or one that can be made."""
+    check_text(option, str(path))
+    check_reachable(option, path)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{option}: {path} is no folder")
+    try:
+        if os.path.isdir(path) and os.listdir(path):
+            raise UserError(f"{option}: {path} is not empty; name a new folder")
+    except OSError as error:
+        raise UserError(f"{option}: {path}: {error.strerror}") from None
 
 
 def check_checkpoint_file(path: str | Path) -> None:

@@ -1,8 +1,15 @@
 """Predictions as a table: one row for each image, readable or not."""
 
+import csv
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from wsdan.errors import UserError
+from wsdan.files import written_whole
 from wsdan.inference.results import Result
 
 SCORES = ("raw", "refined", "mean")  # views with a column of their own
@@ -48,6 +55,45 @@ class Table:
 
     def _start(self, path: str | None, truth: str) -> list:
         return [path or "", *([truth] if self.truth else [])]
+
+
+class TableFile:
+    """A csv file whose rows come a few at a time: written whole at the end of the context, or not
+    at all. Names that are not UTF-8 are escaped.
+
+    Args:
+        option: of the command line, which the UserError names if the file cannot be written.
+    """
+
+    def __init__(self, option: str, path: str | Path, table: Table):
+        self._option, self._path, self._table = option, path, table
+
+    def __enter__(self) -> "TableFile":
+        self._context = written_whole(Path(self._path))
+        with self._told():
+            self._writer = csv.writer(self._context.__enter__(), lineterminator="\n")
+        try:
+            self.write([self._table.header])
+        except UserError:
+            self._context.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def write(self, rows: list[list]) -> None:
+        with self._told():
+            self._writer.writerows(rows)
+
+    def __exit__(self, *error: object) -> None:
+        with self._told():
+            self._context.__exit__(*error)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"{self._option}: cannot write {self._path}: {reason}") from None
 
 
 def _number(value: float | None) -> str:

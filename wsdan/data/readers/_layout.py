@@ -3,11 +3,13 @@
 The argument `data` is the reader's name, which its errors begin with: "--data cub: ...".
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wsdan.data.readers._mistakes import is_class
 from wsdan.data.samples import ImageRecord
 from wsdan.errors import UserError
 from wsdan.validation import file_fault
@@ -41,6 +43,42 @@ def containing_folder(root: Path, name: str) -> Path:
         if path.name == name:
             return path.parent
     return root
+
+
+def files_below(
+    folder: Path, seen: set[tuple[int, int]], refuse: Callable[[OSError], object]
+) -> Iterator[Path]:
+    """The files at any depth, listed one folder after the other: its files, by name, then those of
+    its folders.
+
+    Links to folders are followed; folders in `seen`, which are by `identity`, are not entered, and
+    none is entered twice. Hidden names are skipped, and __MACOSX. A folder that cannot be listed
+    goes to `refuse`.
+    """
+    seen = set(seen)
+    with contextlib.suppress(OSError):  # which os.walk finds itself
+        seen.add(identity(folder))
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        entered = []
+        for name in filter(is_class, sorted(folders)):
+            try:
+                own = identity(Path(where, name))
+            except OSError as error:  # it is gone, or a link into a loop
+                refuse(error)
+                continue
+            if own not in seen:
+                seen.add(own)
+                entered.append(name)
+        folders[:] = entered
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(where, name)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """What tells a real folder from another, whatever links lead to it."""
+    state = path.stat()
+    return state.st_dev, state.st_ino
 
 
 def require_images(records: list[ImageRecord], data: str, where: Path) -> None:

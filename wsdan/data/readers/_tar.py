@@ -5,6 +5,7 @@ archive: what comes after is lost in silence. Here both are damage, as are sizes
 """
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,19 +49,22 @@ class _Header(tarfile.TarInfo):
 
 
 def read_members(file: BinaryIO) -> tuple[list[tarfile.TarInfo], list[DamageError]]:
-    """The members of the uncompressed archive in an open file, and each damaged place.
-
-    After a damaged place, members are read from the next whole header on.
-    """
-    members: list[tarfile.TarInfo] = []
+    """The members of the uncompressed archive in an open file, and each damaged place."""
     damage: list[DamageError] = []
+    return list(members_one_by_one(file, damage)), damage
+
+
+def members_one_by_one(file: BinaryIO, damage: list[DamageError]) -> Iterator[tarfile.TarInfo]:
+    """The members, as they are read; `damage` gets each damaged place, after which members are read
+    from the next whole header on."""
     start: int | None = 0
     while start is not None:
         file.seek(start)
         try:
             tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
             while (member := tar.next()) is not None:
-                members.append(member)
+                tar.members.clear()  # which tarfile keeps for access by name
+                yield member
             _check_end(file, tar.offset)
             start = None
         except DamageError as error:
@@ -69,7 +73,6 @@ def read_members(file: BinaryIO) -> tuple[list[tarfile.TarInfo], list[DamageErro
         except tarfile.ReadError:  # the last member is whole, but nothing comes after it
             damage.append(DamageError(_length(file), NO_END))
             start = None
-    return members, damage
 
 
 def _check_size(info: tarfile.TarInfo, file: BinaryIO) -> None:

@@ -1,11 +1,10 @@
 """One folder per class: root/train/CLASS/*.jpg and root/val/CLASS/*.jpg (or test/)."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
 from wsdan.data.formats import is_image
-from wsdan.data.readers._layout import SPLIT_NAMES
+from wsdan.data.readers._layout import SPLIT_NAMES, files_below, identity
 from wsdan.data.readers._mistakes import is_class
 from wsdan.data.samples import ImageRecord, Listing
 from wsdan.errors import UserError
@@ -32,15 +31,15 @@ def read(root: Path, split: str) -> Listing:
     )
     left_out = Counter(_loose_files(folder, classes))
     # A link to a folder above the class, or to another class, leads to images of other labels.
-    seen = {_identity(path) for path in (root, folder)}
+    seen = {identity(path) for path in (root, folder)}
     owners: dict[tuple[int, int], str] = {}
     for name in classes:
-        other = owners.setdefault(_identity(folder / name), name)
+        other = owners.setdefault(identity(folder / name), name)
         if other != name:
             raise UserError(f"{folder}: the classes {other} and {name} are links to one folder")
     records = []
     for name in classes:
-        files = _files_below(folder / name, seen | owners.keys())
+        files = sorted(files_below(folder / name, seen | owners.keys(), _refuse))
         images = [path for path in files if is_image(path)]
         left_out.update(path.suffix.lower() for path in set(files) - set(images))
         records += [ImageRecord(path, name) for path in images]
@@ -48,30 +47,9 @@ def read(root: Path, split: str) -> Listing:
     return Listing(str(folder), classes, records, tuple(empty), left_out)
 
 
-def _files_below(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
-    """The files at any depth, sorted; folders in `seen` are not entered again, nor any twice."""
-    found, seen = [], set(seen)
-    for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        found += [Path(where, name) for name in files if not name.startswith(".")]
-        entered = []
-        for name in filter(is_class, sorted(folders)):
-            identity = _identity(Path(where, name))
-            if identity not in seen:
-                seen.add(identity)
-                entered.append(name)
-        folders[:] = entered
-    return sorted(found)
-
-
 def _refuse(error: OSError) -> None:
     """Of a folder that cannot be listed: os.walk itself takes it for an empty one."""
     raise UserError(f"{error.filename}: {error.strerror}") from None
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells a real folder from another, whatever links lead to it."""
-    state = path.stat()
-    return state.st_dev, state.st_ino
 
 
 def _loose_files(folder: Path, classes: list[str]) -> list[str]:

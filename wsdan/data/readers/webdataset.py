@@ -8,6 +8,8 @@ resuming work exactly as with files.
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path, PurePath
 from tarfile import TarInfo
 from typing import BinaryIO
@@ -116,6 +118,19 @@ def _sort(shard: Path, members: list, left_out: Counter) -> tuple[dict, dict, di
         elif kind != "json":
             left_out[PurePath(member.name).suffix.lower()] += 1
     return images, labels, others
+
+
+def sample_images(members: Iterable[TarInfo]) -> Iterator[TarInfo]:
+    """The images among the members of a shard, in their order and as they are read.
+
+    Of a sample with KEY.jpg, other images such as KEY.mask.png are left out. Labels are not needed.
+    """
+    named = ((NAME.match(item.name), item) for item in filter(TarInfo.isfile, members))
+    found = ((match, item) for match, item in named if match and is_image_name(item.name))
+    for _, sample in groupby(found, key=lambda pair: pair[0][1]):
+        images = list(sample)
+        plain = [item for match, item in images if "." not in match[2]]
+        yield from plain or [item for _, item in images]
 
 
 def _require_pairs(shard: Path, images: dict, labels: dict, others: dict) -> None:
