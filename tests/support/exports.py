@@ -15,7 +15,7 @@ CLASSES = ["a", "b", "c"]
 SIDE = 48
 
 
-def make_checkpoint(path: Path, **options) -> Path:
+def make_checkpoint(path: Path, classes: list[str] = CLASSES, **options) -> Path:
     """A checkpoint of random weights, whose boxes are no whole images."""
     defaults = {
         "data": "folder", "root": ".", "image_size": SIDE, "backbone": "tiny",
@@ -23,8 +23,8 @@ def make_checkpoint(path: Path, **options) -> Path:
     }  # fmt: skip
     config = Config(**(defaults | options), pretrained=False).resolved()
     torch.manual_seed(0)
-    state = build_model(config, len(CLASSES)).state_dict()
-    save_checkpoint(path, config, CLASSES, {"model": state})
+    state = build_model(config, len(classes)).state_dict()
+    save_checkpoint(path, config, classes, {"model": state})
     return path
 
 

@@ -1,5 +1,6 @@
 """Programs of torch.export and AOTInductor, loaded without wsdan."""
 
+import json
 import subprocess
 import sys
 
@@ -7,8 +8,12 @@ import pytest
 import torch
 from exports import CLASSES, SIDE, export, make_checkpoint
 from runs import environment
+from trees import make_tree
 
+from wsdan.cli import main
+from wsdan.errors import UserError
 from wsdan.exporting.comparison import compare
+from wsdan.exporting.export import export as export_file
 from wsdan.inference.classifier import Classifier
 from wsdan_kernels import load_exported
 
@@ -72,15 +77,47 @@ def test_other_files_are_refused(tmp_path, content):
         load_exported(tmp_path / "gone.pt2")
 
 
-def test_a_plain_classifier_of_float_images(tmp_path, capsys):
-    path = make_checkpoint(tmp_path / "a.pt", method="baseline", in_channels=1)
-    out = export(path, "torch", tmp_path / "a.pt2", "--input", "float")
+@pytest.mark.slow
+def test_a_plain_classifier_of_float_images_and_its_accuracy(tmp_path, capsys):
+    root = make_tree(tmp_path / "data", per_class=2)
+    classes = sorted(path.name for path in (root / "val").iterdir())
+    path = make_checkpoint(
+        tmp_path / "a.pt", classes, method="baseline", in_channels=1, root=str(root)
+    )
+    options = ("--input", "float", "--root", str(root))
+    model = load_exported(export(path, "torch", tmp_path / "a.pt2", *options))
     said = capsys.readouterr().out
     assert f"takes images (B, 1, {SIDE}, {SIDE}) float32 of 0 to 1, gives raw" in said
     assert "on 4 random images: probabilities within" in said
-    model = load_exported(out)
     assert list(model(torch.rand(4, 1, SIDE, SIDE))) == ["raw"]
-    assert compare(Classifier(path), model, torch.float32).probability < 1e-5
+    assert compare(Classifier(path, "cpu"), model, torch.float32).probability < 1e-5
+    rows = {line.split()[0]: line.split()[1] for line in said.splitlines() if line.endswith("%")}
+    assert main(["eval", "--checkpoint", str(path), "--json"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["raw"]
+    assert rows == {"checkpoint": f"{accuracy:.2f}", "file": f"{accuracy:.2f}"}
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    def wrong(images):
+        return {"raw": torch.full((len(images), len(CLASSES)), 0.9)}
+
+    monkeypatch.setattr("wsdan.exporting.export._write", lambda *_: None)
+    monkeypatch.setattr("wsdan.exporting.export.traced", lambda *_: None)
+    monkeypatch.setattr("wsdan.exporting.export._runner", lambda *_: wrong)
+    plain = make_checkpoint(tmp_path / "a.pt", method="baseline")
+    with pytest.raises(UserError, match="probabilities differ by 0.* was not written"):
+        export_file(Classifier(plain, "cpu"), "torch", tmp_path / "a.pt2")
+    assert not (tmp_path / "a.pt2").exists()
+
+
+@pytest.mark.slow
+def test_a_transformer_of_a_fixed_size_whose_input_is_scaled(tmp_path):
+    pytest.importorskip("timm")
+    path = make_checkpoint(tmp_path / "a.pt", backbone="timm/test_vit:1", image_size=160)
+    model = load_exported(export(path, "torch", tmp_path / "a.pt2"))
+    difference = compare(Classifier(path, "cpu"), model, torch.uint8)
+    assert difference.probability < 1e-5
+    assert difference.boxes == 0
 
 
 @pytest.mark.slow
@@ -89,6 +126,6 @@ def test_compiled_code_gives_the_same(checkpoint, capsys):
     assert "load_exported" in capsys.readouterr().out
     model = load_exported(out)
     assert model.classes == CLASSES
-    difference = compare(Classifier(checkpoint), model, torch.uint8)
+    difference = compare(Classifier(checkpoint, "cpu"), model, torch.uint8)
     assert difference.probability < 1e-5
     assert difference.boxes == 0
