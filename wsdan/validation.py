@@ -41,6 +41,8 @@ AT_MOST = {
 AT_MOST_ELSE = 2**31 - 1
 LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
 IS_FOLDER = "is a folder"
+HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
+PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
@@ -267,6 +269,18 @@ def check_new_folder(option: str, path: str | Path) -> None:
             raise UserError(f"{option}: {path} is not empty; name a new folder")
     except OSError as error:
         raise UserError(f"{option}: {path}: {error.strerror}") from None
+
+
+def check_checkpoint(source: str | Path) -> None:
+    """Raise UserError unless `source` is a file, a folder of save_pretrained or hf:ID of the hub,
+    of which only the form is checked."""
+    text = os.fspath(source)
+    if text.startswith(HUB):
+        check_text("checkpoint", text)
+        if text == HUB:
+            raise UserError(f"checkpoint {text}: expected {HUB}ID, a repository of the hub")
+    elif not os.path.isfile(os.path.join(text, PRETRAINED)):
+        check_checkpoint_file(source)
 
 
 def check_checkpoint_file(path: str | Path) -> None:

@@ -5,11 +5,16 @@ import dataclasses
 
 from wsdan.config import DEVICES, Config, check_given
 from wsdan.data.readers import detect
-from wsdan.validation import check_checkpoint_file, check_folder, check_ranges
+from wsdan.validation import check_checkpoint, check_folder, check_ranges
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="last.pt or best.pt")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="last.pt or best.pt, a folder of save_pretrained, or hf:ID of Hugging Face's hub",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="device to run on")
     parser.add_argument(
         "--raw-weights",
@@ -39,7 +44,7 @@ def load_classifier(options: dict):
 
 def check_evaluation_options(options: dict) -> None:
     """Raise UserError for a checkpoint or a --root that is not there, or a setting out of range."""
-    check_checkpoint_file(options["checkpoint"])
+    check_checkpoint(options["checkpoint"])
     if options["root"] is not None:
         check_folder("--root", options["root"])
     settings = {item.name for item in dataclasses.fields(Config)}

@@ -13,7 +13,7 @@ from wsdan.errors import UserError, one_line, printable, shown
 from wsdan.files import written_whole
 from wsdan.output import print_if_possible
 from wsdan.parser import add_setting_options
-from wsdan.validation import IS_FOLDER, check_checkpoint_file, check_text, file_fault
+from wsdan.validation import IS_FOLDER, check_checkpoint, check_text, file_fault
 
 HELP = "show what the model looked at: a figure of each image"
 OUT = "explained"
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict) -> int:
-    check_checkpoint_file(options["checkpoint"])
+    check_checkpoint(options["checkpoint"])
     changes = {name: options.pop(name) for name in ("refine_threshold", "refine_padding")}
     changes = {name: value for name, value in changes.items() if value is not None}
     check_given(changes)

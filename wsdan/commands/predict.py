@@ -12,7 +12,7 @@ from wsdan.data.sources import STDIN, Listing, check_sources, is_pattern
 from wsdan.errors import UserError, one_line, printable, shown
 from wsdan.output import print_if_possible
 from wsdan.parser import add_setting_options
-from wsdan.validation import check_checkpoint_file, check_new_folder, check_new_output
+from wsdan.validation import check_checkpoint, check_new_folder, check_new_output
 
 HELP = "classify images: the best classes and the object's box"
 BATCH_SIZE = 16
@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict) -> int:
     """Status 1 if an image could not be read."""
-    check_checkpoint_file(options["checkpoint"])
+    check_checkpoint(options["checkpoint"])
     changes = {name: options.pop(name) for name in SETTINGS}
     changes = {name: value for name, value in changes.items() if value is not None}
     numbers = {name: options[name] for name in ("batch_size", "workers")}

@@ -9,7 +9,7 @@ from wsdan.commands._checkpoint import add_checkpoint, load_classifier
 from wsdan.config import check_given
 from wsdan.errors import UserError, shortened
 from wsdan.parser import add_setting_options
-from wsdan.validation import check_between, check_checkpoint_file, check_text
+from wsdan.validation import check_between, check_checkpoint, check_text
 
 HELP = "a web page and an HTTP API that classify images"
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict) -> int:
-    check_checkpoint_file(options["checkpoint"])
+    check_checkpoint(options["checkpoint"])
     check_text("--host", options["host"])
     for name in options["allow_host"]:
         check_host_name(name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -14,12 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
 from wsdan.data.transforms import box_in_original, eval_transform
 from wsdan.errors import UserError, shown
 from wsdan.inference.evaluate import VIEWS, Prediction, predict_views
 from wsdan.inference.inputs import ImageLike, is_single, named_images, read_image
+from wsdan.inference.pretrained import (
+    load_parts,
+    pretrained_folder,
+    save_parts,
+    signature,
+    upload_folder,
+)
 from wsdan.inference.results import Result
 from wsdan.networks.model import build_model, without_weights
 from wsdan.precision import input_dtype
@@ -40,7 +47,8 @@ class Classifier:
     `model` may be cast, as by `model.bfloat16()`: images are then read in its dtype.
 
     Args:
-        checkpoint: last.pt or best.pt of a run.
+        checkpoint: last.pt or best.pt of a run, a folder of `save_pretrained`, or "hf:ID" or
+            "hf:ID@REVISION" of Hugging Face's hub.
         device: a torch device; "auto" is the GPU where one can be used, else the CPU.
         raw_weights: load the trained weights even if the checkpoint has averaged ones (--ema).
 
@@ -57,16 +65,17 @@ class Classifier:
         raw_weights: bool = False,
     ) -> None:
         self.device = _device(device)
-        state = load_checkpoint(checkpoint)
-        self.config: Config = state["config"]
-        self.classes: list[str] = state["classes"]
+        parts = load_parts(checkpoint, raw_weights=raw_weights)
+        self.config: Config = parts.config
+        self.classes: list[str] = parts.classes
         # All weights are in the checkpoint: nothing is downloaded.
         self.model = build_model(without_weights(self.config), len(self.classes))
-        averaged = state.get("ema")
         try:
-            self.model.load_state_dict(state["model"] if raw_weights or not averaged else averaged)
+            self.model.load_state_dict(parts.weights)
         except RuntimeError:
             raise UserError(f"checkpoint {checkpoint}: its weights do not fit its model") from None
+        self._source, self._raw_weights = parts.path, raw_weights
+        self._signature = signature(parts.path)
         self.model.to(self.device, memory_format=torch.channels_last).eval()
 
     @overload
@@ -163,6 +172,63 @@ class Classifier:
         from wsdan.inference.explain import draw, explain  # which loads matplotlib
 
         return draw(explain(self, image, truth))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str = "auto",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> "Classifier":
+        """A classifier from a folder of `save_pretrained`, or from Hugging Face's hub.
+
+        Args:
+            path_or_hub_id: the folder, or a repository of the hub such as "user/birds".
+            device: as of Classifier.
+            revision, token, cache_dir: as huggingface_hub takes them; for the hub only.
+
+        Raises:
+            UserError: no such folder or repository, a hub that cannot be reached, files that are
+                damaged or not from wsdan, or a missing extra (`pip install 'wsdan[hub]'`).
+        """
+        folder = pretrained_folder(
+            path_or_hub_id, revision=revision, token=token, cache_dir=cache_dir
+        )
+        return cls(folder, device)
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the classifier as a folder in the Hugging Face convention: config.json,
+        model.safetensors, preprocessor_config.json and a model card, README.md.
+
+        The weights are those it was loaded with, read again; so are the figures on the card, which
+        the run measured with these weights. The settings are those of its `config` now. A
+        classifier of the folder gives equal predictions, bit for bit.
+
+        Raises:
+            UserError: a checkpoint that changed since, a folder that holds such files already
+                without `overwrite`, or that cannot be written; without safetensors.
+        """
+        if signature(self._source) != self._signature:
+            raise UserError(f"{self._source} has changed since it was loaded; load it again")
+        parts = load_parts(self._source, raw_weights=self._raw_weights)
+        save_parts(parts, self.config, folder, overwrite)
+
+    def push_to_hub(
+        self,
+        hub_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "wsdan classifier",
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of Hugging Face's hub, which is made
+        where there is none. Returns its address. Raises UserError."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_folder(hub_id, folder, private, token, commit_message)
 
     @property
     def whole_image(self) -> bool:
