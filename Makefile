@@ -25,6 +25,7 @@ setup:
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 	$(CLANG_FORMAT) --dry-run --Werror $(CPP_FILES)
 
 format:

@@ -1,6 +1,5 @@
 """Fused operators for WS-DAN (arXiv:1901.09891), attention-guided fine-grained classification."""
 
-# ruff: noqa: F401  (imported to be public here)
 from wsdan_kernels._version import VERSION
 from wsdan_kernels.backends import BackendUnavailableError, available, explain
 from wsdan_kernels.exported import ExportedModel, load_exported
@@ -19,7 +18,24 @@ from wsdan_kernels.views import attention_crop, attention_crop_drop, attention_r
 
 __version__ = VERSION
 
-# Every function and class imported above.
-__all__ = sorted(
-    name for name, value in vars().items() if callable(value) and not name.startswith("_")
-)
+# Every function and class imported above, in words that a type checker reads.
+__all__ = [
+    "BackendUnavailableError",
+    "BilinearAttentionPool",
+    "ExportedModel",
+    "FeatureCenters",
+    "attend_and_pool",
+    "attention_boxes",
+    "attention_crop",
+    "attention_crop_drop",
+    "attention_drop",
+    "attention_refine",
+    "available",
+    "bilinear_attention_pool",
+    "center_loss",
+    "crop_resize",
+    "explain",
+    "load_exported",
+    "sample_attention",
+    "update_centers_",
+]

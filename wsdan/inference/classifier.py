@@ -18,7 +18,8 @@ from torch import Tensor
 from wsdan.config import Config
 from wsdan.data.transforms import box_in_original, eval_transform
 from wsdan.errors import UserError, shown
-from wsdan.inference.evaluate import VIEWS, Prediction, predict_views
+from wsdan.inference.embedding import PCA, Features, fit_pca, unit_norm
+from wsdan.inference.evaluate import VIEWS, Prediction, pooled_features, predict_views
 from wsdan.inference.inputs import ImageLike, is_single, named_images, read_image
 from wsdan.inference.pretrained import (
     load_parts,
@@ -76,6 +77,7 @@ class Classifier:
             raise UserError(f"checkpoint {checkpoint}: its weights do not fit its model") from None
         self._source, self._raw_weights = parts.path, raw_weights
         self._signature = signature(parts.path)
+        self.pca: PCA | None = None  # of `fit_embedding`
         self.model.to(self.device, memory_format=torch.channels_last).eval()
 
     @overload
@@ -173,6 +175,52 @@ class Classifier:
 
         return draw(explain(self, image, truth))
 
+    def embed(
+        self, images: Iterable[ImageLike], dim: int | None = None, *, batch_size: int = 16
+    ) -> Features:
+        """Features for retrieval: of similar images the dot product is near 1.
+
+        Args:
+            images: several, of the kinds that a call takes; a generator too.
+            dim: None for the pooled features of the raw view, or the number of principal
+                components that `fit_embedding` has found.
+            batch_size: images that pass the network at once.
+
+        Returns:
+            (N,M*C) float32, (N,C) of a plain classifier, or (N,dim); rows have unit norm.
+
+        Raises:
+            As a call does; ValueError for a dim that was not fitted.
+        """
+        _check_numbers(1, 0.0, batch_size)
+        if dim is not None and (self.pca is None or not 1 <= dim <= len(self.pca.components)):
+            fitted = "none is fitted" if self.pca is None else f"{len(self.pca.components)} are"
+            rule = f"at most the components of fit_embedding ({fitted})"
+            raise ValueError(f"embed: dim must be {rule}, but got {dim}")
+        pca = None if dim is None or self.pca is None else self.pca.first(dim)
+        parts = []
+        named = named_images(images)
+        while batch := list(islice(named, batch_size)):
+            inputs = self.inputs([self.read(image, name) for image, name in batch])
+            pooled = pooled_features(self.model, self._on_device(inputs), self.config)
+            features = unit_norm(pooled.cpu().numpy())
+            parts.append(features if pca is None else pca.transform(features))
+        width = self.model.classifier.in_features if dim is None else dim
+        return np.concatenate([np.empty((0, width), np.float32), *parts])
+
+    def fit_embedding(
+        self, images: Iterable[ImageLike], dim: int = 512, *, batch_size: int = 16
+    ) -> PCA:
+        """Find the principal components of the features of these images, for `embed(..., dim)`.
+
+        All features (N,M*C) are held in memory. The result is also the attribute `pca`, by which
+        it can be set again; `save_pretrained` does not write it.
+
+        Raises ValueError for a dim above N - 1 or M*C.
+        """
+        self.pca = fit_pca(self.embed(images, batch_size=batch_size), dim)
+        return self.pca
+
     @classmethod
     def from_pretrained(
         cls,
@@ -250,13 +298,15 @@ class Classifier:
 
     def predict(self, inputs: Tensor) -> Prediction:
         """Probabilities, boxes and attention maps of inputs (B,C,H,W), on the model's device."""
-        inputs = inputs.to(
+        return predict_views(self.model, self._on_device(inputs), self.config)
+
+    def _on_device(self, inputs: Tensor) -> Tensor:
+        return inputs.to(
             self.device,
             input_dtype(self.model),
             memory_format=torch.channels_last,
             non_blocking=True,
         )
-        return predict_views(self.model, inputs, self.config)
 
     def results(
         self,

@@ -87,6 +87,15 @@ def predict_views(model: nn.Module, images: Tensor, config: Config) -> Predictio
     return Prediction(raw, refined, mean, tta, boxes, attentions)
 
 
+@torch.no_grad()
+def pooled_features(model: nn.Module, images: Tensor, config: Config) -> Tensor:
+    """The pooled features (B,M*C) float32 of the raw view of images (B,3,H,W); (B,C) of a plain
+    classifier."""
+    with autocast(config, images.device):
+        pooled: Tensor = model(images).pooled
+    return pooled.float()
+
+
 def _view_logits(
     model: nn.Module, images: Tensor, config: Config
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
