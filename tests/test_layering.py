@@ -47,7 +47,7 @@ ROOMS = (
     {"data"},
     {"networks"},
     {"inference"},
-    {"exporting", "serving"},
+    {"exporting", "reporting", "serving"},
     {"training"},
     {"commands"},
     {"cli"},

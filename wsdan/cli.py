@@ -8,7 +8,7 @@ import signal
 import sys
 from types import ModuleType
 
-from wsdan.commands import convert, eval, explain, export, info, predict, serve, train
+from wsdan.commands import convert, eval, explain, export, info, predict, report, serve, train
 from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.output import (
     escape_what_is_not_encodable,
@@ -23,6 +23,7 @@ COMMANDS: dict[str, ModuleType] = {  # in the order of the help
     "eval": eval,
     "predict": predict,
     "explain": explain,
+    "report": report,
     "serve": serve,
     "export": export,
     "convert": convert,

@@ -77,6 +77,7 @@ def cases() -> Iterator[Case]:
     base = {
         "train": ["--" + name.replace("_", "-") + f"={value}" for name, value in BASE.items()],
         "eval": ["--checkpoint=a.pt"],
+        "report": ["--checkpoint=a.pt", "--out=report.html", "--overwrite"],
         "predict": ["--checkpoint=a.pt", "a.png"],
         "serve": ["--checkpoint=a.pt", "--port=0"],
         "explain": ["--checkpoint=a.pt", "--out=e", "--overwrite", "a.png"],

@@ -1,0 +1,53 @@
+"""wsdan report: a checkpoint's evaluation as one page for the browser."""
+
+import argparse
+from pathlib import Path
+
+from wsdan.commands._checkpoint import (
+    add_checkpoint,
+    check_evaluation_options,
+    evaluation_config,
+    load_classifier,
+)
+from wsdan.errors import UserError
+from wsdan.files import written_whole
+from wsdan.parser import add_setting_options
+from wsdan.validation import check_new_file
+
+HELP = "a checkpoint's evaluation as one page for the browser"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Settings that are not given are those of the checkpoint."""
+    add_checkpoint(parser)
+    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
+    add_setting_options(parser, *names, "refine_threshold", "refine_padding")
+    parser.add_argument(
+        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
+    )
+    parser.add_argument(
+        "--out", default="report.html", metavar="FILE", help="the page (default: report.html)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the page if it is there")
+
+
+def run(options: dict) -> None:
+    check_evaluation_options(options)
+    out, checkpoint = options.pop("out"), options["checkpoint"]
+    check_new_file("--out", out, ".html", options.pop("overwrite"))
+
+    from wsdan.data.loaders import val_loader
+    from wsdan.distributed import launched
+    from wsdan.reporting.report import report
+
+    if launched():
+        raise UserError("wsdan report runs in one process; start it without torchrun")
+    classifier = load_classifier(options)
+    classifier.config = evaluation_config(classifier, options)
+    page = report(classifier, val_loader(classifier.config, classifier.classes), checkpoint)
+    try:
+        with written_whole(Path(out)) as file:
+            file.write(page)
+    except OSError as error:
+        raise UserError(f"--out: cannot write {out}: {error.strerror}") from None
+    print(f"written to {out}: {len(page) / 1e6:.1f} MB; open it in a browser")
