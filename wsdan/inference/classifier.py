@@ -29,6 +29,7 @@ from wsdan.inference.pretrained import (
     upload_folder,
 )
 from wsdan.inference.results import Result
+from wsdan.networks.folding import fold_batch_norms
 from wsdan.networks.model import build_model, without_weights
 from wsdan.precision import input_dtype
 
@@ -52,6 +53,9 @@ class Classifier:
             "hf:ID@REVISION" of Hugging Face's hub.
         device: a torch device; "auto" is the GPU where one can be used, else the CPU.
         raw_weights: load the trained weights even if the checkpoint has averaged ones (--ema).
+        fold: fold the batch norms into the convolutions, see
+            wsdan.networks.folding.fold_batch_norms: equal up to rounding, and faster. With
+            fold=False `model` has the checkpoint's weights, under their names, and can be trained.
 
     Raises:
         UserError: a checkpoint that is missing, truncated or not from wsdan.
@@ -64,6 +68,7 @@ class Classifier:
         device: torch.device | str = "auto",
         *,
         raw_weights: bool = False,
+        fold: bool = True,
     ) -> None:
         self.device = _device(device)
         parts = load_parts(checkpoint, raw_weights=raw_weights)
@@ -75,6 +80,8 @@ class Classifier:
             self.model.load_state_dict(parts.weights)
         except RuntimeError:
             raise UserError(f"checkpoint {checkpoint}: its weights do not fit its model") from None
+        if fold:
+            fold_batch_norms(self.model)
         self._source, self._raw_weights = parts.path, raw_weights
         self._signature = signature(parts.path)
         self.pca: PCA | None = None  # of `fit_embedding`
