@@ -292,14 +292,6 @@ def check_checkpoint_file(path: str | Path) -> None:
         raise UserError(f"checkpoint {path}: {fault}")
 
 
-def check_images(paths: list[str]) -> None:
-    """Raise UserError for the first of the image files that is not there."""
-    for path in paths:
-        fault = file_fault(path)
-        if fault is not None:
-            raise UserError(f"{path}: not a readable image: {fault}")
-
-
 def file_fault(path: str | Path) -> str | None:
     """Why `path` cannot be opened as a file of a user, in words; None for a regular file.
 
