@@ -34,7 +34,7 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine")
 ATTENTIONS = ("conv", "conv3x3", "slice")
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
@@ -211,7 +211,8 @@ class Config:
     device: str = _setting("auto", "device to run on", DEVICES)
     precision: str = _setting(
         "fp32",
-        "precision of the network; bf16, and fp16 with loss scaling, by autocast",
+        "precision of the network; bf16, and fp16 with loss scaling, by autocast; auto: bf16 where "
+        "the hardware multiplies it fast",
         PRECISIONS,
     )
     compile: bool = _setting(False, "compile the network with torch.compile")

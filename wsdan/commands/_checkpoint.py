@@ -5,6 +5,7 @@ import dataclasses
 
 from wsdan.config import DEVICES, Config, check_given
 from wsdan.data.readers import detect
+from wsdan.output import print_if_possible
 from wsdan.validation import check_checkpoint, check_folder, check_ranges
 
 
@@ -42,6 +43,21 @@ def load_classifier(options: dict):
     return classifier
 
 
+def tell_precision(asked: str | None, config: Config) -> None:
+    """Say, in the first process and on stderr, which precision --precision auto stands for."""
+    from wsdan.distributed import is_main
+
+    if asked == "auto" and is_main():
+        print_if_possible(f"wsdan: --precision auto: {config.precision}", error=True)
+
+
+def with_precision(config: Config, device) -> Config:
+    """The configuration with the precision that --precision auto stands for on the device."""
+    from wsdan.precision import pick_precision
+
+    return dataclasses.replace(config, precision=pick_precision(config.precision, device))
+
+
 def check_evaluation_options(options: dict) -> None:
     """Raise UserError for a checkpoint or a --root that is not there, or a setting out of range."""
     check_checkpoint(options["checkpoint"])
@@ -66,4 +82,4 @@ def evaluation_config(classifier, options: dict) -> Config:
         classifier.config, resume=False, overwrite=False, cache=None, decode="cpu", **changes
     ).resolved()
     check_image_size(classifier.model, config.input_size, config.in_channels)
-    return config
+    return with_precision(config, classifier.device)

@@ -7,6 +7,7 @@ from wsdan.commands._checkpoint import (
     check_evaluation_options,
     evaluation_config,
     load_classifier,
+    tell_precision,
 )
 from wsdan.parser import add_setting_options
 from wsdan.validation import check_output
@@ -49,6 +50,7 @@ def run(options: dict) -> None:
     classifier = load_classifier(options)
     config = evaluation_config(classifier, options)
     with process_group(classifier.device):
+        tell_precision(options["precision"], config)
         batches = val_loader(config, classifier.classes)
         if world_size() > 1:
             check_data(fingerprints(config, val=batches), config, classifier.classes)

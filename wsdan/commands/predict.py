@@ -6,7 +6,12 @@ import dataclasses
 import os
 import sys
 
-from wsdan.commands._checkpoint import add_checkpoint, load_classifier
+from wsdan.commands._checkpoint import (
+    add_checkpoint,
+    load_classifier,
+    tell_precision,
+    with_precision,
+)
 from wsdan.config import check_given
 from wsdan.data.sources import STDIN, Listing, check_sources, is_pattern
 from wsdan.errors import UserError, one_line, printable, shown
@@ -79,7 +84,8 @@ def run(options: dict) -> int:
     from wsdan.inference.tables import Table
 
     classifier = load_classifier(options)
-    classifier.config = dataclasses.replace(classifier.config, **changes)
+    config = dataclasses.replace(classifier.config, **changes)
+    classifier.config = with_precision(config, classifier.device)
     crops = options["save_crops"]
     if crops is not None and classifier.config.method != "wsdan":
         raise UserError("--save-crops: the checkpoint is of a plain classifier, without a box")
@@ -88,6 +94,7 @@ def run(options: dict) -> int:
     table = None if options["csv"] is None else Table(top)
     lines = "json" if options["json"] else "text" if table is None else None
     with process_group(classifier.device):
+        tell_precision(changes.get("precision"), classifier.config)
         outcomes = predictions(
             classifier,
             listing,

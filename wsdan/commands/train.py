@@ -36,7 +36,10 @@ def run(options: dict) -> None:
     if settings.get("out") is not None:
         check_reachable("--out", settings["out"])
     if settings.get("resume") and settings.get("out") is not None:
-        settings = _settings_of_run(Path(settings["out"])) | settings
+        saved = _settings_of_run(Path(settings["out"]))
+        if settings.get("precision") == "auto":  # it keeps what it took at its start
+            settings["precision"] = saved.get("precision", "auto")
+        settings = saved | settings
     if settings.get("root") is not None and settings.get("data") is None:
         check_folder("--root", settings["root"])
         settings["data"] = detect(settings["root"])

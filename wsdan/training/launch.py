@@ -18,10 +18,12 @@ from wsdan.distributed import (
     local_rank,
     max_over_ranks,
     may_restart,
+    print_main,
     restarts,
     world_size,
 )
 from wsdan.errors import UserError
+from wsdan.precision import pick_precision
 from wsdan.training.folder import check_run_folder, holds_checkpoint
 
 
@@ -71,6 +73,16 @@ def pick_device(name: str) -> torch.device:
         )
     torch.cuda.set_device(local_rank())
     return torch.device("cuda", local_rank())
+
+
+def with_precision(config: Config, device: torch.device) -> Config:
+    """The configuration with the precision that --precision auto stands for on the device of the
+    first process, which says so. It is what config.yaml and the checkpoints hold."""
+    if config.precision != "auto":
+        return config
+    precision = call_on_main(partial(pick_precision, config.precision, device))
+    print_main(f"--precision auto: {precision} on {device.type}")
+    return dataclasses.replace(config, precision=precision)
 
 
 def check_device(config: Config, device: torch.device) -> None:

@@ -36,6 +36,7 @@ from wsdan.training.launch import (
     pick_device,
     restarted,
     resume_command,
+    with_precision,
 )
 from wsdan.training.lock import RunLock
 from wsdan.training.progress import EpochProgress
@@ -65,7 +66,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
     with process_group(device), StopSignals() as stop, RunLock() as lock:
         check_processes(config)
         # The run must be freed before the process group, or DistributedDataParallel may hang.
-        return _train(restarted(config), device, stop, lock)
+        config = with_precision(restarted(config), device)
+        return _train(config, device, stop, lock)
 
 
 def _train(
