@@ -9,11 +9,12 @@ from pathlib import Path
 
 from wsdan.commands._checkpoint import add_checkpoint, load_classifier
 from wsdan.config import check_given
+from wsdan.data.sources import Listing, Unreadable, check_sources
 from wsdan.errors import UserError, one_line, printable, shown
 from wsdan.files import written_whole
 from wsdan.output import print_if_possible
 from wsdan.parser import add_setting_options
-from wsdan.validation import IS_FOLDER, check_checkpoint, check_text, file_fault
+from wsdan.validation import check_checkpoint, check_text
 
 HELP = "show what the model looked at: a figure of each image"
 OUT = "explained"
@@ -24,7 +25,9 @@ DPI = 150  # figures are 10 inches wide
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_setting_options(parser, "refine_threshold", "refine_padding")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="images, folders, or patterns such as 'a/*.jpg'"
+    )
     parser.add_argument(
         "--out", metavar="DIR", default=OUT, help=f"folder of the figures (default: {OUT})"
     )
@@ -48,7 +51,7 @@ def run(options: dict) -> int:
     if not 1 <= options["top"] <= MOST_CLASSES:
         raise UserError(f"--top must be from 1 to {MOST_CLASSES}; got {shown(options['top'])}")
     check_text("--out", options["out"])
-    images = _image_files(options["images"])
+    images, unreadable = _image_files(options["images"], options["out"])
     figures = _figure_paths(images, options["out"], options["overwrite"])
 
     classifier = load_classifier(options)
@@ -58,7 +61,9 @@ def run(options: dict) -> int:
     truth = options["truth"]
     if truth is not None and truth not in classifier.classes:
         raise UserError(f"--truth: {shown(truth)} is no class of the checkpoint")
-    bad = 0
+    for line in unreadable:
+        print_if_possible(f"wsdan: error: {one_line(line)}", error=True)
+    bad = len(unreadable)
     for image, figure in zip(images, figures, strict=True):
         folder = os.path.basename(os.path.dirname(os.path.abspath(image)))
         known = folder if truth is None and folder in classifier.classes else truth
@@ -96,33 +101,27 @@ def _line(found: dict) -> str:
     return printable(f"{text}: {found['figure']}")
 
 
-def _image_files(sources: list[str]) -> list[str]:
-    """The image files of a list of files and folders, which are searched in order of names.
+def _image_files(sources: list[str], out: str) -> tuple[list[str], list[str]]:
+    """The image files of the sources, and a line for each that cannot be read. Figures of earlier
+    calls, in the folder `out` below a source, are left out.
 
-    Raises UserError for a source that is not there, and a folder without images.
+    Raises UserError for a source that is not there, if none holds an image, and for shards.
     """
-    for source in sources:
-        fault = file_fault(source)
-        if fault not in (None, IS_FOLDER):
-            raise UserError(f"{source}: not a readable image: {fault}")
-
-    from wsdan.data.formats import is_image_name
-
-    files = []
-    for source in sources:
-        if not os.path.isdir(source):
+    check_sources(sources)
+    skip = None
+    if os.path.isdir(out) and not any(
+        os.path.samefile(out, source) for source in filter(os.path.isdir, sources)
+    ):
+        skip = (os.stat(out).st_dev, os.stat(out).st_ino)
+    files, bad = [], []
+    for source in Listing(sources, skip):
+        if isinstance(source, Unreadable):
+            bad.append(f"{source.name}: {source.reason}")
+        elif isinstance(source, str):
             files.append(source)
-            continue
-        found = [
-            os.path.join(folder, name)
-            for folder, _, names in sorted(os.walk(source))
-            for name in sorted(names)
-            if is_image_name(name)
-        ]
-        if not found:
-            raise UserError(f"{source}: there is no image in this folder")
-        files += found
-    return files
+        else:
+            raise UserError(f"{source}: explain takes image files, not images in shards")
+    return files, bad
 
 
 def _figure_paths(images: list[str], out: str, overwrite: bool) -> list[Path]:

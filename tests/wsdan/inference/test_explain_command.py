@@ -60,6 +60,11 @@ def test_a_folder_of_class_folders_and_a_bad_image(folder, capsys):
         assert len(item["top"]) == 1 and item["parts"][0]["number"] == 1
     _, err = explained(capsys, "photos/2.jpg", status=2)
     assert "--out: explained/2.png exists; pass --overwrite to replace it" in err
+    (folder / "photos" / "dog" / "bad.jpg").unlink()
+    (folder / "photos" / "none").mkdir()
+    out, err = explained(capsys, ".", "photos/none", "--overwrite", "--json", status=1)
+    assert len(out.splitlines()) == 3  # without the figures below the present folder
+    assert "photos/none: holds no image" in err
     out, _ = explained(capsys, "photos/2.jpg", "--overwrite", "--truth", "dog")
     assert out.startswith("photos/2.jpg: ") and ("(right)" in out or "(it is dog)" in out)
 
@@ -82,7 +87,7 @@ def test_a_figure_replaces_no_image(folder, capsys):
         (["photos/2.jpg", "--out", "a.pt/x"], "--out: cannot make the folder a.pt/x"),
         (["photos/2.jpg", "--truth", "bird"], "--truth: 'bird' is no class of the checkpoint"),
         (["photos/2.jpg", "--top", "0"], "--top must be from 1 to 10; got 0"),
-        (["empty"], "empty: there is no image in this folder"),
+        (["empty"], "empty: holds no image"),
         (["photos/2.jpg", "none.jpg"], "none.jpg: not a readable image: no such file"),
         (["photos/2.jpg", "--checkpoint", "plain.pt"], "plain classifier, which has no attention"),
     ],
