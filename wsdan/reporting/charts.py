@@ -184,5 +184,8 @@ def _step(span: float, whole: bool) -> float:
 
 
 def _short(value: float) -> str:
-    """At most four digits."""
-    return f"{value:.4g}"
+    """At most four digits; a small value with its power of ten, 1.5e-4."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.4g}"
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(power)}"

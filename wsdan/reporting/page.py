@@ -33,6 +33,7 @@ def render(root: str | None, **content: Any) -> str:
         "name": shown_name,
         "file": lambda path: shown_name(path.removeprefix(f"{root}/"), from_end=True),
         "fact": lambda value: shortened(printable(str(value))),
+        "images": lambda value: f"{value:,} image{'' if value == 1 else 's'}",
         "count": lambda value: f"{value:,}",
         "points": lambda value: "" if value is None else f"{value:.1f}{PERCENT}",
         "percent": lambda value: f"{100 * value:.1f}{PERCENT}",

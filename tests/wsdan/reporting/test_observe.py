@@ -10,6 +10,7 @@ from wsdan.config import Config
 from wsdan.inference.evaluate import Prediction
 from wsdan.inference.metrics import Evaluation
 from wsdan.reporting import observe as observing
+from wsdan.reporting.charts import curves
 from wsdan.reporting.content import class_rows, confused_pairs, interval
 from wsdan.reporting.history import MOST_EPOCHS, history
 from wsdan.reporting.observe import WORST, Observed, observe
@@ -115,3 +116,15 @@ def test_history_reads_what_is_whole(tmp_path):
     file.write_text("\n".join(json.dumps({"epoch": i}) for i in range(3 * MOST_EPOCHS + 1)))
     found = history(tmp_path / "best.pt")
     assert len(found) <= MOST_EPOCHS and found[-1]["epoch"] == 3 * MOST_EPOCHS
+
+
+def test_a_curve_has_the_ticks_of_its_values():
+    records = [{"epoch": i, "lr": 3e-4 - 1e-4 * i} for i in range(3)]
+    chart = curves(records, {"lr": "learning rate", "other": "not there"}, "learning rate")
+    assert [tick.text for tick in chart.y_ticks] == ["1e-4", "1.5e-4", "2e-4", "2.5e-4", "3e-4"]
+    assert [tick.text for tick in chart.x_ticks] == ["1", "2", "3"]
+    (line,) = chart.lines
+    xs, ys = zip(*[map(float, point.split(",")) for point in line.points.split()], strict=True)
+    assert xs == (chart.left, (chart.left + chart.right) / 2, chart.right)
+    assert ys == (chart.top, (chart.top + chart.bottom) / 2, chart.bottom)
+    assert curves(records, {"other": "not there"}, "none") is None

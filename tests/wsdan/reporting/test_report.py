@@ -131,7 +131,7 @@ def test_an_unreadable_image_is_told_or_counted(tmp_path, capsys):
     assert "not a readable image" in refused(capsys, *command)
     assert not (tmp_path / "x.html").exists()
     done(*command, "--skip-bad-images")
-    assert "1 unreadable images were skipped" in (tmp_path / "x.html").read_text()
+    assert "Unreadable and skipped: 1 image." in (tmp_path / "x.html").read_text()
 
 
 def test_the_files_of_the_page_are_package_data():
