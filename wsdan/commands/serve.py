@@ -69,7 +69,7 @@ def run(options: dict) -> int:
 
     from wsdan.serving.app import build_app
     from wsdan.serving.pictures import draw
-    from wsdan.serving.server import address_of, bound_socket, serve
+    from wsdan.serving.server import bound_socket, serve
     from wsdan.serving.service import Service
 
     settings = _settings(options)
@@ -78,9 +78,7 @@ def run(options: dict) -> int:
         classifier.config = dataclasses.replace(classifier.config, **changes)
         service = Service(classifier, settings, draw)
         service.warm_up()
-        app = build_app(service)
-        print(f"serving on {address_of(bound)} (Ctrl+C stops it)", flush=True)
-        return serve(app, service, bound, access_log=options["access_log"])
+        return serve(build_app(service), service, bound, access_log=options["access_log"])
 
 
 def check_host_name(name: str) -> None:

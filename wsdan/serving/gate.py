@@ -47,6 +47,10 @@ class Gate:
         self.service.in_flight += 1
         try:
             await self.app(scope, body.receive, send)
+        except asyncio.CancelledError:  # by the server, when its grace is over
+            self.service.cut_off += 1
+            stopping = RefusedError(503, "the server stopped before its answer", retry=5)
+            await refusal(stopping)(scope, receive, send)
         finally:
             self.service.in_flight -= 1
             self._held -= body.received

@@ -9,7 +9,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "threshold": {
         "type": "number", "minimum": 0, "maximum": 1, "default": 0,
-        "description": "The label is `unknown` where the best score is below it.",
+        "description": "The label is unknown where the best score is below it.",
     },
     "attention": {
         "type": "boolean", "default": False,
@@ -77,7 +77,7 @@ _RESULT = {
         "attention": _ATTENTION,
         "error": {
             "type": "string",
-            "description": "Instead of all but `image`, of an unreadable one among several.",
+            "description": "Instead of all but image, of an unreadable one among several.",
         },
     },
 }

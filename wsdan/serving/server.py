@@ -90,13 +90,18 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """After SIGTERM or SIGINT new requests are refused, those in flight end, then the server does;
-    after a second signal, or `grace` seconds, at once."""
+    """Says its address when it listens. After SIGTERM or SIGINT new requests are refused, those in
+    flight end, then the server does; after a second signal, or `grace` seconds, at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
         self._service = service
         self._draining: asyncio.Task | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or []:
+            print_if_possible(f"serving on {address_of(bound)} (Ctrl+C stops it)")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -145,7 +150,7 @@ def serve(app: FastAPI, service: Service, bound: socket.socket, *, access_log: b
         timeout_graceful_shutdown=1,
     )
     _Server(config, service).run(sockets=[bound])
-    left = service.in_flight
+    left = service.cut_off + service.in_flight
     if left:
         print_if_possible(f"wsdan: stopped with {left} requests unanswered", error=True)
         os._exit(1)  # threads that still compute for them would be waited for

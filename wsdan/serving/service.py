@@ -104,7 +104,8 @@ class Service:
         self.batcher = Batcher(self._run, settings.max_batch, settings.max_wait)
         self.slots = Slots(settings.queue)
         self.ready = self.draining = False
-        self.in_flight = 0  # requests that are answered
+        self.in_flight = 0  # requests that are being answered
+        self.cut_off = 0  # requests that the end of the server left without an answer
 
     @property
     def has_attention(self) -> bool:

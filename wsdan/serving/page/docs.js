@@ -9,7 +9,7 @@ function element(name, text = "", ...children) {
 
 function table(caption, rows) {
   const body = element("tbody", "", ...rows.map(([name, kind, text]) =>
-    element("tr", "", element("th", "", element("code", name)), element("td", kind), element("td", text || ""))));
+    element("tr", "", element("th", "", element("code", name)), ...(kind ? [element("td", kind)] : []), element("td", text || ""))));
   for (const head of body.querySelectorAll("th")) head.scope = "row";
   return element("table", "", element("caption", caption), body);
 }

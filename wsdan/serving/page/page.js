@@ -132,6 +132,7 @@ function showLines(result) {
   const [x1, y1, x2, y2] = result.box;
   const box = { class: "box", x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "none", "vector-effect": "non-scaling-stroke" };
   const badges = [];
+  const places = [];
   for (const part of result.attention.parts) {
     const index = (part.number - 1) % COLOURS.length;
     const path = part.outline.map((line) => `M${line.map((point) => point.join(" ")).join("L")}Z`).join("");
@@ -141,11 +142,14 @@ function showLines(result) {
       drawn("path", { ...shape, stroke: COLOURS[index], "stroke-width": 2.5, "stroke-dasharray": DASHES[index] }),
     );
     const [x, y] = part.peak;
-    const r = 3.2 * unit;
+    const r = 2.8 * unit;
     const place = { cx: Math.min(Math.max(x, r), width - r), cy: Math.min(Math.max(y, r), height - r) };
+    const aside = (x > width / 2 ? -2.2 : 2.2) * r; // several maps may have one peak
+    while (places.some((other) => Math.hypot(other.cx - place.cx, other.cy - place.cy) < 2 * r)) place.cx += aside;
+    places.push(place);
     badges.push(
       drawn("circle", { class: "part", ...place, r, fill: "#000", stroke: COLOURS[index], "stroke-width": 0.5 * unit }),
-      drawn("text", { class: "part", x: place.cx, y: place.cy, fill: "#fff", "font-size": 4.2 * unit, "font-weight": 700, "text-anchor": "middle", "dominant-baseline": "central" }, String(part.number)),
+      drawn("text", { class: "part", x: place.cx, y: place.cy, fill: "#fff", "font-size": 3.7 * unit, "font-weight": 700, "text-anchor": "middle", "dominant-baseline": "central" }, String(part.number)),
     );
     const badge = element("span", { className: "badge", textContent: part.number });
     badge.style.borderColor = COLOURS[index];
