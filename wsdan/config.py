@@ -230,6 +230,9 @@ class Config:
     save_every: int | None = _setting(
         None, "steps between checkpoints within an epoch; 0: only at its end"
     )
+    plots: bool = _setting(
+        True, "at the end, draw curves, confusion matrix, calibration and worst mistakes into --out"
+    )
     resume: bool = _setting(False, "resume from last.pt in --out")
     overwrite: bool = _setting(False, "replace the run in --out")
     allow_changed_data: bool = _setting(

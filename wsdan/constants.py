@@ -21,3 +21,8 @@ SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data syn
 SYNTHETIC_MAX_SIZE = 1024  # of the largest; its images are kept in memory
 
 CONFIG = "config.yaml"  # the settings of a run, in its folder
+
+METRICS = "metrics.jsonl"  # the record of each epoch, there too
+# Of an evaluation, in a run's folder or that of --plots.
+CURVES, PREDICTIONS = "curves.png", "predictions.csv"
+FIGURES = ("confusion.png", "per_class.png", "reliability.png", "mistakes.png")

@@ -283,6 +283,18 @@ def check_checkpoint(source: str | Path) -> None:
         check_checkpoint_file(source)
 
 
+def check_output_folder(option: str, path: str | Path) -> None:
+    """Raise UserError unless `path` is a folder that can be written, or one that can be made."""
+    check_text(option, str(path))
+    check_reachable(option, path)
+    full = Path(os.path.abspath(path))
+    exists = next(item for item in (full, *full.parents) if os.path.lexists(item))
+    if not exists.is_dir():
+        raise UserError(f"{option}: {exists} is no folder")
+    if not os.access(exists, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: cannot write to {exists}")
+
+
 def check_checkpoint_file(path: str | Path) -> None:
     """Raise UserError unless `path` is a file."""
     fault = file_fault(path)

@@ -26,7 +26,7 @@ from wsdan.cli import main
 from wsdan.training.step import build_step
 
 SCRIPTS = SUPPORT / "scripts"
-SMALL = ["train", "--batch-size", "8", "--image-size", "32", "--num-attentions", "4"]
+SMALL = ["train", "--batch-size", "8", "--image-size", "32", "--num-attentions", "4", "--no-plots"]
 
 
 def metrics_of(folder: Path) -> list[dict]:

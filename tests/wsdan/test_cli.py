@@ -25,7 +25,7 @@ def small(monkeypatch):
     """Few embedded images, so that a run takes a second."""
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 32)
-    return ["train", "--batch-size", "16", "--image-size", "48", "--epochs", "2"]
+    return ["train", "--no-plots", "--batch-size", "16", "--image-size", "48", "--epochs", "2"]
 
 
 def metrics_of(folder) -> list[dict]:
@@ -100,6 +100,7 @@ def test_train_on_a_folder(tmp_path, capsys):
     tree, out = make_tree(tmp_path / "tree", per_class=6), tmp_path / "out"
     (tree / "train/red/broken.png").write_text("no image")
     command = ["train", "--data", "folder", "--root", str(tree), "--backbone", "resnet18"]
+    command += ["--no-plots"]
     command += ["--no-pretrained"]
     command += ["--image-size", "64", "--epochs", "1", "--batch-size", "6", "--workers", "1"]
     command += ["--num-attentions", "4", "--out", str(out)]

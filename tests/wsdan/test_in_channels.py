@@ -22,7 +22,7 @@ from wsdan.networks.trainable import freeze_unused
 
 RUN = [
     "--backbone", "tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4",
-    "--num-attentions", "4", "--workers", "0", "--log-images", "1",
+    "--num-attentions", "4", "--workers", "0", "--log-images", "1", "--no-plots",
 ]  # fmt: skip
 
 

@@ -59,6 +59,10 @@ class RawImageDataset(Dataset):
         resized = self.transform.resize(decoded)
         return RawItem(resized, decoded.size, index, sample, rng_state)
 
+    def original(self, index: int) -> Image.Image:
+        """The image before it is resized, RGB. Raises BadImageError."""
+        return load_image(self.samples[index].source, self.max_pixels)
+
 
 class DecodingLoader:
     """A data loader that decodes and transforms each batch on the device.

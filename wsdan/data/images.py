@@ -83,13 +83,17 @@ class ImageDataset(Dataset):
         box = self.transform.box(box, size)
         return Item(image, label, str(source), box, size, index)
 
+    def original(self, index: int) -> Image.Image:
+        """The image before it is resized. Raises BadImageError."""
+        rgba = self.transform.channels == 4
+        return load_image(self.samples[index].source, self.max_pixels, rgba=rgba)
+
     def _resized(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
         """The resized image, and (width, height) of the original."""
         cached = self.cache.get(index) if self.cache is not None else None
         if cached is not None:
             return cached
-        rgba = self.transform.channels == 4
-        image = load_image(self.samples[index].source, self.max_pixels, rgba=rgba)
+        image = self.original(index)
         resized = self.transform.resize(image)
         if self.cache is not None:
             self.cache.put(index, resized, image.size)

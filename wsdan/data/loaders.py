@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
@@ -77,6 +78,10 @@ class InMemoryDataset(Dataset):
         image = self.transform(self.images[index])
         label, box, size = self.labels[index], self.boxes[index], self.images.shape[:1:-1]
         return Item(image, label, f"image {index}", box, tuple(size), index)
+
+    def original(self, index: int) -> Image.Image:
+        """The image, RGB."""
+        return Image.fromarray(self.images[index].permute(1, 2, 0).contiguous().numpy())
 
 
 def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]]:

@@ -19,7 +19,7 @@ from wsdan.config import Config
 from wsdan.data.transforms import box_in_original, eval_transform
 from wsdan.errors import UserError, shown
 from wsdan.inference.embedding import PCA, Features, fit_pca, unit_norm
-from wsdan.inference.evaluate import VIEWS, Prediction, pooled_features, predict_views
+from wsdan.inference.evaluate import Prediction, pooled_features, predict_views
 from wsdan.inference.inputs import ImageLike, is_single, named_images, read_image
 from wsdan.inference.pretrained import (
     load_parts,
@@ -28,7 +28,7 @@ from wsdan.inference.pretrained import (
     signature,
     upload_folder,
 )
-from wsdan.inference.results import Result
+from wsdan.inference.results import Result, results_of
 from wsdan.networks.folding import fold_batch_norms
 from wsdan.networks.model import build_model, without_weights
 from wsdan.precision import input_dtype
@@ -326,32 +326,8 @@ class Classifier:
     ) -> list[Result]:
         """The results of a batch, of images whose originals have these names and sizes (width,
         height): one transfer from the device for each part of the prediction."""
-        order = prediction.final.topk(min(top, len(self.classes)), dim=1).indices
-        scores = {
-            view: values.gather(1, order).float().tolist()
-            for view in VIEWS
-            if (values := getattr(prediction, view)) is not None
-        }
-        labels = order.tolist()
-        boxes, attentions = prediction.boxes, prediction.attentions
-        boxes = [None] * len(names) if boxes is None else boxes.tolist()
-        maps: list[np.ndarray | None] = [None] * len(names)
-        if attentions is not None:
-            maps = list(attentions.float().mean(dim=1).cpu().numpy())
-        return [
-            Result(
-                image=names[i],
-                size=sizes[i],
-                top=[
-                    {"class": self.classes[label], **{v: scores[v][i][k] for v in scores}}
-                    for k, label in enumerate(labels[i])
-                ],
-                box=self.box_in_original(boxes[i], sizes[i]),
-                attention=maps[i],
-                threshold=threshold,
-            )
-            for i in range(len(names))
-        ]
+        given = {"top": top, "threshold": threshold}
+        return results_of(prediction, names, sizes, self.classes, self.config, **given)
 
     def box_in_original(self, box: list[int] | None, size: tuple[int, int]) -> list[int] | None:
         """A box x1 y1 x2 y2 of the network's input, in pixels of an original of `size` (width,

@@ -5,7 +5,7 @@ Published codes differ: the official TensorFlow code and WS_DAN_PyTorch average 
 WS-DAN.PyTorch and CAL average logits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -133,6 +133,7 @@ def evaluate(
     config: Config,
     device: torch.device,
     wrong: list[WrongImage] | None = None,
+    log: Callable[[Prediction, Batch], None] | None = None,
 ) -> Evaluation:
     """Evaluate the model on all batches.
 
@@ -141,6 +142,8 @@ def evaluate(
 
     Args:
         model: a WSDAN or PlainClassifier, of any precision, perhaps in torch's wrappers.
+        wrong: to which the wrong images are added. log: called with each batch and its predictions,
+            a PredictionLog for instance; it may wait for the device.
 
     Raises:
         UserError: an unreadable image without skip_bad_images.
@@ -163,6 +166,8 @@ def evaluate(
             prediction.final,
             batch.labels.to(device, non_blocking=True),
         )
+        if log is not None:
+            log(prediction, batch)
         if wrong is not None:
             wrong += _wrong_images(prediction.final, batch)
         if prediction.boxes is not None:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wsdan.config import Config
+from wsdan.data.transforms import box_in_original
 from wsdan.errors import printable
+from wsdan.inference.evaluate import VIEWS, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,6 +92,53 @@ class Result:
             "top": [{key: _finite(value) for key, value in entry.items()} for entry in self.top],
             "box": self.box,
         }
+
+
+def results_of(
+    prediction: Prediction,
+    names: list[str | None],
+    sizes: list[tuple[int, int]],
+    classes: list[str],
+    config: Config,
+    *,
+    top: int = 5,
+    threshold: float = 0.0,
+) -> list[Result]:
+    """The results of a batch of images whose originals have these names and sizes (width, height),
+    with one transfer from the device for each part of the prediction.
+
+    config: of the model and of how its inputs were made of the originals.
+    """
+    order = prediction.final.topk(min(top, len(classes)), dim=1).indices
+    scores = {
+        view: values.gather(1, order).float().tolist()
+        for view in VIEWS
+        if (values := getattr(prediction, view)) is not None
+    }
+    labels = order.tolist()
+    boxes: list[list[int] | None] = [None] * len(names)
+    maps: list[npt.NDArray[np.float32] | None] = [None] * len(names)
+    if prediction.boxes is not None and prediction.attentions is not None:
+        whole = config.data == "synthetic"
+        maps = list(prediction.attentions.float().mean(dim=1).cpu().numpy())
+        boxes = [
+            box_in_original(box, size, config.input_size, whole)
+            for box, size in zip(prediction.boxes.tolist(), sizes, strict=True)
+        ]
+    return [
+        Result(
+            image=names[i],
+            size=sizes[i],
+            top=[
+                {"class": classes[label], **{view: scores[view][i][k] for view in scores}}
+                for k, label in enumerate(labels[i])
+            ],
+            box=boxes[i],
+            attention=maps[i],
+            threshold=threshold,
+        )
+        for i in range(len(names))
+    ]
 
 
 def _finite(value: Any) -> Any:

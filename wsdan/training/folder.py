@@ -7,15 +7,16 @@ from pathlib import Path
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
-from wsdan.constants import CONFIG
+from wsdan.constants import CONFIG, CURVES, FIGURES, METRICS, PREDICTIONS
 from wsdan.errors import UserError
 from wsdan.files import remove_temporary, written_whole
 from wsdan.output import warn
 from wsdan.training.lock import LOCK, RunLock, check_unlocked
 
 RUNS = Path("runs")
-LAST, BEST, METRICS = "last.pt", "best.pt", "metrics.jsonl"
+LAST, BEST = "last.pt", "best.pt"
 _FILES = (LAST, BEST, METRICS, CONFIG)
+_PLOTS = (CURVES, *FIGURES, PREDICTIONS)
 CONFIG_HEAD = "# The settings of a run of wsdan train\n"  # by which its config.yaml is known
 
 
@@ -79,10 +80,11 @@ def open_run_folder(config: Config, lock: RunLock) -> Path:
         raise UserError(f"--out: cannot write to {folder}")
     lock.take(folder)
     _check_content(config, folder)  # again: another run may have begun and ended meanwhile
-    for name in (*_FILES, LOCK):
+    for name in (*_FILES, *_PLOTS, LOCK):
         remove_temporary(folder, name)
     if config.overwrite or _failed_early(folder):
-        for path in [*folder.glob("events.out.tfevents.*"), *(folder / name for name in _FILES)]:
+        names = (*_FILES, *_PLOTS)
+        for path in [*folder.glob("events.out.tfevents.*"), *(folder / name for name in names)]:
             path.unlink(missing_ok=True)
     return folder
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wsdan.config import Config
-from wsdan.constants import CONFIG
+from wsdan.constants import CONFIG, METRICS
 from wsdan.files import written_whole
 from wsdan.inference.evaluate import VIEWS
 from wsdan.output import print_if_possible, warn
-from wsdan.training.folder import CONFIG_HEAD, METRICS
+from wsdan.training.folder import CONFIG_HEAD
 
 
 class RunLogger:

@@ -3,12 +3,15 @@
 import dataclasses
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wsdan.checkpoint import NotSavedError, save_checkpoint
 from wsdan.config import Config
+from wsdan.constants import METRICS
 from wsdan.data.loaders import Batch
 from wsdan.distributed import (
     broadcast_,
@@ -19,7 +22,7 @@ from wsdan.distributed import (
     warn_main,
     world_size,
 )
-from wsdan.errors import StoppedError, UserError
+from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.inference.evaluate import (
     NoImagesError,
     accuracy_table,
@@ -80,6 +83,8 @@ def _train(
     print_main(accuracy_table(metrics))
     if config.profile:
         print_main(run.profiler.table())
+    if config.plots:
+        plot(run)
     print_main(f"checkpoints: {run.folder / LAST}, {run.folder / BEST}")
     return run.folder, metrics
 
@@ -95,7 +100,7 @@ def train_epochs(run: Run) -> dict[str, float]:
         best = None
         last = progress.epoch + 1 == config.epochs
         if last or (progress.epoch + 1) % config.eval_every == 0:
-            metrics = evaluate_epoch(run)
+            metrics = evaluate_epoch(run, new_log(run) if last else None)
             record |= {f"val_{name}": value for name, value in metrics.items()}
             if final_accuracy(metrics) > progress.best:
                 best = final_accuracy(metrics)
@@ -108,7 +113,7 @@ def train_epochs(run: Run) -> dict[str, float]:
     if not saved:
         raise UserError(f"training is done, but {run.folder} could not take its last checkpoint")
     if not metrics:  # resumed after the last epoch
-        metrics = evaluate(run.state.eval_model(), run.val_loader, config, run.device).metrics
+        metrics = evaluate_run(run, run.val_loader, new_log(run))
     return metrics
 
 
@@ -150,7 +155,40 @@ def train_one_epoch(run: Run) -> None:
     progress.trained = True
 
 
-def evaluate_epoch(run: Run) -> dict[str, float]:
+def new_log(run: Run) -> Any:
+    """A PredictionLog of the last evaluation, or None without --plots. matplotlib is imported here,
+    when it is needed."""
+    if not run.config.plots:
+        return None
+    from wsdan.inference.plots.predictions import PredictionLog
+
+    return PredictionLog(run.state.classes, run.config)
+
+
+def evaluate_run(run: Run, batches: Iterable[Batch], log: Any = None) -> dict[str, float]:
+    """Evaluate the run's model; run.evaluation holds the result. Returns the metrics."""
+    result = evaluate(run.state.eval_model(), batches, run.config, run.device, log=log)
+    run.evaluation = result, log
+    return result.metrics
+
+
+def plot(run: Run) -> None:
+    """Draw the figures of the run and of its last evaluation; a failure is a warning."""
+    from wsdan.inference.plots.folder import write_curves, write_plots
+
+    try:
+        if is_main():
+            write_curves(run.folder, run.folder / METRICS)
+        if run.evaluation is not None:
+            images = run.val_loader.dataset.dataset
+            write_plots(run.folder, *run.evaluation, run.state.classes, run.config, images)
+    except Exception as error:  # no figure is worth a run
+        warn_main(f"the figures could not be drawn: {type(error).__name__}: {one_line(error)}")
+    else:
+        print_main(f"figures and predictions: {run.folder}")
+
+
+def evaluate_epoch(run: Run, log: Any = None) -> dict[str, float]:
     """Evaluate the run's model, and log its views of run.logged_images. Returns the metrics.
 
     Raises StoppedError, with last.pt written, after a signal.
@@ -160,7 +198,7 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
     broadcast_(list(model.buffers()))
     try:
         batches = run.stop.until_requested(run.val_loader)
-        metrics = evaluate(model, batches, run.config, run.device).metrics
+        metrics = evaluate_run(run, batches, log)
     except NoImagesError:  # raised in all ranks, unlike the error of an unreadable image
         if run.stop.agreed() is None:
             raise

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from wsdan.config import Config
 from wsdan.data.decoding import DecodingLoader
 from wsdan.data.loaders import fingerprints, train_loader, val_loader
 from wsdan.distributed import call_on_main, is_main, warn_main
+from wsdan.inference.metrics import Evaluation
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
 from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
 from wsdan.training.launch import check_data
@@ -36,6 +38,7 @@ class Run:
         lock: of the folder, in the first process.
         frozen: parameters of the backbone that do not train now (--freeze).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
+        evaluation: the last evaluation and, if it is to be drawn, its PredictionLog.
     """
 
     state: RunState
@@ -50,6 +53,7 @@ class Run:
     profiler: Profiler = NO_PROFILER
     frozen: list[nn.Parameter] = field(default_factory=list)
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
+    evaluation: tuple[Evaluation, Any] | None = None
 
     @property
     def config(self) -> Config:

@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory) -> str:
     """last.pt of a run with averaged weights, test-time views and the counterfactual term."""
     folder = tmp_path_factory.mktemp("run")
     command = ["train", "--out", str(folder), "--batch-size", "16", "--image-size", "48"]
-    command += ["--epochs", "2", "--ema", "0.9", "--tta", "--counterfactual", "1"]
+    command += ["--epochs", "2", "--ema", "0.9", "--tta", "--counterfactual", "1", "--no-plots"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
         patch.setattr(loaders, "SYNTHETIC_VAL", 35)

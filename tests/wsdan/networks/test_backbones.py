@@ -276,7 +276,7 @@ def test_weights_start_a_run_and_are_not_needed_again(tmp_path, capsys):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
     common = ["train", "--data", "folder", "--root", str(root), "--backbone", "resnet18:layer2",
               "--image-size", "32", "--num-attentions", "2", "--workers", "0", "--log-images", "0",
-              "--batch-size", "6"]  # fmt: skip
+              "--batch-size", "6", "--no-plots"]  # fmt: skip
     first, second = tmp_path / "first", tmp_path / "second"
     assert main([*common, "--epochs", "1", "--weights", str(file), "--out", str(first)]) == 0
     best = first / "best.pt"

@@ -56,7 +56,7 @@ def test_offline_one_line_names_the_file_and_the_ways_out(
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     root = make_tree(tmp_path / "data")
-    command = ["train", "--data", "folder", "--root", root, "--backbone", "resnet18"]
+    command = ["train", "--data", "folder", "--root", root, "--backbone", "resnet18", "--no-plots"]
     error = refused(capsys, *command, "--workers", "0", "--out", tmp_path / "out")
     url = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     assert f"--pretrained: cannot fetch {url} (<urlopen error no route to host>); put" in error

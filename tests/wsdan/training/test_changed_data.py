@@ -20,6 +20,7 @@ from wsdan.data.samples import Sample, TarMember
 COMMAND = [
     "train", "--data", "folder", "--backbone", "tiny", "--image-size", "32", "--batch-size", "4",
     "--num-attentions", "4", "--workers", "0", "--log-images", "0", "--no-pretrained",
+    "--no-plots",
 ]  # fmt: skip
 
 

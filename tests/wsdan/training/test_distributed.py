@@ -45,6 +45,7 @@ def test_two_ranks_equal_one_of_twice_the_batch(network, images, accumulate, tmp
     monkeypatch.setenv("NETWORK", network)
     monkeypatch.setenv("FEW_IMAGES", images)
     command = ["train", "--image-size", "32", "--attention", "slice", "--num-attentions", "4"]
+    command += ["--no-plots"]
     command += [*RECIPE, "--accumulate", str(accumulate), "--ema", "0.9", "--log-images", "0"]
     command += ["--epochs", "1" if network == "plain" else "2", "--eval-every", "2"]
     one, two = tmp_path / "one", tmp_path / "two"

@@ -138,7 +138,16 @@ def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 32)  # four batches
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 8)
     monkeypatch.setattr(wsdan.training.loop, "check_device", lambda *arguments: None)
-    command = ["train", "--batch-size", "8", "--image-size", "32", "--eval-every", "9"]
+    command = [
+        "train",
+        "--batch-size",
+        "8",
+        "--image-size",
+        "32",
+        "--eval-every",
+        "9",
+        "--no-plots",
+    ]
     command += ["--device", "cpu"]
     losses = {}
     for name, options in {"eager": [], "graph": ["--cuda-graph"]}.items():

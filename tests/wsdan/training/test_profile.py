@@ -164,7 +164,7 @@ def test_a_profiled_run_prints_its_phases_and_has_the_same_losses(
 ):
     monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 48)
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 32)
-    command = ["train", "--batch-size", "16", "--image-size", "48", "--epochs", "2"]
+    command = ["train", "--batch-size", "16", "--image-size", "48", "--epochs", "2", "--no-plots"]
     command += ["--method", method, "--out"]
     assert main([*command, str(tmp_path / "off")]) == 0
     assert "ms/step" not in capsys.readouterr().out
@@ -201,6 +201,7 @@ def test_the_checkpoint_of_a_profiled_run_is_like_any_other(tmp_path, monkeypatc
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 16)
     out = str(tmp_path / "out")
     command = ["train", "--batch-size", "16", "--image-size", "48", "--epochs", "1", "--out", out]
+    command += ["--no-plots"]
     assert main([*command, "--profile"]) == 0
     assert main(["eval", "--checkpoint", f"{out}/last.pt"]) == 0
     assert not any("pool." in name for name in load_checkpoint(f"{out}/last.pt")["model"])

@@ -202,7 +202,7 @@ def test_a_whole_compiled_run(tmp_path, monkeypatch):
         compile_module(module, backend="aot_eager")
 
     monkeypatch.setattr(nn.Module, "compile", compile_quickly)
-    command = ["train", "--batch-size", "8", "--image-size", "32", "--epochs", "2"]
+    command = ["train", "--batch-size", "8", "--image-size", "32", "--epochs", "2", "--no-plots"]
     command += ["--num-attentions", "4", "--optimizer", "sgd", "--lr", "1e-3", "--eval-every", "1"]
     records = {}
     for name, options in {"eager": [], "compiled": ["--compile"]}.items():
