@@ -120,12 +120,11 @@ def _check(options: dict) -> None:
 
 
 def _write_weights(options: dict, views: dict, out: Path) -> None:
-    from wsdan.checkpoint import load_checkpoint, save_safetensors
+    from wsdan.checkpoint import save_safetensors
+    from wsdan.inference.pretrained import load_parts
 
-    checkpoint = load_checkpoint(options["checkpoint"])
-    averaged = checkpoint.get("ema") and not options["raw_weights"]
-    weights = checkpoint["ema" if averaged else "model"]
-    config = dataclasses.replace(checkpoint["config"], **views)
-    save_safetensors(out, config, checkpoint["classes"], weights)
+    parts = load_parts(options["checkpoint"], raw_weights=options["raw_weights"])
+    config, weights = dataclasses.replace(parts.config, **views), parts.weights
+    save_safetensors(out, config, parts.classes, weights)
     print(f"{out}: {size_text(out)}, {len(weights)} tensors")
     print(f"wsdan predict --checkpoint {out} IMAGE")

@@ -90,7 +90,10 @@ def test_int8(checkpoint, file, tmp_path):
     nodes = onnx.load(out).graph.node
     makers = {name: node.op_type for node in nodes for name in node.output}
     of_8_bits = [node for node in nodes if makers.get(node.input[0]) == "DequantizeLinear"]
-    convolutions = [node for node in of_8_bits if node.op_type == "Conv"]
+    convolutions = [
+        node for node in of_8_bits
+        if node.op_type == "Conv" and makers.get(node.input[1]) == "DequantizeLinear"
+    ]  # fmt: skip
     assert len(convolutions) == 2 * 4  # in each view; not those of the attention maps
     assert not {"MatMul", "Resize", "GridSample", "Softmax"} & {node.op_type for node in of_8_bits}
     difference = compare(classifier, OnnxModel(out), torch.uint8)
