@@ -85,6 +85,8 @@ def test_grey_transparent_and_rotated_images(classifier, pixels, tmp_path):
     grey = np.asarray(found(pixels[:, :, 0]))
     assert np.array_equal(grey, np.repeat(pixels[:, :, :1], 3, axis=2))
     assert np.array_equal(found(torch.from_numpy(pixels[None, :, :, 0])), grey)
+    for bright in (np.full((4, 5), 0.999), torch.full((3, 4, 5), 0.999)):  # rounded, not cut
+        assert np.asarray(found(bright)).min() == 255
     clear = np.zeros((4, 5, 4), dtype=np.float16)
     assert np.asarray(found(clear)).min() == 255  # over white, as a file
     assert read_image(clear, 100, rgba=True).getpixel((0, 0)) == (0, 0, 0, 0)
