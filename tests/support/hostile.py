@@ -123,6 +123,7 @@ def playground() -> Iterator[None]:
         stack.enter_context(mock.patch.object(loaders, "SYNTHETIC_TRAIN", 2))
         stack.enter_context(mock.patch.object(loaders, "SYNTHETIC_VAL", 2))
         stack.enter_context(mock.patch("wsdan.training.loop.train_epochs", return_value=METRICS))
+        stack.enter_context(mock.patch("wsdan.inference.plots.folder.write_plots"))  # slow
         if importlib.util.find_spec("uvicorn") is not None:  # else `wsdan serve` asks for it
             stack.enter_context(mock.patch("wsdan.serving.server.serve", return_value=0))
         (folder / "d").mkdir()
