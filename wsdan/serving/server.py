@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._service.draining:
-            self.should_exit = self.force_exit = True
+            self.should_exit = True  # its tasks are cancelled after a second
             return
         self._service.draining = True
         self._draining = asyncio.get_running_loop().create_task(self._drain())
