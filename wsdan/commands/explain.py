@@ -73,7 +73,7 @@ def run(options: dict) -> int:
 
 def _explain(classifier, image: str, figure: Path, truth: str | None, options: dict) -> bool:
     """Write the figure of an image and print a line; False for an unreadable image."""
-    from wsdan.inference.explain import draw, explain
+    from wsdan.inference.explaining.explain import draw, explain
 
     try:
         explanation = explain(classifier, image, truth, top=options["top"])

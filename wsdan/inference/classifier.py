@@ -178,7 +178,7 @@ class Classifier:
 
     def _figure(self, image: object, truth: str | None) -> "Figure":
         """The figure of `wsdan explain` for an image as it was given."""
-        from wsdan.inference.explain import draw, explain  # which loads matplotlib
+        from wsdan.inference.explaining.explain import draw, explain  # which loads matplotlib
 
         return draw(explain(self, image, truth))
 

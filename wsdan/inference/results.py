@@ -68,7 +68,7 @@ class Result:
         return score
 
     def plot(self, truth: str | None = None) -> "Figure":
-        """A matplotlib figure of what the model looked at: see `wsdan.inference.explain`.
+        """A matplotlib figure of what the model looked at, that of `wsdan explain`.
 
         The image is read and classified again, by the classifier as it is now: a file must still be
         there. truth: the true class, which the title then says.

@@ -16,7 +16,7 @@ from wsdan.data.loaders import InMemoryDataset
 from wsdan.data.samples import Box
 from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
-from wsdan.inference.overlays import map_in_original, overlaid, shown_size
+from wsdan.inference.explaining.overlays import map_in_original, overlaid, shown_size
 from wsdan.reporting.observe import Example
 
 Images: TypeAlias = ImageDataset | InMemoryDataset

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from wsdan.inference.classifier import Classifier
-from wsdan.inference.overlays import map_in_original, overlaid, shown_size
-from wsdan.inference.parts import PART_THRESHOLD, strongest_maps
+from wsdan.inference.explaining.overlays import map_in_original, overlaid, shown_size
+from wsdan.inference.explaining.parts import PART_THRESHOLD, strongest_maps
 from wsdan.inference.results import Result
 
 LONGEST = 1024  # pixels of the longer side of a picture

@@ -13,9 +13,9 @@ from wsdan.config import Config
 from wsdan.constants import IMAGENET_MEAN
 from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
-from wsdan.inference.explain import draw, explain
-from wsdan.inference.fonts import fitting, text_style
-from wsdan.inference.parts import part_regions, strongest_maps
+from wsdan.inference.explaining.explain import draw, explain
+from wsdan.inference.explaining.fonts import fitting, text_style
+from wsdan.inference.explaining.parts import part_regions, strongest_maps
 from wsdan.networks.model import build_model
 
 CLASSES = ["a$x^{2$b", "日本語 " * 30, "\x1b[31mred\n\udcff", "d" * 300, "e"]

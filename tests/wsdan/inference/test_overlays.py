@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from wsdan.data.transforms import box_in_original, eval_transform
-from wsdan.inference.overlays import map_in_original, overlaid, shown_size
+from wsdan.inference.explaining.overlays import map_in_original, overlaid, shown_size
 
 
 def reached(heat: np.ndarray) -> list[int]:

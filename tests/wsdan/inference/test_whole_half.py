@@ -10,7 +10,7 @@ from wsdan.checkpoint import save_checkpoint
 from wsdan.config import Config
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import evaluate, predict_views
-from wsdan.inference.explain import explain
+from wsdan.inference.explaining.explain import explain
 from wsdan.networks.model import WSDAN, build_model
 from wsdan.training.objective import wsdan_objective
 from wsdan_kernels import FeatureCenters

@@ -127,13 +127,11 @@ def _check_regular(path: Path, data: str) -> None:
 def read_mat_file(path: Path, data: str, names: Sequence[str]) -> list:
     """The variables `names` of a MATLAB file, as scipy reads them with squeeze_me=True.
 
-    Raises UserError if scipy or a variable is missing, or the file is of another format.
+    Raises UserError if a variable is missing, or the file is of another format.
     """
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise UserError(f"--data {data} needs scipy: pip install 'wsdan[data]'") from None
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     _check_regular(path, data)
     try:
         content = loadmat(path, squeeze_me=True)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wsdan.inference.fonts import text_style
+from wsdan.inference.explaining.fonts import text_style
 from wsdan.inference.metrics import BINS, Evaluation, calibration_error, mean_confidence
 from wsdan.inference.plots.style import (
     BLUE,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from wsdan.inference.fonts import text_style
+from wsdan.inference.explaining.fonts import text_style
 from wsdan.inference.metrics import Evaluation
 from wsdan.inference.plots.style import DPI, TEXT, TITLE, WIDTH, new_figure, short_names
 

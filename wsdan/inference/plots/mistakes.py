@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from wsdan.config import Config
-from wsdan.inference.fonts import text_style
-from wsdan.inference.overlays import map_in_original, overlaid
+from wsdan.inference.explaining.fonts import text_style
+from wsdan.inference.explaining.overlays import map_in_original, overlaid
 from wsdan.inference.plots.style import ORANGE, SMALL, TITLE, new_figure, short_names
 from wsdan.inference.results import Result
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsdan.files import written_whole
-from wsdan.inference.fonts import fitting
+from wsdan.inference.explaining.fonts import fitting
 
 WIDTH = 10.0  # inches; 1,000 pixels at DPI
 DPI = 100

@@ -15,9 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from wsdan.inference.fonts import fitting, text_style
-from wsdan.inference.overlays import dimmed, overlaid, painted
-from wsdan.inference.parts import PART_THRESHOLD, Explanation, Part
+from wsdan.inference.explaining.fonts import fitting, text_style
+from wsdan.inference.explaining.overlays import dimmed, overlaid, painted
+from wsdan.inference.explaining.parts import PART_THRESHOLD, Explanation, Part
 
 WIDTH = 10.0  # inches: 1,000 pixels at 100 dots an inch, where the smallest text has 14
 MARGIN, GAP = 0.25, 0.2

@@ -11,10 +11,10 @@ from torch import Tensor
 from wsdan.config import Config
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, NORMALIZATION
 from wsdan.errors import UserError, shown
-from wsdan.inference.drawing import draw
 from wsdan.inference.evaluate import Prediction
-from wsdan.inference.overlays import LONGEST, map_in_original, shown_size
-from wsdan.inference.parts import Explanation, Part, erased, part_regions, strongest_maps
+from wsdan.inference.explaining.drawing import draw
+from wsdan.inference.explaining.overlays import LONGEST, map_in_original, shown_size
+from wsdan.inference.explaining.parts import Explanation, Part, erased, part_regions, strongest_maps
 from wsdan.inference.results import Result
 from wsdan.validation import height_and_width
 from wsdan_kernels import attention_boxes

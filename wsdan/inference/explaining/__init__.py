@@ -1,0 +1,1 @@
+"""What a classifier looked at in an image: parts, overlays, and the figure of `wsdan explain`."""
