@@ -227,6 +227,11 @@ class Config:
     out: str | None = _setting(
         None, "output folder (default: a new numbered folder under runs/)", metavar="DIR"
     )
+    log: str | None = _setting(
+        None,
+        "also log to csv (metrics.csv in the folder), mlflow or wandb; several: csv,mlflow",
+        metavar="NAMES",
+    )
     save_every: int | None = _setting(
         None, "steps between checkpoints within an epoch; 0: only at its end"
     )

@@ -43,6 +43,7 @@ LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
 IS_FOLDER = "is a folder"
 HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
 PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
+LOGGERS = ("csv", "mlflow", "wandb")
 SHARES = ("beta", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
@@ -64,6 +65,11 @@ def check_choices(config) -> None:
 
 def check_together(config) -> None:
     """Raise UserError for settings that need or exclude each other."""
+    names = [] if config.log is None else config.log.split(",")
+    if not set(names) <= set(LOGGERS) or len(set(names)) < len(names):
+        raise UserError(
+            f"--log must be of {', '.join(LOGGERS)}, by commas; got {shown(config.log)}"
+        )
     if config.data == "folder" and config.root is None:
         raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
     if config.data == "synthetic" and config.root is not None:

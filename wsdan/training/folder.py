@@ -15,7 +15,7 @@ from wsdan.training.lock import LOCK, RunLock, check_unlocked
 
 RUNS = Path("runs")
 LAST, BEST = "last.pt", "best.pt"
-_FILES = (LAST, BEST, METRICS, CONFIG)
+_FILES = (LAST, BEST, METRICS, CONFIG, "metrics.csv", "loggers.json")
 _PLOTS = (CURVES, *FIGURES, PREDICTIONS)
 CONFIG_HEAD = "# The settings of a run of wsdan train\n"  # by which its config.yaml is known
 

@@ -1,6 +1,7 @@
 """What happens before the first step: the device, the folder, and who may print."""
 
 import dataclasses
+import importlib.util
 import os
 import platform
 import shlex
@@ -83,6 +84,13 @@ def with_precision(config: Config, device: torch.device) -> Config:
     precision = call_on_main(partial(pick_precision, config.precision, device))
     print_main(f"--precision auto: {precision} on {device.type}")
     return dataclasses.replace(config, precision=precision)
+
+
+def check_loggers(config: Config) -> None:
+    """Raises UserError where a client that --log needs is not installed."""
+    for name in (config.log or "csv").split(","):
+        if name != "csv" and importlib.util.find_spec(name) is None:
+            raise UserError(f"--log {name} needs {name}; pip install {name}")
 
 
 def check_device(config: Config, device: torch.device) -> None:

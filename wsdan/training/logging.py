@@ -16,6 +16,7 @@ from wsdan.files import written_whole
 from wsdan.inference.evaluate import VIEWS
 from wsdan.output import print_if_possible, warn
 from wsdan.training.folder import CONFIG_HEAD
+from wsdan.training.loggers import Loggers
 
 
 class RunLogger:
@@ -30,6 +31,7 @@ class RunLogger:
     def __init__(self, folder: Path | None, config: Config, epoch: int = 0):
         self._folder, self._config, self._epoch = folder, config, epoch
         self._writer: SummaryWriter | None = None
+        self._loggers: Loggers | None = None
         self._thread_error: OSError | None = None
         self._excepthook = threading.excepthook
 
@@ -38,10 +40,13 @@ class RunLogger:
             threading.excepthook = self._thread_failed
             self._warn_on_error(self._write_config)
             self._warn_on_error(self._open_writer)
+            self._loggers = Loggers(self._folder, self._config, self._epoch)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._tensorboard("close")
+        if self._loggers is not None:
+            self._loggers.close()
         if self._writer is not None and self._thread_error is not None:
             self._warn(self._thread_error)  # of the last events, which nothing else has told
         if self._folder is not None:
@@ -54,6 +59,8 @@ class RunLogger:
         self._warn_on_error(self._append, record)
         for name, value in record.items():
             self._tensorboard("add_scalar", name, value, record["epoch"])
+        if self._loggers is not None:
+            self._loggers.log(record)
 
     def print(self, record: dict) -> None:
         """Print an epoch's record; no error if nobody reads it."""

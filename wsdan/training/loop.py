@@ -35,6 +35,7 @@ from wsdan.networks.model import describe_start
 from wsdan.training.folder import BEST, LAST
 from wsdan.training.launch import (
     check_device,
+    check_loggers,
     check_processes,
     pick_device,
     restarted,
@@ -66,6 +67,7 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         config = dataclasses.replace(config, root=os.path.abspath(config.root))
     device = pick_device(config.device)
     check_device(config, device)
+    check_loggers(config)
     with process_group(device), StopSignals() as stop, RunLock() as lock:
         check_processes(config)
         # The run must be freed before the process group, or DistributedDataParallel may hang.

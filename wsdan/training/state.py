@@ -34,7 +34,7 @@ MAY_CHANGE = {
     "cache", "decode", "epochs", "eval_every", "save_every", "max_skipped", "log_images",
     "max_pixels", "allow_empty",
     "skip_bad_images", "batch_size", "accumulate", "compile", "cuda_graph", "pretrained", "weights",
-    "ignore_classifier", "final", "tta", "refine_threshold", "refine_padding", "plots",
+    "ignore_classifier", "log", "final", "tta", "refine_threshold", "refine_padding", "plots",
 }  # fmt: skip
 
 
