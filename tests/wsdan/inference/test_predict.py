@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -281,6 +282,7 @@ def test_an_end_in_the_middle(end, here, tmp_path):
             [sys.executable, "-m", "wsdan", "predict", *arguments],
             stdin=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=environment(), start_new_session=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # if it was ignored
         )  # fmt: skip
     assert process.stdout.readline().startswith(b'{"image": "p/a.png"')
     if end == "interrupt":
