@@ -235,21 +235,6 @@ def check_output(option: str, path: str | Path) -> None:
     check_reachable(option, path)
 
 
-def check_new_file(option: str, path: str, suffix: str, overwrite: bool) -> None:
-    """Raise UserError where a new file of that suffix cannot be written, or may not be."""
-    check_output(option, path)
-    if not path.endswith(suffix) or os.path.basename(path) == suffix:
-        raise UserError(f"{option}: the file's name must end in {suffix}; got {path}")
-    if os.path.lexists(path) and not overwrite:
-        raise UserError(f"{option}: {path} exists; --overwrite replaces it")
-
-
-def check_integer(option: str, value: int | None, low: int, high: int) -> None:
-    """Raise UserError for a number that was given and is out of its range."""
-    if value is not None and not low <= value <= high:
-        raise UserError(f"{option} must be in [{low}, {high}]; got {shown(value)}")
-
-
 def check_installed(what: str, packages: tuple[str, ...], extra: str) -> None:
     """Raise UserError where one of the packages that `what` needs is not installed."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -257,9 +242,13 @@ def check_installed(what: str, packages: tuple[str, ...], extra: str) -> None:
         raise UserError(f"{what} needs {', '.join(missing)}; pip install 'wsdan[{extra}]'")
 
 
-def check_new_output(option: str, path: str | Path, overwrite: bool) -> None:
-    """Raise UserError where no file `path` can be written, or one exists, unless `overwrite`."""
+def check_new_output(option: str, path: str | Path, overwrite: bool, suffix: str = "") -> None:
+    """Raise UserError where no file `path` can be written, one exists, unless `overwrite`, or its
+    name does not end in `suffix`."""
     check_output(option, path)
+    name = os.path.basename(path)
+    if not name.endswith(suffix) or name == suffix:
+        raise UserError(f"{option}: the file's name must end in {suffix}; got {path}")
     if os.path.isfile(path) and not overwrite:
         raise UserError(f"{option}: {path} exists; --overwrite replaces it")
 

@@ -16,10 +16,10 @@ from wsdan.errors import UserError
 from wsdan.files import size_text
 from wsdan.parser import add_setting_options
 from wsdan.validation import (
+    check_between,
     check_folder,
     check_installed,
-    check_integer,
-    check_new_file,
+    check_new_output,
     option_name,
 )
 
@@ -95,7 +95,7 @@ def _check(options: dict) -> None:
     """Raise UserError for options that are wrong, or do not go together, before torch is loaded."""
     kind = options["format"]
     check_evaluation_options(options)
-    check_new_file("--out", options["out"], SUFFIXES[kind], overwrite=options["overwrite"])
+    check_new_output("--out", options["out"], options["overwrite"], SUFFIXES[kind])
     if kind in ("onnx", "safetensors") and options["device"] == "cuda":
         raise UserError(f"--device cuda is for --format torch and aoti; {kind} is of no device")
     if kind in ("onnx", "safetensors"):
@@ -113,7 +113,8 @@ def _check(options: dict) -> None:
             raise UserError(f"{option_name(name)} is for --int8")
     if options["calibration"] is not None:
         check_folder("--calibration", options["calibration"])
-        check_integer("--calibration-images", options["calibration_images"], 1, 10**6)
+    if options["calibration_images"] is not None:
+        check_between("--calibration-images", options["calibration_images"], 1, 10**6)
     check_installed(f"wsdan export --format {kind}", PACKAGES.get(kind, ()), "export")
     if kind == "aoti" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError("--format aoti needs a C++ compiler: there is no g++, and CXX names none")

@@ -12,7 +12,7 @@ from wsdan.commands._checkpoint import (
 from wsdan.errors import UserError
 from wsdan.files import written_whole
 from wsdan.parser import add_setting_options
-from wsdan.validation import check_new_file
+from wsdan.validation import check_new_output
 
 HELP = "a checkpoint's evaluation as one page for the browser"
 
@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: dict) -> None:
     check_evaluation_options(options)
     out, checkpoint = options.pop("out"), options["checkpoint"]
-    check_new_file("--out", out, ".html", options.pop("overwrite"))
+    check_new_output("--out", out, options.pop("overwrite"), ".html")
 
     from wsdan.data.loaders import val_loader
     from wsdan.distributed import launched

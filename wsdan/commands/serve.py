@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import re
 
 from wsdan.commands._checkpoint import add_checkpoint, load_classifier
 from wsdan.config import check_given
 from wsdan.errors import UserError, shortened
 from wsdan.parser import add_setting_options
-from wsdan.validation import check_between, check_checkpoint, check_text
+from wsdan.validation import check_between, check_checkpoint, check_installed, check_text
 
 HELP = "a web page and an HTTP API that classify images"
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -63,9 +62,7 @@ def run(options: dict) -> int:
     changes = {name: options.pop(name) for name in ("refine_threshold", "refine_padding")}
     changes = {name: value for name, value in changes.items() if value is not None}
     check_given(changes)
-    for package in NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"serve needs {package}; pip install 'wsdan[serve]'")
+    check_installed("wsdan serve", NEEDED, "serve")
 
     from wsdan.serving.app import build_app
     from wsdan.serving.pictures import draw

@@ -34,7 +34,7 @@ def test_a_missing_extra_is_one_line(package, trained, capsys, monkeypatch):
         importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a)
     )
     text = refused(capsys, "serve", "--checkpoint", trained)
-    assert text == f"wsdan: error: serve needs {package}; pip install 'wsdan[serve]'\n"
+    assert text == f"wsdan: error: wsdan serve needs {package}; pip install 'wsdan[serve]'\n"
 
 
 @pytest.mark.parametrize(
