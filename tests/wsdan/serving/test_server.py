@@ -81,14 +81,19 @@ def slowly(address: str) -> socket.socket:
     return client
 
 
+def wait_for_the_end(address: str) -> None:
+    """Until the server refuses new requests."""
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{address}healthz").status_code != 503:
+        assert time.monotonic() < deadline
+
+
 def test_it_ends_after_what_is_in_flight_and_refuses_what_is_new(running):
     """The last of those that share a server."""
     process, address = running
     with slowly(address) as client:
         os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while httpx.get(f"{address}healthz").status_code != 503:
-            assert time.monotonic() < deadline
+        wait_for_the_end(address)
         refused = httpx.post(f"{address}predict", files=FILES)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         client.sendall(b":0 }")
@@ -125,6 +130,18 @@ def test_slow_clients_are_cut_off_and_it_ends_within_its_grace(trained):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "1 requests unanswered" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(trained):
+    """Long before its grace is over."""
+    with server(trained, "--grace", 300) as (process, address), slowly(address):
+        os.kill(process.pid, signal.SIGTERM)
+        wait_for_the_end(address)
+        os.kill(process.pid, signal.SIGTERM)
+        done = process.finish(timeout=30)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_the_pages_files_are_installed():
