@@ -16,7 +16,7 @@ from wsdan.config import Config
 from wsdan.inference.classifier import Classifier
 from wsdan.networks.model import build_model
 from wsdan.serving.app import build_app
-from wsdan.serving.pictures import draw
+from wsdan.serving.rendering import draw
 from wsdan.serving.service import Service
 from wsdan.serving.settings import Settings
 

@@ -6,7 +6,10 @@ import dataclasses
 from wsdan.config import DEVICES, Config, check_given
 from wsdan.data.readers import detect
 from wsdan.output import print_if_possible
+from wsdan.parser import add_setting_options
 from wsdan.validation import check_checkpoint, check_folder, check_ranges
+
+BOX_SETTINGS = ("refine_threshold", "refine_padding")  # of the refined view's box
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +28,24 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="pixels of the largest image that is decoded"
     )
+
+
+def add_evaluation_settings(parser: argparse.ArgumentParser) -> None:
+    """The settings of an evaluation; those that are not given are the checkpoint's."""
+    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
+    add_setting_options(parser, *names, *BOX_SETTINGS)
+    parser.add_argument(
+        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
+    )
+
+
+def pop_settings(options: dict, names: tuple[str, ...]) -> dict:
+    """The settings of these names that are given, which `options` loses. Raises UserError for one
+    out of range."""
+    found = {name: options.pop(name) for name in names}
+    found = {name: value for name, value in found.items() if value is not None}
+    check_given(found)
+    return found
 
 
 def load_classifier(options: dict):

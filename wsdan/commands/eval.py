@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsdan.commands._checkpoint import (
     add_checkpoint,
+    add_evaluation_settings,
     check_evaluation_options,
     evaluation_config,
     load_classifier,
@@ -13,20 +14,14 @@ from wsdan.commands._checkpoint import (
 )
 from wsdan.constants import METRICS
 from wsdan.errors import UserError
-from wsdan.parser import add_setting_options
 from wsdan.validation import check_output, check_output_folder
 
 HELP = "accuracy of a checkpoint"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Settings that are not given are those of the checkpoint."""
     add_checkpoint(parser)
-    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
-    add_setting_options(parser, *names, "refine_threshold", "refine_padding")
-    parser.add_argument(
-        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
-    )
+    add_evaluation_settings(parser)
     parser.add_argument(
         "--per-class", action="store_true", help="print the accuracy of each class, worst first"
     )

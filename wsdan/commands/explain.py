@@ -7,8 +7,12 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from wsdan.commands._checkpoint import add_checkpoint, load_classifier
-from wsdan.config import check_given
+from wsdan.commands._checkpoint import (
+    BOX_SETTINGS,
+    add_checkpoint,
+    load_classifier,
+    pop_settings,
+)
 from wsdan.data.sources import Listing, Unreadable, check_sources
 from wsdan.errors import UserError, one_line, printable, shown
 from wsdan.files import written_whole
@@ -24,7 +28,7 @@ DPI = 150  # figures are 10 inches wide
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    add_setting_options(parser, "refine_threshold", "refine_padding")
+    add_setting_options(parser, *BOX_SETTINGS)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="images, folders, or patterns such as 'a/*.jpg'"
     )
@@ -45,9 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict) -> int:
     check_checkpoint(options["checkpoint"])
-    changes = {name: options.pop(name) for name in ("refine_threshold", "refine_padding")}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    check_given(changes)
+    changes = pop_settings(options, BOX_SETTINGS)
     if not 1 <= options["top"] <= MOST_CLASSES:
         raise UserError(f"--top must be from 1 to {MOST_CLASSES}; got {shown(options['top'])}")
     check_text("--out", options["out"])

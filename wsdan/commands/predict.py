@@ -7,8 +7,10 @@ import os
 import sys
 
 from wsdan.commands._checkpoint import (
+    BOX_SETTINGS,
     add_checkpoint,
     load_classifier,
+    pop_settings,
     tell_precision,
     with_precision,
 )
@@ -21,7 +23,7 @@ from wsdan.validation import check_checkpoint, check_new_folder, check_new_outpu
 
 HELP = "classify images: the best classes and the object's box"
 BATCH_SIZE = 16
-SETTINGS = ("precision", "refine_threshold", "refine_padding")
+SETTINGS = ("precision", *BOX_SETTINGS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +74,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: dict) -> int:
     """Status 1 if an image could not be read."""
     check_checkpoint(options["checkpoint"])
-    changes = {name: options.pop(name) for name in SETTINGS}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    changes = pop_settings(options, SETTINGS)
     numbers = {name: options[name] for name in ("batch_size", "workers")}
-    check_given({**changes, **{n: value for n, value in numbers.items() if value is not None}})
+    check_given({name: value for name, value in numbers.items() if value is not None})
     _check(options)
 
     from wsdan.data.stream import default_workers

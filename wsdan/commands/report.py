@@ -5,26 +5,21 @@ from pathlib import Path
 
 from wsdan.commands._checkpoint import (
     add_checkpoint,
+    add_evaluation_settings,
     check_evaluation_options,
     evaluation_config,
     load_classifier,
 )
 from wsdan.errors import UserError
 from wsdan.files import written_whole
-from wsdan.parser import add_setting_options
 from wsdan.validation import check_new_output
 
 HELP = "a checkpoint's evaluation as one page for the browser"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Settings that are not given are those of the checkpoint."""
     add_checkpoint(parser)
-    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
-    add_setting_options(parser, *names, "refine_threshold", "refine_padding")
-    parser.add_argument(
-        "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
-    )
+    add_evaluation_settings(parser)
     parser.add_argument(
         "--out", default="report.html", metavar="FILE", help="the page (default: report.html)"
     )

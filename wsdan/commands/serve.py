@@ -4,8 +4,12 @@ import argparse
 import dataclasses
 import re
 
-from wsdan.commands._checkpoint import add_checkpoint, load_classifier
-from wsdan.config import check_given
+from wsdan.commands._checkpoint import (
+    BOX_SETTINGS,
+    add_checkpoint,
+    load_classifier,
+    pop_settings,
+)
 from wsdan.errors import UserError, shortened
 from wsdan.parser import add_setting_options
 from wsdan.validation import check_between, check_checkpoint, check_installed, check_text
@@ -25,7 +29,7 @@ NUMBERS = {  # option -> type, default, lowest, highest, help
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    add_setting_options(parser, "refine_threshold", "refine_padding")
+    add_setting_options(parser, *BOX_SETTINGS)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -59,13 +63,11 @@ def run(options: dict) -> int:
         check_host_name(name)
     for name, (_, _, low, high, _) in NUMBERS.items():
         check_between(f"--{name.replace('_', '-')}", options[name], low, high)
-    changes = {name: options.pop(name) for name in ("refine_threshold", "refine_padding")}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    check_given(changes)
+    changes = pop_settings(options, BOX_SETTINGS)
     check_installed("wsdan serve", NEEDED, "serve")
 
     from wsdan.serving.app import build_app
-    from wsdan.serving.pictures import draw
+    from wsdan.serving.rendering import draw
     from wsdan.serving.server import bound_socket, serve
     from wsdan.serving.service import Service
 

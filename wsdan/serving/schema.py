@@ -13,7 +13,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "attention": {
         "type": "boolean", "default": False,
-        "description": "Add the attention map, the parts and the zoomed view as pictures.",
+        "description": "Add the attention map, the parts and the zoomed view as images.",
     },
 }  # fmt: skip
 BASE64 = {"type": "string", "description": "A file in base64, or a data URI of one."}

@@ -1,4 +1,4 @@
-"""From the bytes of images to predictions: decoding, the network in batches, pictures."""
+"""From the bytes of images to predictions: decoding, the network in batches, renderings."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from wsdan.serving.batching import Batcher
 from wsdan.serving.settings import RefusedError, Settings
 
 MOST_DECODERS = 4  # threads
-LONGEST = 2048  # pixels of the longer side of a photograph that is kept for its pictures
+LONGEST = 2048  # pixels of the longer side of a photograph that is kept for its renderings
 T = TypeVar("T")
 
 
@@ -36,7 +36,7 @@ class Upload(Protocol):
 @dataclass(frozen=True)
 class Options:
     """What a request asks for: the best `top` classes, the label "unknown" below `threshold`, and
-    with `attention` the pictures."""
+    with `attention` the renderings."""
 
     top: int = 5
     threshold: float = 0.0
@@ -46,7 +46,7 @@ class Options:
 @dataclass(frozen=True, eq=False)
 class Job:
     """One image for the network. inputs: (C,H,W). size: of the original, width and height.
-    photograph: the original, or smaller, where its pictures are asked for."""
+    photograph: the original, or smaller, where its renderings are asked for."""
 
     name: str | None
     inputs: Tensor
@@ -57,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """result: of a job. attentions: (M,h,w) float32 on the CPU, where its pictures are asked for
+    """result: of a job. attentions: (M,h,w) float32 on the CPU, where its renderings are asked for
     and the model has them."""
 
     result: Result
@@ -88,7 +88,7 @@ class Service:
     others wait encoded.
 
     Args:
-        draw: the pictures of a job; see pictures.py.
+        draw: the renderings of a job; see rendering.py.
     """
 
     def __init__(

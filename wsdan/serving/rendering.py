@@ -1,4 +1,4 @@
-"""The pictures of a prediction: photograph, attention, zoom, and the outlines of the parts."""
+"""Renderings of a prediction: photograph, attention, zoom, and the outlines of the parts."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from wsdan.inference.explaining.overlays import map_in_original, overlaid, shown
 from wsdan.inference.explaining.parts import PART_THRESHOLD, strongest_maps
 from wsdan.inference.results import Result
 
-LONGEST = 1024  # pixels of the longer side of a picture
+LONGEST = 1024  # pixels of the longer side of a rendering
 MAP = 256  # of a map that is outlined
 QUALITY = 85  # of JPEG
 
