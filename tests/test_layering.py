@@ -38,9 +38,9 @@ ALLOWED = {
 }
 # The rooms of wsdan, lowest first: a file imports from its own room and from those below.
 ROOMS = (
-    {"constants", "errors", "files", "output"},
+    {"constants", "errors", "files", "output", "recipes"},
     {"validation"},
-    {"config"},
+    {"config", "yaml_files"},
     {"parser"},
     {"checkpoint_content"},
     {"checkpoint", "distributed", "precision", "profiling"},

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsdan.config import RECIPES, Config, from_dict
+from wsdan.config import Config, from_dict
 from wsdan.errors import UserError, shown
+from wsdan.recipes import RECIPES
 from wsdan.validation import LARGEST_FLOAT, check_choices, check_ranges
 
 LARGEST_COUNT = 2**53  # of steps or images

@@ -7,7 +7,6 @@ section 4.1 and the official code) on images of your own or a published dataset.
 
 import dataclasses
 import difflib
-import os
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from pathlib import Path
 import yaml
 
 from wsdan.constants import MAX_PIXELS
-from wsdan.errors import UserError, one_line, shown
+from wsdan.errors import UserError, shown
+from wsdan.recipes import RECIPES
 from wsdan.validation import (
     check_choices,
-    check_file,
     check_ranges,
     check_text,
     check_together,
@@ -38,53 +37,10 @@ PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
-YAML_LIMIT = 10**6  # bytes of a configuration file
 RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
 UNPUBLISHED = "tiny"  # the backbone that has no published weights
 ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
 
-RECIPES = {
-    "synthetic": {
-        "backbone": "tiny",
-        "pretrained": False,
-        "image_size": 128,
-        "epochs": 16,
-        "batch_size": 32,
-        "num_attentions": 8,
-        "optimizer": "adamw",
-        "lr": 8e-3,
-        "classifier_lr_scale": 0.1,
-        "weight_decay": 1e-2,
-        "schedule": "cosine",
-        "warmup": 0.1,
-        "refine_threshold": 0.4,
-        "refine_padding": 0.1,
-        "attention_bias": -1.0,
-        "eval_every": 4,
-        "save_every": 0,
-        "workers": 0,
-    },
-    "paper": {
-        "backbone": "inception_v3",
-        "pretrained": True,
-        "image_size": 448,
-        "epochs": 80,
-        "batch_size": 12,
-        "num_attentions": 32,
-        "optimizer": "sgd",
-        "lr": 1e-3,
-        "classifier_lr_scale": 1.0,
-        "weight_decay": 1e-5,
-        "schedule": "step",
-        "warmup": 0.0,
-        "refine_threshold": 0.1,
-        "refine_padding": 0.05,
-        "attention_bias": 0.0,
-        "eval_every": 1,
-        "save_every": 500,
-        "workers": 2,
-    },
-}
 # The settings' headings in the help, each from the setting named on.
 GROUPS = {
     "data": "data",
@@ -298,63 +254,6 @@ def check_given(values: dict) -> None:
     """Raise UserError for options that replace a checkpoint's settings and are out of range."""
     values = {"root": ".", **values, "data": "folder"}
     from_dict(values, "command line").resolved()
-
-
-def load_yaml(path: str | Path, option: str = "--config") -> dict:
-    """The name: value pairs of a configuration file, which `option` names; `from_dict` checks them.
-
-    Raises UserError for a file that cannot be read, or holds more than lines `name: value`.
-    """
-    check_file(option, path)
-    try:
-        if os.path.getsize(path) > YAML_LIMIT:
-            raise UserError(f"{option}: {path} has more than {YAML_LIMIT} bytes")
-        return _pairs(Path(path).read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"{option}: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {path} is not YAML: {one_line(error)}") from None
-
-
-def _pairs(text: str, path: str) -> dict:
-    """The pairs of a document, from its events: so nothing is nested, aliased or tagged."""
-    loader = yaml.SafeLoader(text)
-    values: dict = {}
-    while not loader.check_event(yaml.MappingStartEvent):
-        event = loader.get_event()
-        if isinstance(event, yaml.StreamEndEvent):
-            return values
-        if isinstance(event, (yaml.SequenceStartEvent, yaml.ScalarEvent, yaml.AliasEvent)):
-            if isinstance(event, yaml.ScalarEvent) and event.value == "":
-                continue  # a file of comments only
-            raise UserError(f"{path}: expected `name: value` lines, got other YAML")
-    loader.get_event()
-    while not loader.check_event(yaml.MappingEndEvent):
-        key, event = loader.get_event(), loader.get_event()
-        for part in (key, event):
-            if not isinstance(part, yaml.ScalarEvent) or part.tag or part.anchor:
-                where = f"{path}, line {part.start_mark.line + 1}"
-                raise UserError(f"{where}: expected `name: value`, a number, a word or text")
-        where = f"{path}, line {key.start_mark.line + 1}"
-        if key.value in values:
-            raise UserError(f"{where}: {shown(key.value)} is set twice")
-        values[key.value] = _scalar(loader, event, where)
-    loader.get_event()
-    if not loader.check_event(yaml.DocumentEndEvent):
-        raise UserError(f"{path}: expected `name: value` lines, got other YAML")
-    loader.get_event()
-    if not loader.check_event(yaml.StreamEndEvent):
-        raise UserError(f"{path}: holds several documents; expected one")
-    return values
-
-
-def _scalar(loader: yaml.SafeLoader, event: yaml.ScalarEvent, where: str) -> object:
-    """The value of a scalar, as YAML reads it."""
-    tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit)
-    try:
-        return loader.construct_object(yaml.ScalarNode(tag, event.value))
-    except ValueError:  # a date such as 2020-13-45, or a number of over 4300 digits
-        raise UserError(f"{where}: cannot take {shown(event.value)}") from None
 
 
 def value_type(item: dataclasses.Field) -> type:

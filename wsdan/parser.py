@@ -10,8 +10,9 @@ import importlib.metadata
 from collections.abc import Iterable
 from types import ModuleType
 
-from wsdan.config import GROUPS, RECIPES, Config, value_type
+from wsdan.config import GROUPS, Config, value_type
 from wsdan.errors import UserError
+from wsdan.recipes import RECIPES
 from wsdan.validation import image_size, option_name
 
 METAVARS = {int: "N", float: "X", str: "NAME"}

@@ -7,9 +7,10 @@ import pytest
 from runs import refused
 
 from wsdan.cli import main
-from wsdan.config import Config, load_yaml, value_type
+from wsdan.config import Config, value_type
 from wsdan.errors import LONGEST_VALUE, UserError, one_line
 from wsdan.validation import option_name
+from wsdan.yaml_files import load_yaml
 
 FLOATS = [item.name for item in dataclasses.fields(Config) if value_type(item) is float]
 INTS = [item.name for item in dataclasses.fields(Config) if value_type(item) is int]

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from wsdan.config import Config, load_yaml, settings_of
+from wsdan.config import Config, settings_of
 from wsdan.constants import CONFIG
 from wsdan.data.readers import detect
 from wsdan.errors import UserError
@@ -13,6 +13,7 @@ from wsdan.networks.names import check_name
 from wsdan.output import unwritable
 from wsdan.parser import add_settings
 from wsdan.validation import check_folder, check_paths, check_reachable, check_step
+from wsdan.yaml_files import load_yaml
 
 HELP = "train and evaluate; without options on the embedded dataset, in minutes"
 

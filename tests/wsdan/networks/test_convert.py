@@ -10,7 +10,7 @@ import torch
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
-from wsdan.config import RECIPES, Config
+from wsdan.config import Config
 from wsdan.data.samples import ImageRecord, Listing, assign_labels
 from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
@@ -19,6 +19,7 @@ from wsdan.networks.convert import _origin as origin_of
 from wsdan.networks.convert import convert as convert_checkpoint
 from wsdan.networks.model import build_model
 from wsdan.networks.published import from_sequential, from_wvinzh
+from wsdan.recipes import RECIPES
 
 
 @pytest.fixture(autouse=True)
