@@ -55,7 +55,7 @@ gpu-check:
 sanitize:
 	WSDAN_CUDA=0 WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q \
 		build_py --build-lib build/sanitized build_ext --build-lib build/sanitized
-	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest $(NATIVE_TESTS)
+	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest -n 2 --capture=sys $(NATIVE_TESTS)
 	$(SANITIZED) $(PYTHON) tests/support/fuzz.py --cases 300 --seed 20000
-	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest --capture=sys \
+	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest -n 2 --capture=sys \
 		tests/gpu/test_cuda.py
