@@ -1,6 +1,7 @@
 # setup: install with everything the tests need; lint, bench: what they say.
 # test: all tests, in two processes. test-fast: within two minutes, every operator and a training run.
-# fuzz: 10,000 random cases of the C++ operators against the reference, minutes.
+# fuzz: 10,000 random cases of the C++ operators against the reference, minutes. million: a million in
+# two processes, hours; called again after Ctrl-C it goes on from build/million.json.
 # gpu-check: on a machine with an NVIDIA GPU, in two calls of nine minutes, without a network: build,
 # measure the works against their targets; then the tests that run on a GPU, compute-sanitizer.
 # sanitize: their tests, and the CUDA kernels' in the emulator, under AddressSanitizer and
@@ -17,7 +18,7 @@ NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.p
 	golden.py registered.py nonfinite.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
-.PHONY: setup lint format test test-fast bench fuzz gpu-check sanitize
+.PHONY: setup lint format test test-fast bench fuzz million gpu-check sanitize
 
 setup:
 	$(PYTHON) -m pip install -e '.[test]'
@@ -45,6 +46,10 @@ bench:
 
 fuzz:
 	$(PYTHON) tests/support/fuzz.py --cases 10000
+
+million:
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(PYTHON) tests/support/fuzz.py --cases 1000000 --processes 2 --log build/million.json
 
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --only build smoke measure

@@ -4,6 +4,7 @@ import importlib.util
 import re
 from types import SimpleNamespace
 
+import fuzzers
 import pytest
 import torch
 import truths
@@ -78,6 +79,8 @@ def missing(op: str, tree: SimpleNamespace) -> list[str]:
         found.append(f"{op} has no function in tests/kernels/truths.py")
     if op not in tree.truths.WRONG:
         found.append(f"{op} has no wrong equation in WRONG of tests/kernels/test_truths.py")
+    if "cpu" in kernels and op not in fuzzers.FUZZERS:
+        found.append(f"{op} has no function in FUZZERS of tests/support/fuzzers.py")
     if op not in {tree.errors.OPERATORS[mistake[0]] for mistake in tree.errors.MISTAKES}:
         found.append(f"{op} has no row in MISTAKES of tests/kernels/test_errors.py")
     for backend, test in (
@@ -130,6 +133,7 @@ PLANTED = {
     "has no wrong equation in WRONG": lambda patch, tree: patch.delitem(
         tree.truths.WRONG, "crop_resize"
     ),
+    "has no function in FUZZERS": lambda patch, tree: patch.delitem(fuzzers.FUZZERS, "crop_resize"),
     "has no row in MISTAKES": lambda patch, tree: leave_out(
         patch, tree.errors, "MISTAKES", lambda row: tree.errors.OPERATORS[row[0]]
     ),
