@@ -1,0 +1,1 @@
+"""What the method's parts bring: studies of rows, each trained with several seeds."""

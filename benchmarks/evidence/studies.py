@@ -1,0 +1,75 @@
+"""The studies: which rows are trained, and on what.
+
+A row is a name, the settings of `wsdan train` that it changes and perhaps a variant of
+objectives.py. Rows of a study have an equal budget of passes of an image through the network: a row
+whose step passes fewer views trains more epochs.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Args:
+        name: of the row, unique in its study.
+        group: the heading under which a plot shows it.
+        passes: of an image through the network in one epoch.
+        settings: of wsdan.config.Config, over those of the data set.
+        variant: a key of objectives.VARIANTS.
+    """
+
+    name: str
+    group: str
+    passes: int = 3
+    settings: dict[str, object] = field(default_factory=dict)
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a row is trained on.
+
+    Args:
+        settings: of wsdan.config.Config. They were chosen without the images reported on.
+        budget: passes of an image through the network in a whole run.
+        thresholds: of the refined view, with which a trained model is evaluated besides its own.
+        root: whether the images are read from --root.
+    """
+
+    settings: dict[str, object]
+    budget: int
+    thresholds: tuple[float, ...]
+    root: bool
+
+
+DATA = {
+    "embedded": DataSet({"data": "synthetic"}, 24, (0.1, 0.4), root=False),
+    "groceries": DataSet(
+        {
+            "data": "folder", "cache": "ram", "backbone": "squeezenet1_1", "image_size": 96,
+            "num_attentions": 16, "batch_size": 16, "optimizer": "adamw", "lr": 3e-4,
+            "schedule": "cosine", "warmup": 0.1,
+        },
+        12, (0.1, 0.4), root=True,
+    ),
+}  # fmt: skip
+
+PLAIN = Row("plain backbone", "added one by one", 1, {"method": "baseline"})
+WHOLE = Row("+ crop and drop (WS-DAN)", "added one by one")
+PARTS = (
+    PLAIN,
+    Row("+ attention pooling", PLAIN.group, 1, {"center_weight": 0.0}, "no views"),
+    Row("+ center loss", PLAIN.group, 1, {}, "no views"),
+    WHOLE,
+    Row("crop alone", "less", 2, {}, "crop only"),
+    Row("drop alone", "less", 2, {}, "drop only"),
+    Row("without center loss", "less", 3, {"center_weight": 0.0}),
+    Row("random crop and erase", "instead", 3, {}, "random views"),
+    Row("max pooling", "instead", 3, {}, "max pooling"),
+    Row("joint views", "instead", 3, {"joint_views": True}),
+    Row("counterfactual loss", "more", 3, {"counterfactual": 1.0}),
+    *(Row(f"{m} maps", "maps", 3, {"num_attentions": m}) for m in (1, 4, 8, 16, 32)),
+)
+STUDIES = {"parts": PARTS}
