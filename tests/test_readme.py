@@ -15,7 +15,8 @@ OTHER_OPTIONS = {
     "--no-build-isolation", "--no-deps",
     "--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--max-restarts",
     "--base", "--batch", "--json", "--only", "--plot", "--repeats", "--capability",
-    "--results", "--seconds", "--rows", "--table", "--kernel",
+    "--results", "--seconds", "--rows", "--table", "--kernel", "--study", "--seeds", "--passes",
+    "--held-out", "--quick",
 }  # fmt: skip
 
 

@@ -60,9 +60,10 @@ class Trial:
                 f"{self.row.passes} passes: {self.row.name}"
             )
         epochs = self.budget // self.row.passes
+        root = self.root or ("." if DATA[self.data].root else None)  # "." to look for results only
         common = {
             "epochs": epochs, "eval_every": epochs, "save_every": 0, "workers": 0, "log_images": 0,
-            "plots": False, "seed": self.seed, "root": self.root, "weights": self.weights,
+            "plots": False, "seed": self.seed, "root": root, "weights": self.weights,
         }  # fmt: skip
         return Config(**{**common, **DATA[self.data].settings, **self.row.settings}).resolved()
 

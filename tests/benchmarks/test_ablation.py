@@ -1,0 +1,293 @@
+"""The ablation: its variants compute what they say, no run is made twice, the table is right."""
+
+import dataclasses
+import json
+import math
+
+import ablation
+import pytest
+import torch
+from evidence import objectives, runs, studies
+from evidence.table import Line, difference, mean_and_spread, plot, summary, table
+from PIL import Image
+
+import wsdan.data.loaders
+import wsdan.training.objective
+from wsdan import WSDAN
+from wsdan.training.objective import training_views, wsdan_objective
+from wsdan_kernels import crop_resize
+
+SMALL = {"image_size": 32, "num_attentions": 4, "batch_size": 8}
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    monkeypatch.setattr(wsdan.data.loaders, "SYNTHETIC_TRAIN", 16)
+    monkeypatch.setattr(wsdan.data.loaders, "SYNTHETIC_VAL", 8)
+
+
+def small(name: str, **changes) -> studies.Row:
+    (row,) = (row for row in studies.PARTS if row.name == name)
+    return dataclasses.replace(row, settings={**SMALL, **row.settings}, **changes)
+
+
+def batch(count: int = 6, side: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((count, 3, side, side), generator=generator)
+    return images, torch.arange(count) % 3, torch.rand((count, 4), generator=generator)
+
+
+def peaked() -> torch.Tensor:
+    """Maps (6,4,6,6) with a small object each, at a place of its own."""
+    maps = torch.rand((6, 4, 36), generator=torch.Generator().manual_seed(1))
+    return torch.where(maps == maps.amax(2, keepdim=True), maps, 0.1 * maps).view(6, 4, 6, 6)
+
+
+def losses(objective, **options) -> tuple[dict, list]:
+    """The losses of a new model on one batch, and the gradients of its weights."""
+    torch.manual_seed(0)
+    model = WSDAN("tiny", num_classes=3, num_attentions=4)
+    images, labels, uniforms = batch()
+    result = objective(model, images, labels, uniforms=uniforms, move_centers=False, **options)
+    result["loss"].backward()
+    return result, [weight.grad for weight in model.parameters()]
+
+
+def test_with_both_views_it_is_the_whole_objective():
+    found, gradients = losses(objectives.some_views(("crop", "drop")), center_weight=0.5)
+    expected, truth = losses(wsdan_objective, center_weight=0.5)
+    for name in found:
+        assert torch.equal(found[name], expected[name]), name
+    assert all(map(torch.equal, gradients, truth))
+
+
+@pytest.mark.parametrize("views", [(), ("crop",), ("drop",)], ids=str)
+def test_a_view_left_out_has_no_term(views):
+    found, _ = losses(objectives.some_views(views), center_weight=0.5)
+    whole, _ = losses(wsdan_objective)
+    assert {"crop", "drop"} & found.keys() == set(views)
+    terms = [found["raw"], *(found[name] for name in views)]
+    assert torch.equal(found["raw"], whole["raw"])
+    torch.testing.assert_close(found["loss"], sum(terms) / len(terms) + 0.5 * whole["center"])
+
+
+def test_a_variant_of_the_views_refuses_other_losses():
+    with pytest.raises(ValueError, match="counterfactual"):
+        losses(objectives.some_views(("crop",)), counterfactual=1.0)
+    with pytest.raises(ValueError, match="joint"):
+        losses(objectives.some_views(("crop",)), joint_views=True)
+
+
+def test_boxes_and_masks_are_those_of_the_training_views():
+    images, _, uniforms = batch()
+    attentions = peaked()
+    boxes, masks = objectives.boxes_and_masks(images, attentions, uniforms)
+    crops, drops = training_views(images, attentions, uniforms)
+    assert torch.equal(crop_resize(images, boxes), crops)
+    assert torch.equal(images * masks, drops)
+
+
+def test_moved_boxes_and_masks_keep_their_areas_and_go_everywhere():
+    height, width = 20, 30
+    boxes = torch.tensor([[2, 3, 12, 9]], dtype=torch.int32).expand(4000, 4)
+    masks = torch.ones(4000, 1, height, width)
+    masks[:, :, 4:8, 5:7] = 0
+    places = torch.rand((4000, 4), generator=torch.Generator().manual_seed(0))
+    new_boxes, new_masks = objectives.moved(boxes, masks, places)
+    assert torch.equal(new_boxes[:, 2:] - new_boxes[:, :2], boxes[:, 2:] - boxes[:, :2])
+    assert new_boxes.dtype == torch.int32
+    assert new_boxes[:, 0].unique().tolist() == list(range(width - 10 + 1))
+    assert new_boxes[:, 1].unique().tolist() == list(range(height - 6 + 1))
+    assert ((new_masks == 0).sum((1, 2, 3)) == 8).all() and new_masks.unique().tolist() == [0, 1]
+    assert (new_masks == 0).any(dim=0).all()
+    shifts = (int(places[0, 3] * height), int(places[0, 2] * width))
+    assert torch.equal(new_masks[0, 0], masks[0, 0].roll(shifts, (0, 1)))
+
+
+def test_random_views_do_not_follow_the_maps():
+    images, _, uniforms = batch()
+    attentions = peaked()
+    torch.manual_seed(0)
+    crops, drops = objectives.random_views(images, attentions, uniforms)
+    again = objectives.random_views(images, attentions, uniforms)
+    assert crops.shape == drops.shape == images.shape
+    assert not torch.equal(crops, again[0]) and not torch.equal(drops, again[1])
+
+
+def test_pooling_by_maximum_is_another_pooling():
+    torch.manual_seed(0)
+    model = WSDAN("tiny", num_classes=3, num_attentions=4, pool_eps=1e-6)
+    before = model(batch()[0]).pooled
+    objectives.pool_by_max(model)
+    assert model.pool.options["reduce"] == "max" and model.pool.options["eps"] == 1e-6
+    assert not torch.equal(model(batch()[0]).pooled, before)
+
+
+def test_every_row_has_the_same_budget():
+    """Of the passes that a step of its variant makes, counted."""
+    views = {"baseline": 1}
+    for name, variant in objectives.VARIANTS.items():
+        result, _ = losses(variant.objective or wsdan_objective)
+        views[name] = 1 + ("crop" in result) + ("drop" in result)
+    for row in studies.PARTS:
+        for data, chosen in studies.DATA.items():
+            config = runs.Trial(row, data, 0, chosen.budget).config()
+            plain = config.method == "baseline"
+            assert config.epochs * views["baseline" if plain else row.variant] == chosen.budget
+
+
+@pytest.mark.parametrize("study", studies.STUDIES)
+def test_names_of_rows_are_unique(study):
+    rows = studies.STUDIES[study]
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_a_budget_that_is_no_whole_number_of_epochs_is_refused():
+    with pytest.raises(ValueError, match="7 passes"):
+        runs.Trial(studies.WHOLE, "embedded", 0, 7).config()
+
+
+def test_a_run_that_is_there_is_not_run_again(tmp_path, monkeypatch, few_images):
+    trial = runs.Trial(small("max pooling"), "embedded", 0, 3)
+    record = runs.result(trial)
+    assert record["passes"] == 3 and record["metrics"]["images"] == 8
+    own, other = record["views"][1], record["views"][0]
+    assert (own["threshold"], other["threshold"]) == (0.4, 0.1)
+    assert own == {"threshold": 0.4, **record["metrics"]}
+    assert other["refined_area"] >= own["refined_area"]
+    path = tmp_path / "runs.jsonl"
+    runs.Results(path).add(record)
+    results = runs.Results(path)
+    assert results.find(trial) == record
+    for other in (
+        dataclasses.replace(trial, seed=1),
+        dataclasses.replace(trial, budget=6),
+        dataclasses.replace(trial, row=small("joint views")),
+        dataclasses.replace(trial, row=small("+ crop and drop (WS-DAN)")),
+    ):
+        assert results.find(other) is None
+    defaults = dataclasses.replace(trial.row, name="another", settings={**SMALL, "beta": 0.05})
+    assert results.find(dataclasses.replace(trial, row=defaults)) == record
+
+
+@pytest.mark.parametrize("name", ["crop alone", "max pooling"])
+def test_a_variant_is_what_trains(name, tmp_path, few_images):
+    trial = runs.Trial(small(name), "embedded", 0, 6)
+    config = dataclasses.replace(trial.config(), out=str(tmp_path / "run"))
+    with runs._trained(config, trial.row) as run:
+        (record,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").open().readlines()[-1:])
+        assert ("drop" in record) == (name == "max pooling")
+        assert (run.state.model.pool.options["reduce"] == "max") == (name == "max pooling")
+    assert wsdan.training.objective.OBJECTIVES["wsdan"] is wsdan_objective
+
+
+def test_images_are_held_out_of_train(tmp_path):
+    for split, count in (("train", 8), ("val", 1)):
+        for name in ("apple", "pear"):
+            (tmp_path / "all" / split / name).mkdir(parents=True)
+            for number in range(count):
+                path = tmp_path / "all" / split / name / f"{number}.png"
+                Image.new("RGB", (40, 40), (number * 20, 0, 0)).save(path)
+    runs.held_out_tree(tmp_path / "all", tmp_path / "links")
+    parts = {
+        split: sorted(path.name for path in (tmp_path / "links" / split / "pear").iterdir())
+        for split in ("train", "val")
+    }
+    assert parts == {"train": [f"{i}.png" for i in (0, 1, 2, 4, 5, 6)], "val": ["3.png", "7.png"]}
+    row = dataclasses.replace(small("+ center loss"), settings={**SMALL, "backbone": "tiny"})
+    trial = runs.Trial(row, "groceries", 0, 1, root=str(tmp_path / "all"), held_out=True)
+    record = runs.result(trial)
+    assert record["metrics"]["images"] == 4 and record["held_out"]
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def line(name: str, metrics: dict[int, dict], group: str = "g") -> Line:
+    records = {
+        seed: {"metrics": values, "settings": {"epochs": 4}} for seed, values in metrics.items()
+    }
+    return Line(studies.Row(name, group), records)
+
+
+LINES = [
+    line("plain", {0: {"raw": 70.0}, 1: {"raw": 72.0}}),
+    line("whole", {0: {"raw": 71.0, "refined": 75.0, "mean": 76.0},
+                   1: {"raw": 73.0, "refined": 76.0, "mean": 77.0}}),
+    line("one seed", {1: {"raw": 60.0, "refined": 61.0, "mean": 78.5}}, "other"),
+]  # fmt: skip
+
+
+def test_the_table():
+    assert mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert math.isnan(mean_and_spread([1.0])[1])
+    assert difference(LINES[0], LINES[1]) == [-6.0, -5.0]
+    assert difference(LINES[2], LINES[1]) == [1.5]  # of the seed that both have
+    text = table(LINES, LINES[1]).splitlines()
+    assert text[0].endswith("| mean | final against whole |")
+    assert text[2] == "| plain | 4 | 2 | 71.0 ± 1.4 | - | - | -5.5 ± 0.7 |"
+    assert text[3].endswith("| 76.5 ± 0.7 | - |")
+    assert text[4] == "| one seed | 4 | 1 | 60.0 | 61.0 | 78.5 | +1.5 |"
+    rows = summary(LINES, LINES[1])
+    assert rows[0]["against_base"] == [-6.0, -5.0] and rows[2]["seeds"] == [1]
+    assert rows[2]["mean_and_spread"]["mean"] == [78.5, None]
+
+
+def test_the_plot(tmp_path):
+    plot(LINES, "title", str(tmp_path / "plot.png"))
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width > 600
+
+
+def test_the_command_runs_what_is_missing(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def result(trial):
+        made.append((trial.row.name, trial.seed))
+        return {**trial.key(), "metrics": {"raw": 50.0 + trial.seed}}
+
+    monkeypatch.setattr(ablation, "result", result)
+    names = ["plain backbone", "+ center loss"]
+    path = tmp_path / "runs.jsonl"
+    arguments = ["--rows", *names, "--results", str(path), "--base", names[0]]
+    ablation.main([*arguments, "--seeds", "0"])
+    ablation.main([*arguments, "--seeds", "0", "1", "--json", str(tmp_path / "table.json")])
+    assert made == [(name, seed) for seed in (0, 1) for name in names]  # seeds in rounds
+    assert "| plain backbone | 24 | 2 | 50.5 ± 0.7 |" in capsys.readouterr().out
+    assert len(path.read_text().splitlines()) == 4
+    assert len(json.loads((tmp_path / "table.json").read_text())["rows"]) == 2
+    ablation.main([*arguments, "--table", "--seeds", "0", "1", "2"])
+    assert len(made) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "no such"], "no row 'no such'"),
+        (["--data", "groceries"], "needs --root"),
+        (["--held-out"], "other seeds"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        ablation.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_wrong_budget_ends_before_the_first_run(monkeypatch):
+    monkeypatch.setattr(ablation, "result", lambda trial: pytest.fail("it ran"))
+    with pytest.raises(SystemExit, match="no whole number of epochs"):
+        ablation.main(["--passes", "8", "--results", "none"])
+
+
+@pytest.mark.parametrize(("mean", "passes"), [(9.0, False), (11.0, True)])
+def test_quick_fails_if_the_method_has_not_learned(monkeypatch, mean, passes):
+    def result(trial):
+        whole = trial.row == studies.WHOLE
+        return {**trial.key(), "metrics": {"raw": 20.0, **({"mean": mean} if whole else {})}}
+
+    monkeypatch.setattr(ablation, "result", result)
+    if passes:
+        ablation.main(["--quick"])
+    else:
+        with pytest.raises(SystemExit, match="--quick"):
+            ablation.main(["--quick"])
