@@ -1,13 +1,6 @@
-# setup: install with everything the tests need; lint, bench: what they say.
-# test: all tests, in two processes. test-fast: within two minutes, every operator and a training run.
-# fuzz: 10,000 random cases of the C++ operators against the reference, minutes. million: a million in
-# two processes, hours; called again after Ctrl-C it goes on from build/million.json.
-# gpu-check: on a machine with an NVIDIA GPU, in two calls of nine minutes, without a network: build,
-# measure the works against their targets; then the tests that run on a GPU, compute-sanitizer.
-# sanitize: their tests, and the CUDA kernels' in the emulator, under AddressSanitizer and
-# UndefinedBehaviorSanitizer, in a build apart.
 PYTHON ?= python3
 CLANG_FORMAT ?= clang-format
+SCHEMA = $(PYTHON) -m check_jsonschema -q --builtin-schema vendor.
 
 # Later flags win over those of Python and setup.py: -fwrapv would make every overflow defined.
 SANITIZER_FLAGS = -fsanitize=address,undefined -fno-wrapv -fno-omit-frame-pointer -O1 -g1
@@ -18,36 +11,42 @@ NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.p
 	golden.py registered.py nonfinite.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
-.PHONY: setup lint format test test-fast bench fuzz million gpu-check sanitize
+.PHONY: help setup lint format test test-fast bench fuzz million gpu-check sanitize
 
-setup:
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install the package with what the tests need
 	$(PYTHON) -m pip install -e '.[test]'
 
-lint:
+lint:  ## ruff, mypy, clang-format, GitHub workflows
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(SCHEMA)github-workflows .github/workflows/*.yml
+	$(SCHEMA)github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(SCHEMA)citation-file-format CITATION.cff
 	$(CLANG_FORMAT) --dry-run --Werror $(CPP_FILES)
 
-format:
+format:  ## format Python and C++
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP_FILES)
 
-test:
+test:  ## all tests, in two processes
 	$(PYTHON) -m pytest -n 2
 
-test-fast:
+test-fast:  ## the quick ones, within two minutes: every operator and a training run
 	$(PYTHON) -m pytest -n 2 -m "not slow"
 
-bench:
+bench:  ## the benchmarks of the operators on this machine
 	$(PYTHON) benchmarks/augment_bench.py
 	$(PYTHON) benchmarks/bap_bench.py
 
-fuzz:
+fuzz:  ## 10,000 random cases of the C++ operators against the reference, minutes
 	$(PYTHON) tests/support/fuzz.py --cases 10000
 
-million:
+million:  ## a million in two processes, hours; goes on where Ctrl-C stopped it
 	@mkdir -p build
 	OMP_NUM_THREADS=1 $(PYTHON) tests/support/fuzz.py --cases 1000000 --processes 2 --log build/million.json
 
@@ -55,9 +54,10 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --only build smoke measure
 	$(PYTHON) -m benchmarks.gpu_check --only tests sanitize
 
-# The pytest program, not -m pytest, which would put the checkout before PYTHONPATH. --capture=sys: a
+# Those of the C++ operators, and of the CUDA kernels in the emulator, in a build apart. The pytest
+# program, not -m pytest, which would put the checkout before PYTHONPATH. --capture=sys: a
 # finding ends the process, and its text with what pytest has captured.
-sanitize:
+sanitize:  ## the operators under AddressSanitizer and UndefinedBehaviorSanitizer
 	WSDAN_CUDA=0 WSDAN_CPU_FLAGS="$(SANITIZER_FLAGS)" $(PYTHON) setup.py -q \
 		build_py --build-lib build/sanitized build_ext --build-lib build/sanitized
 	$(SANITIZED) $(dir $(shell command -v $(PYTHON)))pytest -n 2 --capture=sys $(NATIVE_TESTS)

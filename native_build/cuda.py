@@ -163,5 +163,7 @@ def link(nvcc: str, built: list[Path], library: Path) -> None:
     """Link the objects; what they need of torch_cuda they find through torch, which names it."""
     library.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["-shared", "--cudart=static", "-Xlinker=--no-as-needed"]
-    arguments += [f"-L{torch_folder('lib')}", "-ltorch", "-ltorch_cpu"]
+    # In the toolkit of PyPI the runtime is in lib, where its nvcc does not look.
+    folders = [torch_folder("lib"), Path(nvcc).resolve().parents[1] / "lib"]
+    arguments += [*(f"-L{folder}" for folder in folders), "-ltorch", "-ltorch_cpu"]
     output([nvcc, *arguments, *map(str, built), "-o", str(library)])
