@@ -37,6 +37,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
+VIEWS = ("all", "raw")
 RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
 UNPUBLISHED = "tiny"  # the backbone that has no published weights
 ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
@@ -156,6 +157,11 @@ class Config:
     )
     refine_padding: float | None = _setting(
         None, "padding of the refined view's box, as a fraction of the image's side"
+    )
+    views: str = _setting(
+        "all",
+        "views that are classified: raw and refined, or raw alone, for which the network runs once",
+        VIEWS,
     )
     final: str = _setting(
         "probabilities", "average the views' probabilities or their logits", FINAL

@@ -9,7 +9,8 @@ from wsdan.output import print_if_possible
 from wsdan.parser import add_setting_options
 from wsdan.validation import check_checkpoint, check_folder, check_ranges
 
-BOX_SETTINGS = ("refine_threshold", "refine_padding")  # of the refined view's box
+# What is classified, and the refined view's box.
+VIEW_SETTINGS = ("views", "refine_threshold", "refine_padding")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def add_evaluation_settings(parser: argparse.ArgumentParser) -> None:
     """The settings of an evaluation; those that are not given are the checkpoint's."""
     names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
-    add_setting_options(parser, *names, *BOX_SETTINGS)
+    add_setting_options(parser, *names, *VIEW_SETTINGS)
     parser.add_argument(
         "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
     )

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from wsdan.commands._checkpoint import (
-    BOX_SETTINGS,
+    VIEW_SETTINGS,
     add_checkpoint,
     load_classifier,
     pop_settings,
@@ -28,7 +28,7 @@ DPI = 150  # figures are 10 inches wide
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    add_setting_options(parser, *BOX_SETTINGS)
+    add_setting_options(parser, *VIEW_SETTINGS)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="images, folders, or patterns such as 'a/*.jpg'"
     )
@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict) -> int:
     check_checkpoint(options["checkpoint"])
-    changes = pop_settings(options, BOX_SETTINGS)
+    changes = pop_settings(options, VIEW_SETTINGS)
     if not 1 <= options["top"] <= MOST_CLASSES:
         raise UserError(f"--top must be from 1 to {MOST_CLASSES}; got {shown(options['top'])}")
     check_text("--out", options["out"])

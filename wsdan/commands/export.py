@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from wsdan.commands._checkpoint import (
+    VIEW_SETTINGS,
     add_checkpoint,
     check_evaluation_options,
     evaluation_config,
@@ -26,7 +27,7 @@ from wsdan.validation import (
 HELP = "write a checkpoint as ONNX, a torch.export program, compiled code, or safetensors"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".pt2", "safetensors": ".safetensors"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
-VIEWS = ("refine_threshold", "refine_padding", "final")
+SETTINGS = (*VIEW_SETTINGS, "final")
 CALIBRATION_IMAGES = 200
 
 
@@ -44,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("uint8", "float"),
         help="images of 0..255 or of [0,1], resized and cropped (default: uint8)",
     )
-    add_setting_options(parser, *VIEWS)
+    add_setting_options(parser, *SETTINGS)
     parser.add_argument(
         "--int8", action="store_true", help="an ONNX file whose backbone computes with 8 bits"
     )
@@ -66,9 +67,9 @@ def run(options: dict) -> None:
     pixels, int8 = options.pop("input") or "uint8", options.pop("int8")
     folder, count = options.pop("calibration"), options.pop("calibration_images")
     options.pop("overwrite")
-    views = {name: options[name] for name in VIEWS if options[name] is not None}
+    changes = {name: options[name] for name in SETTINGS if options[name] is not None}
     if kind == "safetensors":
-        return _write_weights(options, views, out)
+        return _write_weights(options, changes, out)
 
     from wsdan.data.loaders import val_loader
     from wsdan.exporting.export import export
@@ -83,7 +84,7 @@ def run(options: dict) -> None:
     batches = None
     if options["root"] is not None or options["data"] is not None:
         batches = val_loader(evaluation_config(classifier, options), classifier.classes)
-    classifier.config = dataclasses.replace(classifier.config, **views)
+    classifier.config = dataclasses.replace(classifier.config, **changes)
     exported = export(
         classifier, kind, out, pixels=pixels, calibration=calibration, batches=batches
     )
@@ -120,12 +121,12 @@ def _check(options: dict) -> None:
         raise UserError("--format aoti needs a C++ compiler: there is no g++, and CXX names none")
 
 
-def _write_weights(options: dict, views: dict, out: Path) -> None:
+def _write_weights(options: dict, changes: dict, out: Path) -> None:
     from wsdan.checkpoint import save_safetensors
     from wsdan.inference.pretrained import load_parts
 
     parts = load_parts(options["checkpoint"], raw_weights=options["raw_weights"])
-    config, weights = dataclasses.replace(parts.config, **views), parts.weights
+    config, weights = dataclasses.replace(parts.config, **changes), parts.weights
     save_safetensors(out, config, parts.classes, weights)
     print(f"{out}: {size_text(out)}, {len(weights)} tensors")
     print(f"wsdan predict --checkpoint {out} IMAGE")

@@ -7,7 +7,7 @@ import os
 import sys
 
 from wsdan.commands._checkpoint import (
-    BOX_SETTINGS,
+    VIEW_SETTINGS,
     add_checkpoint,
     load_classifier,
     pop_settings,
@@ -23,7 +23,7 @@ from wsdan.validation import check_checkpoint, check_new_folder, check_new_outpu
 
 HELP = "classify images: the best classes and the object's box"
 BATCH_SIZE = 16
-SETTINGS = ("precision", *BOX_SETTINGS)
+SETTINGS = ("precision", *VIEW_SETTINGS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

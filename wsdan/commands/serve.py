@@ -5,7 +5,7 @@ import dataclasses
 import re
 
 from wsdan.commands._checkpoint import (
-    BOX_SETTINGS,
+    VIEW_SETTINGS,
     add_checkpoint,
     load_classifier,
     pop_settings,
@@ -29,7 +29,7 @@ NUMBERS = {  # option -> type, default, lowest, highest, help
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    add_setting_options(parser, *BOX_SETTINGS)
+    add_setting_options(parser, *VIEW_SETTINGS)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -63,7 +63,7 @@ def run(options: dict) -> int:
         check_host_name(name)
     for name, (_, _, low, high, _) in NUMBERS.items():
         check_between(f"--{name.replace('_', '-')}", options[name], low, high)
-    changes = pop_settings(options, BOX_SETTINGS)
+    changes = pop_settings(options, VIEW_SETTINGS)
     check_installed("wsdan serve", NEEDED, "serve")
 
     from wsdan.serving.app import build_app

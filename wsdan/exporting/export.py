@@ -11,7 +11,7 @@ from wsdan.checkpoint import NotSavedError
 from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
 from wsdan.exporting.comparison import LARGEST, Difference, Run, accuracies, compare, on_cpu, ours
-from wsdan.exporting.graph import INPUTS, OUTPUTS, TwoViews, to_pixels, traced
+from wsdan.exporting.graph import INPUTS, TwoViews, outputs_of, to_pixels, traced
 from wsdan.exporting.metadata import describe
 from wsdan.files import written_whole
 from wsdan.inference.classifier import Classifier
@@ -39,7 +39,7 @@ def export(
     calibration: list[Path] | None = None,
     batches: Iterable[Batch] | None = None,
 ) -> Exported:
-    """Write the classifier's two-view prediction as one program, to run elsewhere.
+    """Write the classifier's prediction, of both views or of one, as one program, to run elsewhere.
 
     Args:
         kind: "onnx", "torch" or "aoti". pixels: "uint8" or "float". calibration: images with which
@@ -51,7 +51,7 @@ def export(
     dtype = INPUTS[pixels]
     views = TwoViews(classifier.model, classifier.config)
     shape = (classifier.config.in_channels, *classifier.config.input_size)
-    outputs = OUTPUTS if classifier.config.method == "wsdan" else OUTPUTS[:1]
+    outputs = outputs_of(classifier.config)
     metadata = describe(classifier, pixels, outputs)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, on its own code

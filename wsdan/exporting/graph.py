@@ -1,4 +1,5 @@
-"""The two-view prediction as one module, from pixels to probabilities, and its traced program."""
+"""The prediction of both views, or of one, as a module from pixels to probabilities, and its
+traced program."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +8,9 @@ from torch.nn import functional as F
 
 from wsdan.config import Config
 from wsdan.constants import NORMALIZATION
-from wsdan_kernels import attention_refine
+from wsdan_kernels import attention_boxes, attention_refine
 
 INPUTS = {"uint8": torch.uint8, "float": torch.float32}  # the choices of --input
-OUTPUTS = ("raw", "refined", "mean", "boxes")  # of a plain classifier, raw alone
 
 
 class TwoViews(nn.Module):
@@ -18,13 +18,14 @@ class TwoViews(nn.Module):
 
     forward: images (B,C,H,W), uint8 in 0..255 or float32 in [0,1] -> a dict of the probabilities
     raw, refined and mean (B,N) float32 and of boxes (B,4) int32, x1 y1 x2 y2, half-open, in pixels
-    of the images; of a plain classifier raw alone. It computes in float32, as
-    wsdan.inference.evaluate.predict_views without autocast.
+    of the images. Where config.views is "raw", of raw and boxes; of a plain classifier, of raw.
+    It computes in float32, as wsdan.inference.evaluate.predict_views without autocast.
     """
 
     def __init__(self, model: nn.Module, config: Config):
         super().__init__()
         self.model = model
+        self.views = config.views
         self.final = config.final
         self.threshold = config.refine_threshold
         self.padding = config.refine_padding
@@ -44,9 +45,11 @@ class TwoViews(nn.Module):
         raw = F.softmax(first.logits, dim=1)
         if first.attentions is None:
             return {"raw": raw}
-        views, boxes = attention_refine(
-            inputs, first.attentions, threshold=self.threshold, padding=self.padding
-        )
+        how = {"threshold": self.threshold, "padding": self.padding}
+        if self.views == "raw":
+            boxes = attention_boxes(first.attentions.mean(dim=1), inputs.shape[2:], **how)
+            return {"raw": raw, "boxes": boxes}
+        views, boxes = attention_refine(inputs, first.attentions, **how)
         second = self.model(views)
         refined = F.softmax(second.logits, dim=1)
         if self.final == "logits":
@@ -54,6 +57,13 @@ class TwoViews(nn.Module):
         else:
             mean = (raw + refined) / 2
         return {"raw": raw, "refined": refined, "mean": mean, "boxes": boxes}
+
+
+def outputs_of(config: Config) -> tuple[str, ...]:
+    """The names of the outputs of TwoViews, in their order."""
+    if config.method == "baseline":
+        return ("raw",)
+    return ("raw", "boxes") if config.views == "raw" else ("raw", "refined", "mean", "boxes")
 
 
 def traced(views: TwoViews, shape: tuple[int, int, int], dtype: torch.dtype) -> ExportedProgram:

@@ -33,6 +33,7 @@ def describe(classifier: Classifier, pixels: str, outputs: tuple[str, ...]) -> d
         "outputs": outputs,
         "prediction": {
             "method": config.method,
+            "views": config.views,
             "refine_threshold": config.refine_threshold,
             "refine_padding": config.refine_padding,
             "final": config.final,

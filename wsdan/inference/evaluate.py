@@ -18,7 +18,7 @@ from wsdan.errors import UserError
 from wsdan.inference.metrics import BINS, ClassificationMetrics, Evaluation
 from wsdan.networks.model import unwrapped
 from wsdan.precision import autocast, input_dtype
-from wsdan_kernels import attention_refine
+from wsdan_kernels import attention_boxes, attention_refine
 
 VIEWS = {
     "raw": "raw view",
@@ -39,7 +39,8 @@ class Prediction(NamedTuple):
     """Class probabilities (B,N) float32 of each view of a batch, boxes of the objects (B,4) int32,
     and the attention maps (B,M,h,w) of the raw view.
 
-    For a plain classifier, all but raw and tta are None. tta is None without --tta.
+    For a plain classifier, all but raw and tta are None; with --views raw, refined and mean are.
+    tta is None without --tta.
     """
 
     raw: Tensor
@@ -51,7 +52,7 @@ class Prediction(NamedTuple):
 
     @property
     def final(self) -> Tensor:
-        """The final score (B,N): the mean, or the raw view of a plain classifier."""
+        """The final score (B,N): the mean, or the raw view where it is the only one."""
         return self.raw if self.mean is None else self.mean
 
 
@@ -74,15 +75,15 @@ def predict_views(model: nn.Module, images: Tensor, config: Config) -> Predictio
     a crop around the object that the mean attention map shows.
 
     With config.tta also of two tighter crops, and of all these views of the horizontally flipped
-    image. For a plain classifier, tta is the image and its horizontal flip. The network runs once
-    per view.
+    image. For a plain classifier, and where config.views is "raw", the raw view is the only one,
+    and tta is the image and its horizontal flip. The network runs once per view.
     """
     with autocast(config, images.device):
         logits, boxes, attentions = _view_logits(model, images, config)
         flipped = _view_logits(model, images.flip(3), config)[0] if config.tta else []
     raw = F.softmax(logits[0], dim=1)
-    refined = F.softmax(logits[1], dim=1) if boxes is not None else None
-    mean = _mean(logits[:2], config.final) if boxes is not None else None
+    refined = F.softmax(logits[1], dim=1) if len(logits) > 1 else None
+    mean = _mean(logits[:2], config.final) if len(logits) > 1 else None
     tta = _mean(logits + flipped, config.final) if config.tta else None
     return Prediction(raw, refined, mean, tta, boxes, attentions)
 
@@ -100,11 +101,17 @@ def _view_logits(
     model: nn.Module, images: Tensor, config: Config
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
     """Logits (B,N) float32 of the raw view, the refined view and, with tta, the tighter crops; the
-    boxes of the refined view; the maps of the raw view. For a plain classifier, None for both."""
+    boxes of the refined view; the maps of the raw view. For a plain classifier, None for both. Of
+    the raw view alone where config.views is "raw"."""
     raw = model(images)
     if raw.attentions is None:
         return [raw.logits.float()], None, None
     threshold, padding = config.refine_threshold, config.refine_padding
+    if config.views == "raw":
+        boxes = attention_boxes(
+            raw.attentions.mean(dim=1), images.shape[2:], threshold=threshold, padding=padding
+        )
+        return [raw.logits.float()], boxes, raw.attentions
     views, boxes = attention_refine(images, raw.attentions, threshold=threshold, padding=padding)
     logits = [raw.logits.float(), model(views).logits.float()]
     for extra_threshold, extra_padding in TTA_CROPS if config.tta else ():
@@ -198,7 +205,7 @@ def count_bad(batch: Batch, config: Config) -> int:
 
 
 def final_accuracy(metrics: dict[str, float]) -> float:
-    """Top-1 accuracy of the final score: of the mean, or of the raw view of a plain classifier."""
+    """Top-1 accuracy of the final score: of the mean, or of the raw view if it is the only one."""
     return metrics.get("mean", metrics["raw"])
 
 
@@ -211,7 +218,7 @@ def accuracy_table(metrics: dict[str, float]) -> str:
         top_1, top_5 = metrics[view], metrics[f"{view}_top5"]
         lines.append(f"{name:<{width}} {top_1:5.1f} %  {top_5:5.1f} %")
     lines.append(f"on {metrics['images']} images" + _skipped_text(metrics))
-    if "refined_whole" in metrics:
+    if "refined" in metrics:
         lines.append(_refined_text(metrics))
     if "ece" in metrics:
         lines.append(_calibration_text(metrics))

@@ -21,9 +21,9 @@ class Evaluation(NamedTuple):
         the number of unreadable ones. Of the final scores that are finite: "confidence", the mean
         score of the predicted class, and "ece", the expected calibration error, both in percent. If
         boxes are known: their number "boxes", and "localised", the percentage of them with an IoU
-        of at least 0.5. Of a refined view: "refined_whole", the
-        number of images whose box is the whole image, and "refined_area", the boxes' mean share of
-        the image in percent. If any: "undecided", the number of
+        of at least 0.5. Of a WSDAN: "refined_whole", the number of
+        images whose box is the whole image, and "refined_area", the boxes' mean share of the image
+        in percent. If any: "undecided", the number of
         images whose final score is not finite, which count as wrong.
     confusion: (N,N) int64 on the CPU: images by class (row) and final prediction (column).
     images: (N,) int64 on the CPU: number of images by class, undecided ones included.

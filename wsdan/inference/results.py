@@ -29,9 +29,9 @@ class Result:
         image: its path, or None of an image that was given as data.
         size: width and height in pixels of the original image, upright.
         top: the best classes, best final score first: dicts of "class" and of the probability in
-            each view, "raw" and, where the model has them, "refined", "mean" and "tta".
-        box: of the refined view, x1 y1 x2 y2 in pixels of the original image, half-open; None for
-            a plain classifier.
+            each view, "raw" and, where there are more, "refined", "mean" and "tta".
+        box: of the object, from which the refined view is cut, x1 y1 x2 y2 in pixels of the
+            original image, half-open; None for a plain classifier.
         attention: (h,w) float32, the mean attention map of the network's input, at the resolution
             of its features; None for a plain classifier.
         threshold: a best score below it has the label "unknown".
@@ -62,8 +62,8 @@ class Result:
 
     @property
     def score(self) -> float:
-        """The final score in [0,1] of the best class: of the mean, or of a plain classifier's raw
-        view. NaN where the network gave no finite number."""
+        """The final score in [0,1] of the best class: of the mean, or of the raw view where it is
+        the only one. NaN where the network gave no finite number."""
         score: float = self.top[0].get("mean", self.top[0]["raw"])
         return score
 

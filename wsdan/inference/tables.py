@@ -21,8 +21,8 @@ class Table:
     """The columns and rows of predictions: path, [truth], prediction, score, the best classes with
     their probabilities in each view, the box, error.
 
-    A plain classifier leaves the columns of refined, mean and box empty; so does an image that
-    could not be read all but its path, truth and error.
+    A plain classifier leaves the columns of refined, mean and box empty, --views raw those of
+    refined and mean; so does an image that could not be read all but its path, truth and error.
 
     Args:
         top: best classes in a row, as columns class_1, raw_1, refined_1, mean_1, class_2, ....

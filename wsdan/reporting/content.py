@@ -154,7 +154,7 @@ def localisation(observed: Observed) -> Localisation | None:
     metrics = observed.evaluation.metrics
     if "refined_whole" not in metrics:
         return None
-    area = f"The refined view's box covers {metrics['refined_area']:.0f} % of the image on average"
+    area = f"The box covers {metrics['refined_area']:.0f} % of the image on average"
     areas = histogram(observed.areas.tolist(), "area of the box, % of the image", "images", area)
     known, overlap, overlaps = metrics.get("boxes", 0), None, None
     if known:

@@ -22,10 +22,6 @@ from wsdan.reporting.photographs import photographs
 
 FEW_IMAGES = 10  # of a class, below which its accuracy says little
 FIRST_PAIRS, FIRST_ERRORS = 4, 12  # that are shown at once; the others are folded
-BOXES_TEXT = {
-    (True, False): " The box is what the refined view shows.",
-    (True, True): " The box is what the refined view shows; the dashed one is known of the image.",
-}
 ONLY_OF_A_RUN = ("out", "resume", "overwrite", "allow_changed_data", "profile")
 
 
@@ -68,7 +64,8 @@ def report(classifier: Classifier, batches: DataLoader, checkpoint: str | Path) 
         first_errors=FIRST_ERRORS,
         pair_errors=sum(pair.mistakes for pair in pairs),
         photographs=photographs(classifier, dataset, shown, config.batch_size),
-        boxes_text=BOXES_TEXT.get(("refined" in metrics, "boxes" in metrics), ""),
+        refined="refined" in metrics,
+        boxes_text=_boxes_text(metrics),
         curves=content.training_curves(history(checkpoint)),
         localisation=content.localisation(observed),
         calibration=content.calibration(observed.evaluation),
@@ -76,6 +73,15 @@ def report(classifier: Classifier, batches: DataLoader, checkpoint: str | Path) 
         versions=_versions(classifier.device),
         settings=_settings(config),
     )
+
+
+def _boxes_text(metrics: dict[str, float]) -> str:
+    """What the boxes of the photographs are; nothing for a plain classifier, which has none."""
+    if "refined_whole" not in metrics:
+        return ""
+    shown = "the refined view" if "refined" in metrics else "the mean attention"
+    known = "; the dashed one is known of the image" if "boxes" in metrics else ""
+    return f" The box is what {shown} shows{known}."
 
 
 def _title(config: Config, checkpoint: str | Path) -> str:

@@ -157,14 +157,18 @@ def _outline(axes: Axes, heat: np.ndarray, level: float, width: float) -> None:
 
 
 def _scores(axes: Axes, explanation: Explanation) -> None:
-    """The best classes: the name, and below it a bar for each view."""
+    """The best classes: the name, and below it a bar for each view that was classified."""
+    bars = [("raw", BEFORE, 0.0), ("refined", AFTER, 0.23)]
+    if "mean" not in explanation.result.top[0]:  # --views raw
+        bars = bars[:1]
     for place, entry in enumerate(explanation.result.top):
         name = fitting(entry["class"], 46)
         weight = "bold" if entry["class"] == explanation.truth else "normal"
         style: dict[str, Any] = {"fontsize": SMALL, "fontweight": weight, "va": "center"}
         axes.text(0, place - 0.3, name, **style, **text_style(name))
-        axes.text(100, place - 0.3, _percent(entry["mean"]), ha="right", **style)
-        for view, colour, shift in (("raw", BEFORE, 0), ("refined", AFTER, 0.23)):
+        final = _percent(entry.get("mean", entry["raw"]))
+        axes.text(100, place - 0.3, final, ha="right", **style)
+        for view, colour, shift in bars:
             label = None if place else f"{view} view"
             value = np.nan_to_num(100 * entry[view])
             axes.barh(place + shift, value, 0.22, color=colour, label=label)
@@ -174,7 +178,8 @@ def _scores(axes: Axes, explanation: Explanation) -> None:
         fontsize=SMALL, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=2,
         borderpad=0, handlelength=1.2, columnspacing=1.5, borderaxespad=0.3,
     )  # fmt: skip
-    axes.set_title("in numbers: mean of both", fontsize=SMALL, pad=5, y=1, loc="right")
+    numbers = "mean of both" if len(bars) > 1 else "raw view"
+    axes.set_title(f"in numbers: {numbers}", fontsize=SMALL, pad=5, y=1, loc="right")
 
 
 def _halo(width: float, colour: str) -> withStroke:
