@@ -50,7 +50,7 @@ million:  ## a million in two processes, hours; goes on where Ctrl-C stopped it
 	@mkdir -p build
 	OMP_NUM_THREADS=1 $(PYTHON) tests/support/fuzz.py --cases 1000000 --processes 2 --log build/million.json
 
-gpu-check:
+gpu-check:  ## with an NVIDIA GPU, no network: build, measure, test; two calls of nine minutes
 	$(PYTHON) -m benchmarks.gpu_check --only build smoke measure
 	$(PYTHON) -m benchmarks.gpu_check --only tests sanitize
 
