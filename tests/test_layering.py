@@ -57,7 +57,8 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # What a reader of a data set may import of wsdan: no configuration, no sampler, no other reader.
 READER = {
     "wsdan.data.formats", "wsdan.data.readers._layout", "wsdan.data.readers._mistakes",
-    "wsdan.data.readers._tar", "wsdan.data.samples", "wsdan.errors", "wsdan.validation",
+    "wsdan.data.readers._numbered", "wsdan.data.readers._tar", "wsdan.data.samples",
+    "wsdan.errors", "wsdan.validation",
 }  # fmt: skip
 KERNELS = sorted((ROOT / "wsdan_kernels").rglob("*.py"))
 PROGRAM = sorted((ROOT / "wsdan").rglob("*.py"))

@@ -92,6 +92,12 @@ def test_the_python_blocks_run(root):
     assert callable(names["batch_augment"])
 
 
+def test_the_example_of_a_reader_is_the_reader(root):
+    page = (root / "docs/development/adding-a-dataset-layout.md").read_text(encoding="utf-8")
+    shown = blocks(page, "python")[0]
+    assert shown == (root / "wsdan/data/readers/pets.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("name", "most"), [("README.md", 900), ("CONTRIBUTING.md", 1000)])
 def test_the_first_pages_are_short(name, most):
     assert len((ROOT / name).read_text(encoding="utf-8").split()) <= most

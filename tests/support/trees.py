@@ -17,6 +17,9 @@ from wsdan.errors import UserError
 
 COLOURS = {"blue": (30, 40, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
 BOX = (4.0, 6.0, 20.0, 16.0)  # x1, y1, x2, y2, half-open; of all objects with a box
+INATURALIST = [
+    f"{i:05}_Animalia_Chordata_Aves_Order_Family_Genus_{c}" for i, c in enumerate(COLOURS)
+]
 IMAGE_SIZE = (30, 24)  # width, height; except in `make_tree`
 
 
@@ -56,6 +59,72 @@ def make_cub(root: Path) -> Path:
     write(folder / "train_test_split.txt", [f"{i} {i % 2}" for i in range(1, 7)])
     write(folder / "classes.txt", [f"{i} {i:03}.{c}" for i, c in enumerate(COLOURS, 1)])
     write(folder / "bounding_boxes.txt", [f"{i} 4.0 6.0 16.0 10.0" for i in range(1, 7)])
+    return root
+
+
+def make_nabirds(root: Path) -> Path:
+    """nabirds with six images of three of the five classes that its hierarchy names."""
+    folder = root / "nabirds"
+    numbers = {"blue": 3, "green": 20, "red": 100}
+    images = {f"{i:08}-{c}": c for i, c in enumerate([*COLOURS, *COLOURS])}
+    names = {key: f"{numbers[c]:04}/{key.replace('-', '')}.jpg" for key, c in images.items()}
+    for key, colour in images.items():
+        paint(folder / "images" / names[key], colour)
+    write(folder / "images.txt", [f"{key} {name}" for key, name in names.items()])
+    labels = [f"{key} {numbers[colour]}" for key, colour in images.items()]
+    write(folder / "image_class_labels.txt", labels)
+    write(folder / "train_test_split.txt", [f"{k} {int(i < 3)}" for i, k in enumerate(images)])
+    classes = ["0 Birds", "1 Ducks", *(f"{n} {c} (Adult male)" for c, n in numbers.items())]
+    write(folder / "classes.txt", classes)
+    write(folder / "hierarchy.txt", ["1 0", *(f"{n} 1" for n in numbers.values())])
+    write(folder / "bounding_boxes.txt", [f"{key} 4 6 16 10" for key in images])
+    return root
+
+
+def make_pets(root: Path) -> Path:
+    """oxford-iiit-pet with an image of each breed in each list; names sort unlike the numbers."""
+    folder = root / "oxford-iiit-pet"
+    for part in ("trainval", "test"):
+        breeds = {f"{'Zz'[i % 2]}_{colour}": colour for i, colour in enumerate(COLOURS)}
+        lines = [f"{breed}_{part[:1]}1 {i} 1 {i}" for i, breed in enumerate(breeds, 1)]
+        for breed, colour in breeds.items():
+            paint(folder / "images" / f"{breed}_{part[:1]}1.jpg", colour)
+        write(folder / "annotations" / f"{part}.txt", lines)
+    return root
+
+
+def make_flowers(root: Path) -> Path:
+    """flowers-102 with nine images of three flowers: two lists for training, one for the test."""
+    folder = root / "flowers-102"
+    for number, colour in enumerate([*COLOURS] * 3, start=1):
+        paint(folder / "jpg" / f"image_{number:05}.jpg", colour)
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": [1, 2, 4] * 3})
+    parts = {"trnid": [1, 2], "valid": [3], "tstid": [7, 9, 8]}
+    scipy.io.savemat(folder / "setid.mat", parts)
+    return root
+
+
+def make_inaturalist(root: Path) -> Path:
+    """2021_train and 2021_valid with an image of each species in each."""
+    for index, (name, colour) in enumerate(zip(INATURALIST, COLOURS, strict=True)):
+        for part in ("2021_train", "2021_valid"):
+            paint(root / part / name / f"{index}{part[-1]}.jpg", colour)
+    return root
+
+
+def make_inaturalist_2018(root: Path) -> Path:
+    """train2018.json and val2018.json with an image of each category in each."""
+    categories = [{"id": i, "name": c, "supercategory": "Aves"} for i, c in enumerate(COLOURS)]
+    for part in ("train", "val"):
+        files = {10 + i: f"train_val2018/Aves/{i}/{part}.jpg" for i in range(3)}
+        for name, colour in zip(files.values(), COLOURS, strict=True):
+            paint(root / name, colour)
+        content = {
+            "images": [{"id": i, "file_name": name, "width": 30} for i, name in files.items()],
+            "annotations": [{"id": i, "image_id": i, "category_id": i - 10} for i in files],
+            "categories": categories[::-1],
+        }
+        write(root / f"{part}2018.json", [json.dumps(content)])
     return root
 
 
@@ -179,6 +248,10 @@ LAYOUTS = {  # --data -> (maker, class names, training images)
     "cub": (make_cub, ["001.blue", "002.green", "003.red"], 3),
     "aircraft": (make_aircraft, ["blue 7/0", "green 7/0", "red 7/0"], 3),
     "cars": (make_cars_devkit, list(COLOURS), 3),
+    "nabirds": (make_nabirds, [f"{colour} (Adult male)" for colour in COLOURS], 3),
+    "pets": (make_pets, ["Z_blue", "z_green", "Z_red"], 3),
+    "flowers": (make_flowers, ["pink primrose", "hard-leaved pocket orchid", "sweet pea"], 3),
+    "inaturalist": (make_inaturalist, INATURALIST, 3),
     "dogs": (make_dogs, ["n00-blue", "n01-green", "n02-red"], 3),
     "csv": (make_table, list(COLOURS), 12),
     "webdataset": (make_shards, list(COLOURS), 6),

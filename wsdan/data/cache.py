@@ -171,7 +171,7 @@ def _key(samples: list[Sample], side: Size) -> str:
     for source, _, _ in samples:
         file = source.shard if isinstance(source, TarMember) else source
         try:
-            state = file.stat()
+            state = os.stat(file)
             stamp = (state.st_size, state.st_mtime_ns)
         except OSError:
             stamp = None  # the loader reports the unreadable image

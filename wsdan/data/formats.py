@@ -3,9 +3,10 @@
 PIL is imported by the functions: the names of readers are known without it.
 """
 
+import os
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from wsdan.validation import file_fault
 
@@ -45,7 +46,7 @@ def suffixes() -> frozenset[str]:
 
 def is_image_name(name: str) -> bool:
     """Whether the suffix of a name is that of an image."""
-    return PurePath(name).suffix.lower() in suffixes()
+    return os.path.splitext(name)[1].lower() in suffixes()
 
 
 def is_image(path: Path) -> bool:

@@ -32,7 +32,8 @@ class Encoded(NamedTuple):
         return self.name
 
 
-Source = Path | TarMember
+# A path is text where a dataset has millions of images: half the memory of a Path, made faster.
+Source = str | Path | TarMember
 
 
 class ImageRecord(NamedTuple):

@@ -20,14 +20,14 @@ from wsdan.data.transforms import eval_transform
 
 
 def check_images(config, classes, count):
-    """Each image of both splits shows the colour that its class is named after."""
+    """Each image of both splits shows the colour of its class: the trees' classes are in order."""
     for split in ("train", "val"):
         samples, found = open_split(config, split, None if split == "train" else classes)
         assert found == classes
         assert len(samples) == count if split == "train" or config.data != "webdataset" else 3
         assert {sample.label for sample in samples} == {0, 1, 2}
         for sample in samples:
-            assert colour_of(sample) in classes[sample.label]
+            assert colour_of(sample) == list(COLOURS)[sample.label]
 
 
 @pytest.mark.parametrize("data", LAYOUTS)
@@ -124,7 +124,14 @@ def test_cub_as_kaggle_packs_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "folder"),
-    [("cub", "CUB_200_2011"), ("aircraft", "fgvc-aircraft-2013b"), ("cars", "stanford_cars")],
+    [
+        ("cub", "CUB_200_2011"),
+        ("aircraft", "fgvc-aircraft-2013b"),
+        ("cars", "stanford_cars"),
+        ("nabirds", "nabirds"),
+        ("pets", "oxford-iiit-pet"),
+        ("flowers", "flowers-102"),
+    ],
 )
 def test_root_may_be_the_dataset_itself(data, folder, tmp_path):
     make, classes, count = LAYOUTS[data]
@@ -136,7 +143,7 @@ def test_root_may_be_the_dataset_itself(data, folder, tmp_path):
     check_images(config_of(data, tmp_path / folder), classes, count)
 
 
-@pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
+@pytest.mark.parametrize("data", ["cub", "nabirds", "aircraft", "cars", "dogs", "csv"])
 def test_validation_has_boxes(data, tmp_path):
     make, classes, _ = LAYOUTS[data]
     samples, _ = open_split(config_of(data, make(tmp_path)), "val", classes)
@@ -150,7 +157,7 @@ def test_validation_has_boxes(data, tmp_path):
     assert item.name == str(sample.source)
 
 
-@pytest.mark.parametrize("data", ["cub", "aircraft", "dogs"])
+@pytest.mark.parametrize("data", ["cub", "nabirds", "aircraft", "dogs"])
 def test_boxes_may_be_missing(data, tmp_path):
     make, classes, _ = LAYOUTS[data]
     make(tmp_path)
@@ -186,6 +193,13 @@ def test_workers_read_the_same_images(data, tmp_path):
         ("cars", "stanford_cars/cars_train", "github.com/pytorch/vision"),
         ("dogs", "train_list.mat", "ImageNetDogs"),
         ("dogs", "Images", "ImageNetDogs"),
+        ("nabirds", "nabirds/classes.txt", "dl.allaboutbirds.org/nabirds"),
+        ("nabirds", "nabirds/images", "dl.allaboutbirds.org/nabirds"),
+        ("pets", "oxford-iiit-pet/annotations/trainval.txt", "robots.ox.ac.uk/~vgg/data/pets"),
+        ("pets", "oxford-iiit-pet/images", "images.tar.gz"),
+        ("flowers", "flowers-102/setid.mat", "robots.ox.ac.uk/~vgg/data/flowers"),
+        ("flowers", "flowers-102/jpg", "102flowers.tgz"),
+        ("inaturalist", "2021_train", "github.com/visipedia/inat_comp"),
     ],
 )
 def test_a_missing_file_is_named_with_its_source(data, path, text, tmp_path):
@@ -196,7 +210,9 @@ def test_a_missing_file_is_named_with_its_source(data, path, text, tmp_path):
     assert text in error
 
 
-@pytest.mark.parametrize("data", ["cub", "aircraft", "cars", "dogs", "csv"])
+@pytest.mark.parametrize(
+    "data", ["cub", "nabirds", "aircraft", "cars", "dogs", "pets", "flowers", "csv"]
+)
 def test_a_missing_image_is_named(data, tmp_path):
     LAYOUTS[data][0](tmp_path)
     config = config_of(data, tmp_path)
@@ -244,6 +260,109 @@ def test_spaces_between_the_fields_of_cub_files(tmp_path):
     folder = trees.make_cub(tmp_path) / "CUB_200_2011"
     write(folder / "train_test_split.txt", [f"{i}   {i % 2} " for i in range(1, 7)])
     check_images(config_of("cub", tmp_path), LAYOUTS["cub"][1], 3)
+
+
+def test_nabirds_beside_cub(tmp_path):
+    """Both have images.txt; the classes of NABirds are those that have images, by number."""
+    trees.make_nabirds(tmp_path)
+    folder = tmp_path / "nabirds"
+    assert readers.detect(folder) == "nabirds"
+    write(folder / "image_class_labels.txt", [f"{i:08}-{c} x" for i, c in enumerate(COLOURS)])
+    assert "class x of image 00000000-blue is not in classes.txt" in error_of(
+        config_of("nabirds", tmp_path)
+    )
+    trees.make_cub(tmp_path)
+    assert readers.detect(tmp_path / "CUB_200_2011") == "cub"
+
+
+def test_pets_and_flowers_where_they_were_unpacked(tmp_path):
+    """Without the folders of torchvision's names."""
+    for data, inside in (("pets", "oxford-iiit-pet"), ("flowers", "flowers-102")):
+        make, classes, count = LAYOUTS[data]
+        (make(tmp_path / data) / inside).rename(tmp_path / f"{data} here")
+        assert readers.detect(tmp_path / f"{data} here") == data
+        check_images(config_of(data, tmp_path / f"{data} here"), classes, count)
+
+
+def test_wrong_lists_of_pets(tmp_path):
+    path = trees.make_pets(tmp_path) / "oxford-iiit-pet" / "annotations" / "trainval.txt"
+    write(path, ["Abyssinian_100 x 1 1"])
+    error = error_of(config_of("pets", tmp_path))
+    assert f"{path}: expected `name class ...`; got 'Abyssinian_100' 'x 1 1'" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("imagelabels.mat", {"labels": [1, 0, 4] * 3}, "imagelabels.mat: label 0 is not in 1..102"),
+        ("imagelabels.mat", {"labels": [1, 103]}, "label 103 is not in 1..102"),
+        ("imagelabels.mat", {"label": [1]}, "imagelabels.mat holds no variable 'labels'"),
+        ("setid.mat", {"trnid": [1], "valid": [10]}, "setid.mat: image 10 is not in 1..9"),
+        ("setid.mat", {"trnid": [1]}, "setid.mat holds no variable 'valid'"),
+    ],
+)
+def test_wrong_lists_of_flowers(name, content, text, tmp_path):
+    folder = trees.make_flowers(tmp_path) / "flowers-102"
+    scipy.io.savemat(folder / name, content)
+    assert text in error_of(config_of("flowers", tmp_path))
+
+
+def test_the_other_folders_of_inaturalist_2021(tmp_path):
+    """The small training set, what is no image, and both training sets, of which one is larger."""
+    _, classes, count = LAYOUTS["inaturalist"]
+    trees.make_inaturalist(tmp_path)
+    write(tmp_path / "2021_train" / classes[0] / "._0n.jpg", ["of macOS"])
+    write(tmp_path / "2021_train" / classes[0] / "notes.txt", ["no image"])
+    (tmp_path / "2021_train" / ".cache").mkdir()
+    (tmp_path / "2021_train_mini").mkdir()
+    config = config_of("inaturalist", tmp_path)
+    check_images(config, classes, count)
+    shutil.rmtree(tmp_path / "2021_train_mini")
+    (tmp_path / "2021_train").rename(tmp_path / "2021_train_mini")
+    assert readers.detect(tmp_path) == "inaturalist"
+    check_images(config, classes, count)
+    (tmp_path / "2021_valid").rename(tmp_path / "val")
+    error = error_of(config, "val", classes)
+    assert f"{tmp_path}/2021_valid is missing; see https://github.com/visipedia/inat" in error
+
+
+def test_inaturalist_before_2021(tmp_path):
+    trees.make_inaturalist_2018(tmp_path)
+    assert readers.detect(tmp_path) == "inaturalist"
+    config = config_of("inaturalist", tmp_path)
+    check_images(config, list(COLOURS), 3)
+    (tmp_path / "train_val2018").rename(tmp_path / "2018")  # as torchvision does
+    check_images(config, list(COLOURS), 3)
+    lost = tmp_path / "2018" / "Aves" / "1" / "train.jpg"
+    lost.unlink()
+    assert f"1 of 3 images that {tmp_path}/train2018.json names are missing: {lost}" in (
+        error_of(config)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{", "cannot read"),
+        ("[]", "cannot read"),
+        ('{"categories": []}', "has no 'annotations'"),
+        ('{"categories": [], "annotations": [], "images": [{"file_name": "a", "id": 7}]}', "no 7"),
+    ],
+)
+def test_wrong_annotations_of_inaturalist(text, fault, tmp_path):
+    write(trees.make_inaturalist_2018(tmp_path) / "train2018.json", [text])
+    error = error_of(config_of("inaturalist", tmp_path))
+    assert f"{tmp_path}/train2018.json" in error
+    assert fault in error
+
+
+def test_a_cache_on_disk_of_images_whose_paths_are_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "cache"))
+    config = config_of("inaturalist", trees.make_inaturalist(tmp_path), cache="disk")
+    assert isinstance(open_split(config, "train").samples[0].source, str)
+    cached, plain = (train_loader(item)[0] for item in (config, config_of("inaturalist", tmp_path)))
+    for one, other in zip(cached, plain, strict=True):
+        assert torch.equal(one.images, other.images)
 
 
 def test_wrong_aircraft_files(tmp_path):
