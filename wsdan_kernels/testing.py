@@ -212,6 +212,27 @@ def _crop_case(name: str, **options) -> OpCase:
     )
 
 
+def _pairs(batch: int) -> Tensor:
+    """The first with the last, and so on; the one in the middle with itself."""
+    return torch.arange(batch).flip(0)
+
+
+def _swap_case(name: str, partners: Callable[[int], Tensor]) -> OpCase:
+    """partners: of a batch of so many images."""
+
+    def make(shape, dtype, generator) -> Inputs:
+        return {**_crop_inputs(shape, dtype, generator), "partners": partners(shape[0])}
+
+    return OpCase(
+        name=f"attention_swap[{name}]",
+        op="attention_swap",
+        call=functional.attention_swap,
+        make=make,
+        shapes=((2, 11, 9), (1, 1, 1), (3, 13, 4)),
+        differentiable=("images",),
+    )
+
+
 def _crop_drop_inputs(shape, dtype, generator) -> Inputs:
     made = _map_inputs(shape, dtype, generator)
     maps = made["maps"]
@@ -283,6 +304,8 @@ CASES: tuple[OpCase, ...] = (
         options={"crop_threshold": 0.5},
         differentiable=("images",),
     ),
+    _swap_case("pairs", _pairs),
+    _swap_case("one for all", lambda batch: torch.zeros(batch, dtype=torch.int64)),
     OpCase(
         name="center_loss",
         op="center_loss",

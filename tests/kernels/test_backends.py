@@ -49,11 +49,11 @@ def test_every_op_has_a_reference_kernel_that_takes_everything():
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "triton"])
 def test_an_operator_that_is_not_in_the_table_is_named(backend):
-    rule = "'attention_swap' must be an operator of wsdan_kernels/ops, one of .*crop_resize"
+    rule = "'attention_zoom' must be an operator of wsdan_kernels/ops, one of .*crop_resize"
     with pytest.raises(ValueError, match=rule):
-        backends.resolve("attention_swap", backend, "cpu", torch.float32)
+        backends.resolve("attention_zoom", backend, "cpu", torch.float32)
     with pytest.raises(ValueError, match=rule):
-        backends.why_not("attention_swap", "cpu", "cpu", torch.float32)
+        backends.why_not("attention_zoom", "cpu", "cpu", torch.float32)
 
 
 def test_explain_names_every_backend_and_op():

@@ -1,5 +1,6 @@
 """The replacements of the published functions, in the published training steps."""
 
+import random
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -128,13 +129,27 @@ def test_fgir_views(name):
     done = set()
     for key in case:
         mode, _, options = key.partition("_theta")
-        if mode not in ("crop", "drop") or not options:
+        if mode not in ("crop", "drop", "cm") or not options:
             continue
         theta, padding = map(float, options.split("_pad"))
         views = fgir.batch_augment(case["images"], case["maps"], mode, theta, padding)
         assert_parity(views, case[key])
         done.add(mode)
-    assert done == {"crop", "drop"}
+    assert done == {"crop", "drop", "cm"}
+
+
+def test_fgir_draws_a_threshold_for_each_image_of_a_pair():
+    torch.manual_seed(0)
+    maps, images = torch.rand(4, 1, 6, 5), torch.randn(4, 3, 24, 20)
+    random.seed(3)
+    drawn = torch.tensor([random.uniform(0.6, 0.8) for _ in range(4)])
+    random.seed(3)
+    found = fgir.batch_augment(images, maps, "cm", theta=(0.6, 0.8), padding_ratio=0)
+    expected = fgir.batch_augment(images, maps, "cm", theta=drawn, padding_ratio=0)
+    assert torch.equal(found, expected)
+    alone = fgir.batch_augment(images[2:], maps[2:], "cm", theta=drawn[2:], padding_ratio=0)
+    assert torch.equal(found[2:], alone)
+    assert all(not torch.equal(image, other) for image, other in zip(found, images, strict=True))
 
 
 def test_fgir_thresholds():
@@ -157,10 +172,10 @@ def test_fgir_thresholds():
     assert kept.sum((1, 2, 3)).tolist() == [25.0] * 3
 
 
-def test_fgir_mode_cm_names_what_it_needs():
-    with pytest.raises(NotImplementedError, match='mode "cm" needs the operator attention_swap'):
-        fgir.batch_augment(torch.rand(2, 3, 8, 8), torch.rand(2, 1, 4, 4), "cm")
-    with pytest.raises(ValueError, match="mode must be 'crop' or 'drop', but got 'zoom'"):
+def test_fgir_mistakes():
+    with pytest.raises(ValueError, match=r"images must be of an even B for 'cm', .*\(3, 3, 8, 8\)"):
+        fgir.batch_augment(torch.rand(3, 3, 8, 8), torch.rand(3, 1, 4, 4), "cm")
+    with pytest.raises(ValueError, match="mode must be 'crop', 'drop' or 'cm', but got 'zoom'"):
         fgir.batch_augment(torch.rand(2, 3, 8, 8), torch.rand(2, 1, 4, 4), "zoom")
     with pytest.raises(
         ValueError, match=r"attention_map must be of shape \(B, 1, h, w\) with B = 2"

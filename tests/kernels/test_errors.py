@@ -36,6 +36,10 @@ def crop(images=IMAGES, boxes=BOXES, size=None, **options):
     return wk.crop_resize(images, boxes, size, **options)
 
 
+def swap(images=IMAGES, boxes=BOXES, partners=LABELS, **options):
+    return wk.attention_swap(images, boxes, partners, **options)
+
+
 def drop(images=IMAGES, maps=MAPS, threshold=0.5, **options):
     return wk.attention_drop(images, maps, threshold=threshold, **options)
 
@@ -71,6 +75,7 @@ OPERATORS = {
     sample: "sample_attention",
     boxes: "attention_boxes",
     crop: "crop_resize",
+    swap: "attention_swap",
     drop: "attention_drop",
     crop_drop: "attention_crop_drop",
     loss: "center_loss",
@@ -170,6 +175,17 @@ MISTAKES = [
     (crop, {"boxes": BOXES[:, :3]}, ValueError, r"boxes must be of shape \(B, 4\), .*\(2, 3\)"),
     (crop, {"boxes": BOXES[:1]}, ValueError, "boxes must be of the batch size of images"),
     (crop, {"size": (0, 4)}, ValueError, "size must be a pair of positive integers"),
+    (swap, {"images": IMAGES.int()}, TypeError, "images must be of dtype .*uint8, but got int32"),
+    (swap, {"images": IMAGES[:, :0]}, ValueError, "images must be non-empty along axis 1"),
+    (swap, {"boxes": BOXES.float()}, TypeError, "boxes must be of dtype int64 or int32.*float32"),
+    (swap, {"boxes": BOXES[:, :3]}, ValueError, r"boxes must be of shape \(B, 4\), .*\(2, 3\)"),
+    (swap, {"partners": [1, 0]}, TypeError, "partners must be a torch.Tensor, but got list"),
+    (swap, {"partners": BOXES}, ValueError, r"partners must be of shape \(B\), .*\(2, 4\)"),
+    (swap, {"partners": LABELS.float()}, TypeError, "partners must be of dtype int64 or int32"),
+    (swap, {"partners": LABELS[:1]}, ValueError, "partners must be of the batch size of images"),
+    (swap, {"partners": LABELS.to(META)}, ValueError, "partners must be on the device of images"),
+    (swap, {"partners": LABELS + 1}, ValueError, r"partners must be in \[0, 2\), but got 2"),
+    (swap, {"partners": LABELS - 1}, ValueError, r"partners must be in \[0, 2\), but got -1"),
     (drop, {"images": IMAGES[0]}, ValueError, r"images must be of shape \(B, C, H, W\)"),
     (drop, {"maps": MAPS[:1]}, ValueError, "maps must be of the batch size of images"),
     (drop, {"maps": MAPS.to(META)}, ValueError, "maps must be on the device of images"),

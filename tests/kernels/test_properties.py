@@ -69,8 +69,8 @@ def test_operators_equal_the_reference(op, seed):
 )
 def test_an_image_does_not_depend_on_its_batch(case, shape, dtype, strides, order, seed):
     """The images of a batch in another order, some of them twice: the same bits for each."""
-    if case.op in ("center_loss", "update_centers_"):
-        return  # one result for the batch
+    if case.op in ("center_loss", "update_centers_", "attention_swap"):
+        return  # one result for the batch; images of others
     order = torch.tensor([*order, order[0]])
     made = case.inputs((5, *case.shapes[shape][1:]), dtype, seed)
     inputs = {name: arranged(value.detach(), strides) for name, value in made.items()}

@@ -82,6 +82,12 @@ def wrong_crop_drop(images, boxes, maps, thresholds, rule, align_corners):
     return run(images, boxes, maps.flip(1), thresholds, rule, align_corners)
 
 
+def wrong_swap(images, boxes, partners):
+    """A box of one column less on the left."""
+    one = torch.tensor([1, 0, 0, 0])
+    return reference.attention_swap.forward(images, boxes + one, partners)
+
+
 def wrong_loss(features, centers, labels):
     """The norm of the difference is not squared."""
     loss, difference = reference.center_loss.forward(features, centers, labels)
@@ -101,6 +107,7 @@ WRONG = {
     "crop_resize": wrong_crop,
     "attention_drop": wrong_drop,
     "attention_crop_drop": wrong_crop_drop,
+    "attention_swap": wrong_swap,
     "center_loss": wrong_loss,
     "update_centers_": wrong_update,
 }

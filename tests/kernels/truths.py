@@ -149,6 +149,25 @@ def attention_drop(
     return torch.tensor(results, dtype=torch.float64)
 
 
+def attention_swap(images: Tensor, boxes: Tensor, partners: Tensor) -> Tensor:
+    """CALMix (arXiv:2605.18700): in each box the partner's, resized to it; else the image."""
+    height, width = images.shape[2:]
+    sources, places = images.tolist(), []
+    for x1, y1, x2, y2 in boxes.tolist():
+        x, y = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+        places.append((x, y, max(min(x2, width), x + 1), max(min(y2, height), y + 1)))
+    results = images.tolist()
+    for b, p in enumerate(partners.tolist()):
+        x1, y1, x2, y2 = places[b]
+        left, top, right, bottom = places[p]
+        for channel, source in zip(results[b], sources[p], strict=True):
+            part = [row[left:right] for row in source[top:bottom]]
+            patch = _resized(part, y2 - y1, x2 - x1, align_corners=True)
+            for row, values in zip(channel[y1:y2], patch, strict=True):
+                row[x1:x2] = row[x1:x2] if p == b else values
+    return torch.tensor(results, dtype=torch.float64)
+
+
 def attention_crop_drop(
     images: Tensor,
     crop_maps: Tensor,

@@ -3,7 +3,8 @@
 In a fork's fgir_backbones/model_utils/modules_others/cal.py, `from wsdan_kernels.compat.fgir import
 BAP_Counterfactual, batch_augment` takes the place of its own. Its maps are resized bicubic, which
 no kernel does: this is plain PyTorch for the whole batch, without a loop over the images and
-without waiting for a GPU.
+without waiting for a GPU. Boxes are then cut and exchanged by the operators crop_resize and
+attention_swap.
 """
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from wsdan_kernels.compat import _draws
 from wsdan_kernels.compat.cal import BAP
-from wsdan_kernels.functional import crop_resize
+from wsdan_kernels.functional import attention_swap, crop_resize
 
 BAP_Counterfactual = BAP
 
@@ -26,35 +27,34 @@ def batch_augment(
     percent_max: bool = True,
     top_k: int | None = None,
 ) -> Tensor:
-    """Crop or drop every image by its map.
+    """Crop or drop every image by its map, or exchange the boxes of images 2i and 2i+1.
 
     T = theta * (maximum of the map before resizing), or of its mean without percent_max, or the
-    top_k-th largest of its values; a crop spans where the resized map is >= T, a drop keeps where
+    top_k-th largest of its values; a box spans where the resized map is >= T, a drop keeps where
     it is < T.
 
     Args:
         images: (B,C,H,W) floating point. attention_map: (B,1,h,w), on the same device.
-        mode: "crop" or "drop". theta: a float, a tensor () or (B,), or a (low, high) pair to draw
-            from for every image. padding_ratio: of the crop, share of the image's side.
+        mode: "crop", "drop" or "cm". theta: a float, a tensor () or (B,), or a (low, high) pair to
+            draw from for every image. padding_ratio: of the box, share of the image's side.
         top_k: None, or how many values of the map reach T.
 
     Returns:
-        (B,C,H,W) of the images' dtype. A map that reaches T nowhere gives the whole image.
+        (B,C,H,W) of the images' dtype. A map that reaches T nowhere gives the whole image, and a
+        box is at least one pixel wide, where the published code raises.
 
     Raises:
-        NotImplementedError: mode "cm", which needs an operator `attention_swap`. ValueError:
-        another mode, or shapes that differ in B.
+        ValueError: another mode, shapes that differ in B, or an odd B with "cm".
     """
-    if mode == "cm":
-        raise NotImplementedError(
-            'batch_augment: mode "cm" needs the operator attention_swap, which this version lacks'
-        )
-    if mode not in ("crop", "drop"):
-        raise ValueError(f"batch_augment: mode must be 'crop' or 'drop', but got {mode!r}")
+    if mode not in ("crop", "drop", "cm"):
+        raise ValueError(f"batch_augment: mode must be 'crop', 'drop' or 'cm', but got {mode!r}")
     if attention_map.dim() != 4 or attention_map.shape[:2] != (images.shape[0], 1):
         rule = f"of shape (B, 1, h, w) with B = {images.shape[0]}"
         came = tuple(attention_map.shape)
         raise ValueError(f"batch_augment: attention_map must be {rule}, but got {came}")
+    if mode == "cm" and images.shape[0] % 2:
+        came = tuple(images.shape)
+        raise ValueError(f"batch_augment: images must be of an even B for 'cm', but got {came}")
     maps = attention_map.detach()
     size = images.shape[2:]
     if mode == "drop" and top_k:
@@ -67,7 +67,11 @@ def batch_augment(
     reached = (resized >= cut)[:, 0]
     top, bottom = _span(reached.any(2), padding_ratio)
     left, right = _span(reached.any(1), padding_ratio)
-    return crop_resize(images, torch.stack((left, top, right, bottom), dim=1))
+    boxes = torch.stack((left, top, right, bottom), dim=1)
+    if mode == "crop":
+        return crop_resize(images, boxes)
+    others = torch.arange(len(boxes), device=boxes.device).view(-1, 2).flip(1).flatten()
+    return attention_swap(images, boxes, others)
 
 
 def _kth_largest(maps: Tensor, k: int) -> Tensor:

@@ -12,6 +12,7 @@ from wsdan_kernels.functional.attending import (
     RULES,
     attention_boxes,
     attention_drop,
+    attention_swap,
     crop_resize,
     sample_attention,
 )

@@ -1,4 +1,4 @@
-"""Drawing attention maps, boxes, crops and drops (arXiv:1901.09891 section 3.2)."""
+"""Drawing attention maps, boxes, crops, drops and swaps (arXiv:1901.09891 section 3.2)."""
 
 from collections.abc import Sequence
 
@@ -161,6 +161,39 @@ def crop_resize(
     check.flag(op, "align_corners", align_corners)
     chosen = resolve(op, backend, images.device.type, images.dtype)
     return ops.crop_resize.forward(images, boxes, height, width, align_corners, chosen)
+
+
+def attention_swap(
+    images: Tensor, boxes: Tensor, partners: Tensor, *, backend: str = "auto"
+) -> Tensor:
+    """Put the contents of another image's box into each image's own box (arXiv:2605.18700, CALMix).
+
+    With p = partners[b], box b of image b holds box p of image p, resized to it, bilinear with
+    align_corners=True; the rest of image b is as it was. p = b leaves the image. Two images of a
+    class exchange their boxes with partners [1, 0]. Differentiable in images.
+
+    Args:
+        images: (B,C,H,W) floating point or uint8, any strides.
+        boxes: (B,4) int32 or int64, x1 y1 x2 y2, half-open, in pixels; moved inside the image as in
+            crop_resize, such as those of attention_boxes.
+        partners: (B,) int64 or int32 in [0,B); an image may be the partner of several. On the CPU
+            the range is checked; on a GPU that would wait for the device: there one out of range
+            stops it with an assertion.
+
+    Returns:
+        (B,C,H,W) of the images' dtype, computed in float32 (float64 stays float64), uint8 rounded
+        to nearest, ties to even. A NaN or an infinity spreads as in crop_resize, inside the boxes.
+
+    Raises:
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
+    """
+    op = "attention_swap"
+    check.tensor(op, "images", images, "B C H W", check.IMAGES)
+    check.not_empty(op, "images", images, (1, 2, 3))
+    ops.crop_resize.check_boxes(op, ("images", images), boxes)
+    ops.attention_swap.check_partners(op, ("images", images), partners)
+    chosen = resolve(op, backend, images.device.type, images.dtype)
+    return ops.attention_swap.forward(images, boxes, partners.to(torch.int64), chosen)
 
 
 def attention_drop(

@@ -62,8 +62,13 @@ def register(
     return functools.partial(Formula.apply, None)
 
 
-def register_batched(library: torch.library.Library, name: str) -> None:
-    """torch.vmap of an operator whose tensors all have the batch as their first axis: one call."""
+def register_batched(
+    library: torch.library.Library, name: str, moved: Callable | None = None
+) -> None:
+    """torch.vmap of an operator whose tensors all have the batch as their first axis: one call.
+
+    moved: called with the joined arguments and the number of batches, returns the arguments.
+    """
     operator = getattr(getattr(torch.ops, library.ns), name).default
 
     def run(info, in_dims, *arguments):
@@ -75,7 +80,8 @@ def register_batched(library: torch.library.Library, name: str) -> None:
             value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
             return value.reshape(-1, *value.shape[2:])
 
-        results = operator(*map(folded, arguments, in_dims))
+        joined = tuple(map(folded, arguments, in_dims))
+        results = operator(*(moved(joined, size) if moved else joined))
         results = tree_map_only(
             Tensor, lambda value: value.unflatten(0, (size, value.shape[0] // size)), results
         )

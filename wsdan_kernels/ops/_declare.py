@@ -76,7 +76,7 @@ def declare(
     check: Callable,
     backward: Callable | None,
     setup_context: Callable | None = None,
-    batched: bool = True,
+    batched: bool | Callable = True,
     trusted: bool = False,
 ) -> Callable:
     """Register the dispatcher op `wsdan::<name>`; return a function that runs it.
@@ -87,7 +87,9 @@ def declare(
     what a kernel cannot take without reading outside of its tensors.
     backward: the autograd formula, or None for an op that is not differentiable, whose inputs the
     public function detaches. setup_context: what the formula saves.
-    batched: the first axis of every tensor is the batch (B), so that torch.vmap is one call.
+    batched: the first axis of every tensor is the batch (B), so that torch.vmap is one call. Where
+    a tensor counts images, a function of the arguments of S batches in one, (S*B,...), and of S
+    that returns them with its numbers moved.
     trusted: those who call the returned function have checked all that `check` does.
     """
     arguments, _, results = schema.partition(") -> ")
@@ -119,7 +121,8 @@ def declare(
     if backward is not None:
         differentiate = _autograd.register(LIBRARY, name, setup_context, backward, below)
     if batched:
-        _autograd.register_batched(LIBRARY, name)
+        moved = batched if callable(batched) else None
+        _autograd.register_batched(LIBRARY, name, moved)
     operator = getattr(torch.ops.wsdan, name).default
 
     def call(*arguments):

@@ -22,6 +22,7 @@ from wsdan_kernels import (
     attention_crop_drop,
     attention_drop,
     attention_refine,
+    attention_swap,
     available,
     bilinear_attention_pool,
     center_loss,
@@ -83,4 +84,5 @@ def operators(features: torch.Tensor, attentions: torch.Tensor, images: torch.Te
     print(explain("bilinear_attention_pool"), BackendUnavailableError)
     print(attend_and_pool, attention_boxes, attention_crop, attention_crop_drop, attention_drop)
     exported: ExportedModel = load_exported("birds.pt2")
-    print(exported, center_loss, crop_resize, sample_attention, update_centers_)
+    swapped: torch.Tensor = attention_swap(images, boxes, torch.tensor([1, 0]))
+    print(swapped, exported, center_loss, crop_resize, sample_attention, update_centers_)
