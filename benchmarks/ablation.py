@@ -3,9 +3,10 @@
 python benchmarks/ablation.py --data embedded|groceries --study parts [--root DIR] [--seeds 0 1 2]
 Rows and data sets are in evidence/studies.py. The budget is in passes of an image through the
 network, and --passes changes it. Every run is one line of --results, and a run that is there is not
-run again, so that a call that was interrupted goes on where it ended, and one without a run to be
-made prints the table. --held-out validates on a part of train/, to choose settings on. --quick
-trains two rows for a minute in all and fails if the method has not learned.
+run again: a call that was interrupted goes on where it ended, and several calls may share the file
+if their rows or seeds differ. --table prints the table of the runs that are there. --held-out
+validates on a part of train/, to choose settings on. --quick trains two rows for a minute in all
+and fails if the method has not learned.
 """
 
 import argparse
@@ -123,7 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
         content = {"data": options.data, "study": options.study, "rows": summary(lines, base)}
         Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.plot:
-        plot(lines, f"{options.data}: mean of {len(options.seeds)} seeds, and each", options.plot)
+        title = f"{options.data}: mean (large) and each seed (small); dashed: {base.row.name}"
+        plot(lines, base, title, options.plot)
     if options.quick:
         check_quick(lines)
 

@@ -63,13 +63,16 @@ PARTS = (
     Row("+ attention pooling", PLAIN.group, 1, {"center_weight": 0.0}, "no views"),
     Row("+ center loss", PLAIN.group, 1, {}, "no views"),
     WHOLE,
-    Row("crop alone", "less", 2, {}, "crop only"),
-    Row("drop alone", "less", 2, {}, "drop only"),
-    Row("without center loss", "less", 3, {"center_weight": 0.0}),
-    Row("random crop and erase", "instead", 3, {}, "random views"),
-    Row("max pooling", "instead", 3, {}, "max pooling"),
-    Row("joint views", "instead", 3, {"joint_views": True}),
-    Row("counterfactual loss", "more", 3, {"counterfactual": 1.0}),
-    *(Row(f"{m} maps", "maps", 3, {"num_attentions": m}) for m in (1, 4, 8, 16, 32)),
+    Row("crop alone", "one part less", 2, {}, "crop only"),
+    Row("drop alone", "one part less", 2, {}, "drop only"),
+    Row("without center loss", "one part less", 3, {"center_weight": 0.0}),
+    Row("random crop and erase", "another in its place", 3, {}, "random views"),
+    Row("max pooling", "another in its place", 3, {}, "max pooling"),
+    Row("joint views", "another in its place", 3, {"joint_views": True}),
+    Row("counterfactual loss", "one part more", 3, {"counterfactual": 1.0}),
+    *(
+        Row(f"{m} {'map' if m == 1 else 'maps'}", "number of maps", 3, {"num_attentions": m})
+        for m in (1, 4, 8, 16, 32)
+    ),
 )
 STUDIES = {"parts": PARTS}

@@ -98,8 +98,9 @@ def _finite(values: tuple[float, float]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values]
 
 
-def plot(lines: list[Line], title: str, path: str) -> None:
-    """Dots: the accuracy of each view, small for each seed, large for their mean."""
+def plot(lines: list[Line], base: Line, title: str, path: str) -> None:
+    """Dots: the accuracy of each view, small for each seed, large for their mean; the dashed line
+    is the final score of `base`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -118,6 +119,7 @@ def plot(lines: list[Line], title: str, path: str) -> None:
                 mean = mean_and_spread(values)[0]
                 axes.scatter([mean], at[:1], s=34, color=colour, marker=mark, label=label, zorder=3)
                 label = None
+    axes.axvline(mean_and_spread(list(base.final().values()))[0], color="0.5", lw=1, ls="--")
     for place, heading in headings:
         axes.text(0, place, f" {heading}", va="center", fontsize=9, weight="bold",
                   transform=axes.get_yaxis_transform())  # fmt: skip

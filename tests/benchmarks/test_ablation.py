@@ -232,7 +232,7 @@ def test_the_table():
 
 
 def test_the_plot(tmp_path):
-    plot(LINES, "title", str(tmp_path / "plot.png"))
+    plot(LINES, LINES[1], "title", str(tmp_path / "plot.png"))
     with Image.open(tmp_path / "plot.png") as image:
         assert image.width > 600
 
