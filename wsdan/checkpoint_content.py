@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsdan.config import Config, from_dict
 from wsdan.errors import UserError, shown
-from wsdan.recipes import RECIPES
+from wsdan.recipes import PLAIN, RECIPES
 from wsdan.validation import LARGEST_FLOAT, check_choices, check_ranges
 
 LARGEST_COUNT = 2**53  # of steps or images
@@ -51,6 +51,7 @@ def _config(values: object, source: str) -> Config:
     if not isinstance(values, dict):
         raise _wrong(source, "a dict", values)
     known = {item.name for item in dataclasses.fields(Config)}
+    values = PLAIN | values
     config = from_dict({name: values[name] for name in known & set(values)}, source)
     missing = [name for name in RECIPES["paper"] if getattr(config, name) is None]
     if missing:

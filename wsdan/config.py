@@ -1,8 +1,6 @@
 """Every setting of a run, its defaults by recipe, and its checks.
 
-A setting left None takes the value of the recipe of its data: `synthetic` is tuned so that a run
-ends in under three minutes on two CPU cores; `paper` is the published recipe (arXiv:1901.09891
-section 4.1 and the official code) on images of your own or a published dataset.
+A setting left None takes the value of the run's recipe, see wsdan/recipes.py.
 """
 
 import dataclasses
@@ -15,7 +13,7 @@ import yaml
 
 from wsdan.constants import MAX_PIXELS
 from wsdan.errors import UserError, shown
-from wsdan.recipes import RECIPES
+from wsdan.recipes import NAMES, table
 from wsdan.validation import (
     check_choices,
     check_ranges,
@@ -30,7 +28,7 @@ METHODS = ("wsdan", "baseline")
 _READERS = pkgutil.iter_modules([str(Path(__file__).parent / "data" / "readers")])
 DATA = ("synthetic", *(module.name for module in _READERS if not module.name.startswith("_")))
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("step", "cosine")
+SCHEDULES = ("step", "exponential", "cosine")
 ATTENTIONS = ("conv", "conv3x3", "slice")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
@@ -54,6 +52,7 @@ GROUPS = {
 # A WS-DAN step passes three views through the network: a baseline of this many times the epochs has
 # the same number of forward passes.
 VIEWS_PER_STEP = 3
+PLAIN_LOSS = {"counterfactual": 0.0, "joint_views": False}  # what a baseline has of no recipe
 
 
 def _setting(
@@ -92,6 +91,12 @@ class Config:
         MAX_PIXELS, "pixels of the largest image that is decoded; the default is Pillow's limit"
     )
     allow_empty: bool = _setting(False, "allow class folders without an image")
+    recipe: str = _setting(
+        "paper",
+        "defaults for photographs: WS-DAN's and CAL's as published, or a modern fine-tuning; the "
+        "embedded dataset has its own",
+        NAMES,
+    )
     method: str = _setting(
         "wsdan", "wsdan, or the plain backbone with the same number of forward passes", METHODS
     )
@@ -111,8 +116,9 @@ class Config:
     ignore_classifier: bool = _setting(
         False, "with --weights: skip the classifier and the centers, to fine-tune on other classes"
     )
-    freeze: int = _setting(
-        0, "first epochs in which the backbone's weights and batch norm statistics stay as they are"
+    freeze: int | None = _setting(
+        None,
+        "first epochs in which the backbone's weights and batch norm statistics stay as they are",
     )
     num_attentions: int | None = _setting(None, "attention maps (M)")
     attention: str = _setting(
@@ -123,7 +129,7 @@ class Config:
     attention_bias: float | None = _setting(
         None, "initial bias of the attention head's batch norm; below 0 the maps start sparse"
     )
-    pool_eps: float = _setting(1e-12, "epsilon of the pooling's signed square root (CAL: 1e-6)")
+    pool_eps: float | None = _setting(None, "epsilon of the pooling's signed square root")
     epochs: int | None = _setting(None, "epochs over the training images")
     batch_size: int | None = _setting(None, "images per step and process")
     accumulate: int = _setting(1, "batches whose gradients are accumulated into one step")
@@ -132,21 +138,29 @@ class Config:
     lr: float | None = _setting(None, "learning rate")
     classifier_lr_scale: float | None = _setting(None, "factor on the classifier's learning rate")
     weight_decay: float | None = _setting(None, "weight decay")
-    schedule: str | None = _setting(None, "step: x0.9 every 2 epochs; cosine: down to 0", SCHEDULES)
+    layer_decay: float | None = _setting(
+        None,
+        "factor on the learning rate from each layer of the backbone to the one before it; 1: none",
+    )
+    schedule: str | None = _setting(
+        None,
+        "step: x0.9 every 2 epochs; exponential: as much, but at every step; cosine: down to 0",
+        SCHEDULES,
+    )
     warmup: float | None = _setting(
         None, "fraction of the steps with linear warm-up of the learning rate"
     )
-    label_smoothing: float = _setting(0.0, "label smoothing of the cross-entropies")
-    ema: float = _setting(
-        0.0, "decay of the exponential moving average of the weights, which is evaluated; 0: none"
+    label_smoothing: float | None = _setting(None, "label smoothing of the cross-entropies")
+    ema: float | None = _setting(
+        None, "decay of the exponential moving average of the weights, which is evaluated; 0: none"
     )
     beta: float = _setting(0.05, "update rate of the feature centers")
     center_weight: float = _setting(1.0, "weight of the center loss")
-    counterfactual: float = _setting(
-        0.0, "weight of the counterfactual loss (CAL, arXiv:2108.08728: 1); 0: none"
+    counterfactual: float | None = _setting(
+        None, "weight of the counterfactual loss (CAL, arXiv:2108.08728); 0: none"
     )
-    joint_views: bool = _setting(
-        False, "pass the crop and the drop view through the network as one batch"
+    joint_views: bool | None = _setting(
+        None, "pass the crop and the drop view through the network as one batch"
     )
     max_skipped: int = _setting(
         10, "consecutive steps without a finite loss after which the run ends"
@@ -163,11 +177,9 @@ class Config:
         "views that are classified: raw and refined, or raw alone, for which the network runs once",
         VIEWS,
     )
-    final: str = _setting(
-        "probabilities", "average the views' probabilities or their logits", FINAL
-    )
-    tta: bool = _setting(
-        False, "test-time augmentation: several refined views, and all views flipped horizontally"
+    final: str | None = _setting(None, "average the views' probabilities or their logits", FINAL)
+    tta: bool | None = _setting(
+        None, "test-time augmentation: several refined views, and all views flipped horizontally"
     )
     log_images: int = _setting(4, "images whose views are logged to TensorBoard; 0: none")
     device: str = _setting("auto", "device to run on", DEVICES)
@@ -210,11 +222,12 @@ class Config:
         """This configuration with every None that has a recipe filled in, and checked."""
         check_choices(self)
         check_together(self)
-        recipe = dict(RECIPES["synthetic" if self.data == "synthetic" else "paper"])
+        recipe = table(self.data, self.recipe)
         recipe["pretrained"] &= self.weights is None and self.backbone != UNPUBLISHED
         if self.method == "baseline":
             recipe["epochs"] *= VIEWS_PER_STEP
             recipe["eval_every"] *= VIEWS_PER_STEP
+            recipe |= PLAIN_LOSS
         missing = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         config = dataclasses.replace(self, **missing)
         check_ranges(config)

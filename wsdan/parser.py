@@ -124,11 +124,13 @@ def _add_option(parser, item: dataclasses.Field, default: str | None, text: str)
 
 
 def _help(item: dataclasses.Field) -> str:
-    """What a setting is, and its default: that of the data's recipe where it has one."""
+    """What a setting is, and its default: those of the recipes where it has several."""
     text = item.metadata["help"]
     if item.name in RECIPES["paper"]:
-        ours, embedded = RECIPES["paper"][item.name], RECIPES["synthetic"][item.name]
-        return f"{text} (default: {ours}; embedded dataset: {embedded})"
+        values = {name: recipe[item.name] for name, recipe in RECIPES.items()}
+        ours = values.pop("paper")
+        others = [f"{name}: {value}" for name, value in values.items() if value != ours]
+        return f"{text} (default: {'; '.join([str(ours), *others])})"
     if item.default is None or value_type(item) is bool:
         return text
     return f"{text} (default: {item.default})"

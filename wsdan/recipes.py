@@ -1,44 +1,101 @@
-"""The defaults of the settings that depend on the data, by recipe. Imports nothing."""
+"""The recipes: the defaults of the settings that depend on the data or on --recipe.
 
-RECIPES = {
-    "synthetic": {
-        "backbone": "tiny",
-        "pretrained": False,
-        "image_size": 128,
-        "epochs": 16,
-        "batch_size": 32,
-        "num_attentions": 8,
-        "optimizer": "adamw",
-        "lr": 8e-3,
-        "classifier_lr_scale": 0.1,
-        "weight_decay": 1e-2,
-        "schedule": "cosine",
-        "warmup": 0.1,
-        "refine_threshold": 0.4,
-        "refine_padding": 0.1,
-        "attention_bias": -1.0,
-        "eval_every": 4,
-        "save_every": 0,
-        "workers": 0,
-    },
-    "paper": {
-        "backbone": "inception_v3",
-        "pretrained": True,
-        "image_size": 448,
-        "epochs": 80,
-        "batch_size": 12,
-        "num_attentions": 32,
-        "optimizer": "sgd",
-        "lr": 1e-3,
-        "classifier_lr_scale": 1.0,
-        "weight_decay": 1e-5,
-        "schedule": "step",
-        "warmup": 0.0,
-        "refine_threshold": 0.1,
-        "refine_padding": 0.05,
-        "attention_bias": 0.0,
-        "eval_every": 1,
-        "save_every": 500,
-        "workers": 2,
-    },
+Imports nothing.
+"""
+
+# Neither the embedded dataset nor the published recipe has these. They are what was done before
+# they were settings of a recipe, so a checkpoint without one of them means the value here.
+PLAIN = {
+    "freeze": 0,
+    "pool_eps": 1e-12,
+    "layer_decay": 1.0,
+    "label_smoothing": 0.0,
+    "ema": 0.0,
+    "counterfactual": 0.0,
+    "joint_views": False,
+    "final": "probabilities",
+    "tta": False,
 }
+
+# arXiv:1901.09891 section 4.1 and the official code.
+PAPER = {
+    **PLAIN,
+    "backbone": "inception_v3",
+    "pretrained": True,
+    "image_size": 448,
+    "epochs": 80,
+    "batch_size": 12,
+    "num_attentions": 32,
+    "optimizer": "sgd",
+    "lr": 1e-3,
+    "classifier_lr_scale": 1.0,
+    "weight_decay": 1e-5,
+    "schedule": "step",
+    "warmup": 0.0,
+    "refine_threshold": 0.1,
+    "refine_padding": 0.05,
+    "attention_bias": 0.0,
+    "eval_every": 1,
+    "save_every": 500,
+    "workers": 2,
+}
+
+# arXiv:2108.08728 and its code, which trains on four GPUs with batches of 4 and synchronized batch
+# norm, and evaluates the eight test-time views by a command of its own.
+CAL = {
+    **PAPER,
+    "backbone": "resnet101:layer4:16",
+    "epochs": 160,
+    "batch_size": 16,
+    "schedule": "exponential",
+    "pool_eps": 1e-6,
+    "counterfactual": 1.0,
+    "joint_views": True,
+    "final": "logits",
+    "tta": True,
+    "eval_every": 4,
+}
+
+MODERN = {
+    **PAPER,
+    "backbone": "convnext_base",
+    "image_size": 384,
+    "epochs": 50,
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "lr": 3e-4,
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup": 0.1,
+}
+
+# Tuned so that a run ends in under three minutes on two CPU cores.
+EMBEDDED = {
+    **PLAIN,
+    "backbone": "tiny",
+    "pretrained": False,
+    "image_size": 128,
+    "epochs": 16,
+    "batch_size": 32,
+    "num_attentions": 8,
+    "optimizer": "adamw",
+    "lr": 8e-3,
+    "classifier_lr_scale": 0.1,
+    "weight_decay": 1e-2,
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "refine_threshold": 0.4,
+    "refine_padding": 0.1,
+    "attention_bias": -1.0,
+    "eval_every": 4,
+    "save_every": 0,
+    "workers": 0,
+}
+
+RECIPES = {"paper": PAPER, "cal": CAL, "modern": MODERN, "embedded dataset": EMBEDDED}
+NAMES = ("paper", "cal", "modern")  # of --recipe
+
+
+def table(data: str, recipe: str) -> dict:
+    """A new table: the settings that a run on this --data with this --recipe has by default."""
+    return dict(EMBEDDED if data == "synthetic" else RECIPES[recipe])

@@ -44,7 +44,7 @@ IS_FOLDER = "is a folder"
 HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
 PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 LOGGERS = ("csv", "mlflow", "wandb")
-SHARES = ("beta", "refine_threshold", "warmup")
+SHARES = ("beta", "layer_decay", "refine_threshold", "warmup")
 SHARES_BELOW_1 = ("ema", "label_smoothing")
 
 
@@ -74,6 +74,10 @@ def check_together(config) -> None:
         raise UserError("--data folder needs --root, a folder with train/ and val/ (or test/)")
     if config.data == "synthetic" and config.root is not None:
         raise UserError("--root is for images of your own; --data synthetic needs no folder")
+    if config.data == "synthetic" and config.recipe != "paper":
+        raise UserError(
+            f"--recipe {config.recipe} is for photographs; the embedded dataset has its own"
+        )
     if config.data != "synthetic" and config.root is None:
         raise UserError(f"--data {config.data} needs --root, the folder of the dataset")
     if config.data == "synthetic" and (config.cache is not None or config.decode != "cpu"):

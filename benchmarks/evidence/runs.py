@@ -16,6 +16,7 @@ from harness.report import machine
 from wsdan.config import Config
 from wsdan.data.formats import is_image
 from wsdan.inference.evaluate import evaluate
+from wsdan.recipes import PLAIN
 from wsdan.training.launch import pick_device
 from wsdan.training.lock import RunLock
 from wsdan.training.loop import train_epochs
@@ -70,7 +71,7 @@ class Trial:
     def key(self) -> dict[str, object]:
         """What its result depends on: the settings that differ from the program's defaults for any
         data, so that a setting of later versions, which is then off, does not make it another."""
-        defaults = {item.name: item.default for item in dataclasses.fields(Config)}
+        defaults = {item.name: item.default for item in dataclasses.fields(Config)} | PLAIN
         settings = {
             name: value
             for name, value in dataclasses.asdict(self.config()).items()
