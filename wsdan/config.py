@@ -50,7 +50,7 @@ GROUPS = {
     "out": "run",
 }
 # A WS-DAN step passes three views through the network: a baseline of this many times the epochs has
-# the same number of forward passes.
+# the same number of forward passes. With --calmix it passes four; the baseline stays as it is.
 VIEWS_PER_STEP = 3
 PLAIN_LOSS = {"counterfactual": 0.0, "joint_views": False}  # what a baseline has of no recipe
 
@@ -158,6 +158,11 @@ class Config:
     center_weight: float = _setting(1.0, "weight of the center loss")
     counterfactual: float | None = _setting(
         None, "weight of the counterfactual loss (CAL, arXiv:2108.08728); 0: none"
+    )
+    calmix: float = _setting(
+        0.0,
+        "weight of a fourth view, in which two images of a class exchange boxes (CALMix, "
+        "arXiv:2605.18700: 1); 0: none",
     )
     joint_views: bool | None = _setting(
         None, "pass the crop and the drop view through the network as one batch"

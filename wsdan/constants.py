@@ -15,6 +15,8 @@ NORMALIZATION = {
 CROP_THRESHOLD = (0.4, 0.6)
 DROP_THRESHOLD = (0.2, 0.5)
 CROP_PADDING = 0.1
+# The view of two images that exchange boxes, CALMix (arXiv:2605.18700), without padding.
+MIX_THRESHOLD = (0.6, 0.8)
 
 MAX_PIXELS = 178_956_970  # of an image: twice PIL.Image.MAX_IMAGE_PIXELS, where Pillow refuses one
 SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data synthetic` draws

@@ -27,6 +27,7 @@ AT_LEAST = {
     "classifier_lr_scale": 0.0,
     "center_weight": 0.0,
     "counterfactual": 0.0,
+    "calmix": 0.0,
     "refine_padding": 0.0,
     "pool_eps": 0.0,
 }
@@ -104,8 +105,10 @@ def check_together(config) -> None:
         raise UserError("--compile and --profile exclude each other: compiled code has no phases")
     if (config.resume or config.overwrite) and config.out is None:
         raise UserError("--resume and --overwrite need --out, the folder of the run")
-    if config.method == "baseline" and (config.counterfactual or config.joint_views):
-        raise UserError("--counterfactual and --joint-views are for --method wsdan")
+    if config.method == "baseline" and (
+        config.counterfactual or config.calmix or config.joint_views
+    ):
+        raise UserError("--counterfactual, --calmix and --joint-views are for --method wsdan")
 
 
 def check_ranges(config) -> None:
@@ -124,6 +127,8 @@ def check_ranges(config) -> None:
     for name in SHARES_BELOW_1:
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
+    if config.calmix > 0 and config.batch_size % 2 == 1:
+        raise UserError(f"--calmix needs an even --batch-size, for pairs; got {config.batch_size}")
 
 
 def _check_image_size(value: int | str, synthetic: bool) -> None:

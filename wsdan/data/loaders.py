@@ -14,7 +14,13 @@ from wsdan.data.cache import open_cache
 from wsdan.data.decoding import DecodingLoader, RawImageDataset
 from wsdan.data.fingerprint import fingerprint
 from wsdan.data.images import BadImageError, ImageDataset, Item
-from wsdan.data.samplers import EpochBatchSampler, RankBatchSampler, SeededDataset
+from wsdan.data.samplers import (
+    NUM_MIX_UNIFORMS,
+    NUM_UNIFORMS,
+    EpochBatchSampler,
+    RankBatchSampler,
+    SeededDataset,
+)
 from wsdan.data.samples import Sample
 from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset, draw
@@ -38,10 +44,10 @@ TENSORS = ("images", "labels", "uniforms", "boxes")
 class Batch:
     """The readable images of a batch, and an error message for each unreadable one.
 
-    images: (B,C,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), the random
-    numbers of the attention views. boxes: (B,4) float32, boxes of the objects in the pixels of
-    `images`, NaN if unknown. names: of the files. sizes: (width, height) of the original images,
-    upright, in pixels. indices: in the dataset. bad: the error messages.
+    images: (B,C,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), or (B,6) with
+    --calmix, the random numbers of the attention views. boxes: (B,4) float32, boxes of the objects
+    in the pixels of `images`, NaN if unknown. names: of the files. sizes: (width, height) of the
+    original images, upright, in pixels. indices: in the dataset. bad: the error messages.
     """
 
     images: Tensor
@@ -96,8 +102,10 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
         )
         transform = synthetic_transform(train=True, channels=config.in_channels)
         dataset, classes = InMemoryDataset(source, transform), source.classes
+        labels = dataset.labels
     else:
         samples, classes = open_split(config, "train")
+        labels = [sample.label for sample in samples]
         transform = train_transform(config.input_size, config.in_channels)
         dataset = _image_dataset(config, samples, transform)
     size = config.batch_size * config.accumulate
@@ -107,7 +115,12 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
             "epoch is one step; lower --batch-size or --accumulate for more"
         )
     sampler = EpochBatchSampler(
-        len(dataset), size, seed=config.seed, rank=rank(), world_size=world_size()
+        len(dataset),
+        size,
+        seed=config.seed,
+        rank=rank(),
+        world_size=world_size(),
+        labels=labels if config.calmix > 0 else None,
     )
     return _loader(dataset, sampler, config), classes
 
@@ -155,7 +168,7 @@ def _loader(
 ) -> DataLoader | DecodingLoader:
     raw = isinstance(dataset, RawImageDataset)
     loader = DataLoader(
-        SeededDataset(dataset),
+        SeededDataset(dataset, NUM_MIX_UNIFORMS if config.calmix > 0 else NUM_UNIFORMS),
         batch_sampler=batch_sampler,
         num_workers=config.workers,
         collate_fn=list if raw else _collate,

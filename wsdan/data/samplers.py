@@ -5,7 +5,7 @@ middle of an epoch, one with another number of workers, and one on more ranks wi
 all see the same inputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch.utils.data import Dataset, Sampler
 
 from wsdan.errors import UserError
 
-NUM_UNIFORMS = 4  # random numbers per image, for the attention views of its training step
+# Random numbers per image, for the attention views of its training step; with --calmix, for its mix
+# too.
+NUM_UNIFORMS, NUM_MIX_UNIFORMS = 4, 6
 
 
 class SeededIndex(NamedTuple):
@@ -35,15 +37,24 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
         batch_size: images per batch of one rank.
         seed: of the permutation and the transforms.
         rank, world_size: of this process.
+        labels: of the images, to have images of a class beside each other, see `in_pairs`.
 
     Raises:
         UserError: fewer images than one step of all ranks takes.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        labels: Sequence[int] | None = None,
     ):
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.labels = labels
         self.rank, self.world_size = rank, world_size
         self.epoch = self.start_step = 0
         if world_size > 1 and length < self.step_size:
@@ -69,12 +80,36 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
     def __iter__(self) -> Iterator[list[SeededIndex]]:
         generator = torch.Generator().manual_seed(image_seed(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
+        if self.labels is not None:
+            order = in_pairs(order, self.labels, generator)
         for step in range(self.start_step, len(self)):
             start = step * self.step_size + self.rank * self.batch_size
             yield [
                 SeededIndex(index, image_seed(self.seed, self.epoch, index))
                 for index in order[start : start + self.batch_size]
             ]
+
+
+def in_pairs(order: list[int], labels: Sequence[int], generator: torch.Generator) -> list[int]:
+    """The indices of `order`, rearranged so that positions 2i and 2i + 1 hold a class's images.
+
+    Of a class with an odd number of images one is left over. Two that are left over stand together
+    as a pair of different classes; an odd last one stands last of all. The pairs are shuffled.
+    """
+    classes: dict[int, list[int]] = {}
+    for index in order:
+        classes.setdefault(labels[index], []).append(index)
+    pairs = [
+        members[start : start + 2]
+        for members in classes.values()
+        for start in range(0, len(members) - 1, 2)
+    ]
+    single = [members[-1] for members in classes.values() if len(members) % 2 == 1]
+    single = [single[i] for i in torch.randperm(len(single), generator=generator).tolist()]
+    pairs += [single[start : start + 2] for start in range(0, len(single) - 1, 2)]
+    shuffled = torch.randperm(len(pairs), generator=generator).tolist()
+    last = single[-1:] if len(single) % 2 == 1 else []
+    return [index for pair in shuffled for index in pairs[pair]] + last
 
 
 class RankBatchSampler(Sampler[list[SeededIndex]]):
@@ -98,12 +133,12 @@ class RankBatchSampler(Sampler[list[SeededIndex]]):
 class SeededDataset(Dataset):
     """A dataset whose transforms draw from torch's default generator, seeded per image.
 
-    It is indexed by a SeededIndex. Items are (item of the wrapped dataset, NUM_UNIFORMS numbers in
+    It is indexed by a SeededIndex. Items are (item of the wrapped dataset, num_uniforms numbers in
     [0,1)). The generator's state is restored after each item.
     """
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, num_uniforms: int = NUM_UNIFORMS):
+        self.dataset, self.num_uniforms = dataset, num_uniforms
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -113,7 +148,7 @@ class SeededDataset(Dataset):
         before = generator.get_state()
         generator.manual_seed(item.seed)
         try:
-            uniforms = torch.rand(NUM_UNIFORMS)
+            uniforms = torch.rand(self.num_uniforms)
             return self.dataset[item.index], uniforms
         finally:
             generator.set_state(before)

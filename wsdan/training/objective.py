@@ -2,17 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD
+from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, MIX_THRESHOLD
 from wsdan.distributed import gather_rows
 from wsdan.networks.model import unwrapped, unwrapping
 from wsdan.profiling import NO_PROFILER, Profiler
-from wsdan_kernels import attention_crop_drop, sample_attention
+from wsdan_kernels import (
+    attention_boxes,
+    attention_crop_drop,
+    attention_swap,
+    sample_attention,
+)
 
 
 def wsdan_objective(
@@ -24,6 +30,7 @@ def wsdan_objective(
     label_smoothing: float = 0.0,
     joint_views: bool = False,
     counterfactual: float = 0.0,
+    calmix: float = 0.0,
     move_centers: bool = True,
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -36,6 +43,11 @@ def wsdan_objective(
     `counterfactual` is the weight of one more term: the cross-entropy, over the three views, of
     the attention maps' effect on the logits (CAL, arXiv:2108.08728, where the weight is 1).
 
+    `calmix` is the weight of a fourth view, in which two images of a class exchange the boxes of
+    one more map (CALMix, arXiv:2605.18700, where it is 1): its cross-entropies, that of the effect
+    included, are multiplied by it and added to the sums over three views, which are still divided
+    by 3. Images are paired by their class in the order of the batch, see `same_class_partners`.
+
     In a process group every process updates its centers from the images of all, to equal values;
     all need the same B. In evaluation mode, and without gradients, no center moves.
 
@@ -45,18 +57,21 @@ def wsdan_objective(
         images: (B,3,H,W) floating point, of the model's dtype unless under autocast.
         labels: (B,) int64.
         label_smoothing: in [0,1), of the cross-entropies.
-        joint_views: pass both views through the model as one batch of 2 B images; batch norm then
-            computes its statistics over both.
+        joint_views: pass the views through the model as one batch of 2 B images, 3 B with calmix;
+            batch norm then computes its statistics over all.
         counterfactual: >= 0; above 0 the model must return the effect of its maps, see `WSDAN`.
+        calmix: >= 0; above 0 a step passes four views.
         move_centers: False leaves the centers' update to the caller, from "pooled".
-        uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`.
+        uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`; with
+            calmix (B,6), the last two for `mixed_views`.
         generator: on the images' device; draws `uniforms` if they are not given, and the random
             maps that the effect is measured against.
         profiler: times the phase "views".
 
     Returns:
-        "loss"; its terms "raw", "crop", "drop", "center" and, if weighted, "counterfactual";
-        "logits" (B,N) and "pooled" (B,M*C) of the raw view; "crops" and "drops" (B,3,H,W).
+        "loss"; its terms "raw", "crop", "drop", "center" and, if weighted, "mix" and
+        "counterfactual"; "logits" (B,N) and "pooled" (B,M*C) of the raw view; "crops", "drops" and,
+        with calmix, "mixes" (B,3,H,W).
     """
     options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
     raw = model(images, **options)
@@ -65,24 +80,31 @@ def wsdan_objective(
     if move_centers and inner.training and torch.is_grad_enabled():
         inner.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
     with profiler("views"):
-        crops, drops = training_views(images, raw.attentions.detach(), uniforms, generator)
-    batches = [torch.cat([crops, drops])] if joint_views else [crops, drops]
+        views = _views(images, raw.attentions.detach(), labels, calmix > 0, uniforms, generator)
+    batches = [torch.cat(list(views.values()))] if joint_views else list(views.values())
     with _buffers_kept(model):
-        outputs = [raw, *(model(views, **options) for views in batches)]
+        outputs = [raw, *(model(batch, **options) for batch in batches)]
+    cross_entropy = partial(F.cross_entropy, label_smoothing=label_smoothing)
     logits = torch.cat([output.logits for output in outputs]).float()
+    names = ("raw", "crop", "drop", "mix")[: 1 + len(views)]
     terms = {
-        name: F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
-        for name, scores in zip(("raw", "crop", "drop"), logits.chunk(3), strict=True)
+        name: cross_entropy(scores, labels)
+        for name, scores in zip(names, logits.chunk(len(names)), strict=True)
     }
     loss = (terms["raw"] + terms["crop"] + terms["drop"]) / 3 + center_weight * center
+    if calmix > 0:
+        loss = loss + calmix / 3 * terms["mix"]
     if counterfactual > 0:
         effects = torch.cat([output.effect for output in outputs]).float()
-        terms["counterfactual"] = F.cross_entropy(
-            effects, labels.repeat(3), label_smoothing=label_smoothing
-        )
+        of_three, of_mixes = effects.tensor_split([3 * len(labels)])
+        terms["counterfactual"] = cross_entropy(of_three, labels.repeat(3))
+        if calmix > 0:
+            terms["counterfactual"] = terms["counterfactual"] + calmix / 3 * cross_entropy(
+                of_mixes, labels
+            )
         loss = loss + counterfactual * terms["counterfactual"]
-    views = {"logits": raw.logits, "pooled": raw.pooled, "crops": crops, "drops": drops}
-    return {"loss": loss, **terms, "center": center, **views}
+    results = {"logits": raw.logits, "pooled": raw.pooled, **views}
+    return {"loss": loss, **terms, "center": center, **results}
 
 
 @contextmanager
@@ -115,6 +137,32 @@ def baseline_objective(
 OBJECTIVES: dict[str, Callable] = {"wsdan": wsdan_objective, "baseline": baseline_objective}
 
 
+def _views(
+    images: Tensor,
+    attentions: Tensor,
+    labels: Tensor,
+    mix: bool,
+    uniforms: Tensor | None,
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """The "crops", "drops" and, with mix, "mixes" of a step, each (B,3,H,W)."""
+    if uniforms is None:
+        uniforms = _drawn(images, 6 if mix else 4, generator)
+    crops, drops = training_views(images, attentions, uniforms[:, :4])
+    views = {"crops": crops, "drops": drops}
+    if mix:
+        views["mixes"] = mixed_views(
+            images, attentions, same_class_partners(labels), uniforms[:, 4:]
+        )
+    return views
+
+
+def _drawn(images: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    # Not torch.rand: torch.compile traces it with a generator only for a fixed batch size.
+    empty = torch.empty((images.shape[0], count), device=images.device)
+    return empty.uniform_(generator=generator)
+
+
 @torch.no_grad()
 def training_views(
     images: Tensor,
@@ -128,9 +176,7 @@ def training_views(
     crop's threshold and the drop's threshold.
     """
     if uniforms is None:
-        shape = (images.shape[0], 4)
-        # Not torch.rand: torch.compile traces it with a generator only for a fixed batch size.
-        uniforms = torch.empty(shape, device=images.device).uniform_(generator=generator)
+        uniforms = _drawn(images, 4, generator)
     picks = sample_attention(attentions, 2, uniforms=uniforms[:, :2])
     rows = torch.arange(images.shape[0], device=images.device)
     return attention_crop_drop(
@@ -141,6 +187,43 @@ def training_views(
         drop_threshold=_scaled(uniforms[:, 3], DROP_THRESHOLD),
         padding=CROP_PADDING,
     )
+
+
+@torch.no_grad()
+def mixed_views(images: Tensor, attentions: Tensor, partners: Tensor, uniforms: Tensor) -> Tensor:
+    """CALMix's view (arXiv:2605.18700): each image with, in its box, the contents of its partner's
+    box, resized to it.
+
+    The box of an image is that of a map sampled by its mass, above a threshold in [0.6, 0.8) of its
+    peak, without padding.
+
+    Args:
+        images: (B,3,H,W). attentions: (B,M,h,w). partners: (B,) int64; an image that is its own
+            partner stays as it is.
+        uniforms: (B,2) in [0,1): for the map and for the threshold.
+    """
+    picks = sample_attention(attentions, 1, uniforms=uniforms[:, :1])
+    rows = torch.arange(images.shape[0], device=images.device)
+    boxes = attention_boxes(
+        attentions[rows, picks[:, 0]],
+        images.shape[2:],
+        threshold=_scaled(uniforms[:, 1], MIX_THRESHOLD),
+        padding=0.0,
+    )
+    return attention_swap(images, boxes, partners)
+
+
+def same_class_partners(labels: Tensor) -> Tensor:
+    """labels (B,) -> (B,) int64: the row of each image's partner, an image of its class.
+
+    The first and the second image of a class in the batch are a pair, the third and the fourth,
+    and so on. An image that is left over is its own partner.
+    """
+    same = labels[:, None] == labels
+    order = same.tril(-1).sum(1)  # of an image among those of its class
+    matches = same & (order[:, None] ^ 1 == order)
+    rows = torch.arange(len(labels), device=labels.device)
+    return torch.where(matches.any(1), (matches * rows).sum(1), rows)
 
 
 def _scaled(uniforms: Tensor, limits: tuple[float, float]) -> Tensor:

@@ -33,6 +33,7 @@ class Objective(nn.Module):
         self._options = {
             "center_weight": config.center_weight,
             "counterfactual": config.counterfactual,
+            "calmix": config.calmix,
             "joint_views": config.joint_views,
             "label_smoothing": config.label_smoothing,
             "move_centers": False,  # TrainingStep does, once a step

@@ -26,6 +26,7 @@ LOSSES = (
     ("raw", "raw view", BLUE, "--", "s"),
     ("crop", "crop", ORANGE, "-.", "^"),
     ("drop", "drop", GREEN, ":", "v"),
+    ("mix", "mix", PURPLE, "--", "d"),
 )
 ACCURACIES = (
     ("accuracy", "training, raw view", GREY, ":", "."),
