@@ -82,4 +82,11 @@ RATES = tuple(
     for row in (PLAIN, WHOLE)
     for lr in (1e-4, 3e-4, 1e-3)
 )
-STUDIES = {"parts": PARTS, "rates": RATES}
+COUNTERFACTUAL = next(row for row in PARTS if row.name == "counterfactual loss")
+CALMIX = (  # arXiv:2605.18700 has the counterfactual loss too; a step passes four views
+    WHOLE,
+    COUNTERFACTUAL,
+    Row("mixed view", "CALMix", 4, {"calmix": 1.0}),
+    Row("both (CALMix)", "CALMix", 4, {"counterfactual": 1.0, "calmix": 1.0}),
+)
+STUDIES = {"parts": PARTS, "rates": RATES, "calmix": CALMIX}

@@ -91,10 +91,11 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
 
 
 def in_pairs(order: list[int], labels: Sequence[int], generator: torch.Generator) -> list[int]:
-    """The indices of `order`, rearranged so that positions 2i and 2i + 1 hold a class's images.
+    """The indices of `order`, rearranged so that positions 2i and 2i + 1 hold images of a class.
 
-    Of a class with an odd number of images one is left over. Two that are left over stand together
-    as a pair of different classes; an odd last one stands last of all. The pairs are shuffled.
+    The pairs are shuffled. Of a class with an odd number of images one is left over; these come
+    first, so that within a class they stand before all pairs, but one of an odd number of them,
+    which comes last of all. See `same_class_partners` of the objective.
     """
     classes: dict[int, list[int]] = {}
     for index in order:
@@ -104,12 +105,11 @@ def in_pairs(order: list[int], labels: Sequence[int], generator: torch.Generator
         for members in classes.values()
         for start in range(0, len(members) - 1, 2)
     ]
-    single = [members[-1] for members in classes.values() if len(members) % 2 == 1]
-    single = [single[i] for i in torch.randperm(len(single), generator=generator).tolist()]
-    pairs += [single[start : start + 2] for start in range(0, len(single) - 1, 2)]
-    shuffled = torch.randperm(len(pairs), generator=generator).tolist()
-    last = single[-1:] if len(single) % 2 == 1 else []
-    return [index for pair in shuffled for index in pairs[pair]] + last
+    left = [members[-1] for members in classes.values() if len(members) % 2 == 1]
+    pairs = [pairs[i] for i in torch.randperm(len(pairs), generator=generator).tolist()]
+    left = [left[i] for i in torch.randperm(len(left), generator=generator).tolist()]
+    last = [left.pop()] if len(left) % 2 == 1 else []
+    return left + [index for pair in pairs for index in pair] + last
 
 
 class RankBatchSampler(Sampler[list[SeededIndex]]):

@@ -46,7 +46,7 @@ def wsdan_objective(
     `calmix` is the weight of a fourth view, in which two images of a class exchange the boxes of
     one more map (CALMix, arXiv:2605.18700, where it is 1): its cross-entropies, that of the effect
     included, are multiplied by it and added to the sums over three views, which are still divided
-    by 3. Images are paired by their class in the order of the batch, see `same_class_partners`.
+    by 3. Images are paired by their class, see `same_class_partners`.
 
     In a process group every process updates its centers from the images of all, to equal values;
     all need the same B. In evaluation mode, and without gradients, no center moves.
@@ -216,11 +216,12 @@ def mixed_views(images: Tensor, attentions: Tensor, partners: Tensor, uniforms: 
 def same_class_partners(labels: Tensor) -> Tensor:
     """labels (B,) -> (B,) int64: the row of each image's partner, an image of its class.
 
-    The first and the second image of a class in the batch are a pair, the third and the fourth,
-    and so on. An image that is left over is its own partner.
+    The last and the last but one image of a class in the batch are a pair, and so on towards its
+    first. An image that is left over is its own partner. So the pairs of `in_pairs`, which makes
+    the order of an epoch, are the same in a batch, in the ranks' shares of it and in micro-batches.
     """
     same = labels[:, None] == labels
-    order = same.tril(-1).sum(1)  # of an image among those of its class
+    order = same.triu(1).sum(1)  # of an image among those of its class, from the end
     matches = same & (order[:, None] ^ 1 == order)
     rows = torch.arange(len(labels), device=labels.device)
     return torch.where(matches.any(1), (matches * rows).sum(1), rows)

@@ -21,7 +21,7 @@ from wsdan.training.step import build_step
 from wsdan_kernels import attention_boxes
 
 LABELS = torch.tensor([0, 1, 1, 2, 0, 1])
-PARTNERS = [4, 2, 1, 3, 0, 5]
+PARTNERS = [4, 1, 5, 3, 0, 2]
 UNIFORMS = torch.rand((6, 6), generator=torch.Generator().manual_seed(2))
 
 
@@ -31,7 +31,7 @@ def images(side: int = 48) -> torch.Tensor:
 
 def test_partners_are_pairs_of_a_class_in_order():
     assert same_class_partners(LABELS).tolist() == PARTNERS
-    assert same_class_partners(torch.tensor([3, 3, 3, 3, 3])).tolist() == [1, 0, 3, 2, 4]
+    assert same_class_partners(torch.tensor([3, 3, 3, 3, 3])).tolist() == [0, 2, 1, 4, 3]
     assert same_class_partners(torch.tensor([], dtype=torch.int64)).tolist() == []
 
 
@@ -53,21 +53,30 @@ def test_an_epoch_shows_every_image_once_in_pairs():
     assert [min(pair) for pair in pairs] != sorted(min(pair) for pair in pairs)
 
 
-def test_an_image_left_over_stands_with_another_one_and_the_last_at_the_end():
-    """So that no pair moves to odd positions, where a rank's or a micro-batch's share may end."""
+def test_images_left_over_come_before_the_pairs_and_an_odd_one_at_the_end():
     labels = [0] * 5 + [1] * 3 + [2] + [3] * 4 + [4] * 4
-    alone = set()
+    last = set()
     for seed in range(8):
         sampler = EpochBatchSampler(len(labels), len(labels), seed=seed, labels=labels)
         (batch,) = sampler
         order = [item.index for item in batch]
         assert sorted(order) == list(range(17))
-        pairs = [{labels[i] for i in order[start : start + 2]} for start in range(0, 16, 2)]
-        assert sorted(map(len, pairs)) == [1] * 7 + [2]
-        left = {labels[order[-1]]}.union(*(pair for pair in pairs if len(pair) == 2))
-        assert left == {0, 1, 2}  # the classes of odd size
-        alone.add(labels[order[-1]])
-    assert len(alone) > 1  # not always the same class
+        first, *pairs = [[labels[i] for i in order[start : start + 2]] for start in range(0, 16, 2)]
+        assert all(one == other for one, other in pairs)
+        assert sorted([*first, labels[order[-1]]]) == [0, 1, 2]  # the classes of odd size
+        last.add(labels[order[-1]])
+    assert len(last) > 1  # not always the same class
+
+
+def test_the_shares_of_a_batch_have_its_pairs():
+    """Whatever classes are left over: of ranks and of micro-batches."""
+    labels = torch.randint(6, (40,), generator=torch.Generator().manual_seed(7)).tolist()
+    sampler = EpochBatchSampler(40, 8, seed=1, labels=labels)
+    for batch in sampler:
+        found = torch.tensor([labels[item.index] for item in batch])
+        halves = [same_class_partners(half) for half in found.chunk(2)]
+        assert torch.equal(same_class_partners(found), torch.cat([halves[0], halves[1] + 4]))
+    assert len(set(labels)) == 6 and any(labels.count(label) % 2 for label in labels)
 
 
 def test_pairs_do_not_depend_on_the_ranks_nor_on_where_an_epoch_is_resumed():

@@ -46,6 +46,7 @@ def stopping_at(step_number: int, number: signal.Signals):
         (["--workers", "2", "--accumulate", "2"], 4, signal.SIGTERM),
         (["--precision", "bf16", "--joint-views", "--label-smoothing", "0.1"], 7, signal.SIGTERM),
         (["--counterfactual", "1"], 7, signal.SIGTERM),
+        (["--calmix", "1", "--counterfactual", "1"], 8, signal.SIGTERM),
         (["--method", "baseline"], 8, signal.SIGTERM),
     ],
 )
