@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from wsdan.constants import MAX_PIXELS
+from wsdan.constants import AUTO, MAX_PIXELS
 from wsdan.errors import UserError, shown
 from wsdan.recipes import NAMES, table
 from wsdan.validation import (
@@ -21,6 +21,7 @@ from wsdan.validation import (
     check_together,
     height_and_width,
     image_size,
+    threshold,
 )
 
 METHODS = ("wsdan", "baseline")
@@ -37,6 +38,11 @@ DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
 VIEWS = ("all", "raw")
 RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
+# Settings of which a text means something: how it is read, and the rule in words.
+TEXTS = {
+    "image_size": (image_size, "N or HEIGHTxWIDTH"),
+    "refine_threshold": (threshold, f"a number or {AUTO}"),
+}
 UNPUBLISHED = "tiny"  # the backbone that has no published weights
 ORIGINS = ("guyuc", "cal")  # of published checkpoints whose weights have the same names
 
@@ -171,8 +177,11 @@ class Config:
         10, "consecutive steps without a finite loss after which the run ends"
     )
     eval_every: int | None = _setting(None, "epochs between evaluations")
-    refine_threshold: float | None = _setting(
-        None, "threshold of the refined view's box, as a fraction of the mean map's maximum"
+    refine_threshold: float | str | None = _setting(
+        None,
+        "threshold of the refined view's box, as a fraction of the mean map's maximum; auto: of "
+        "each image, by Otsu's method",
+        metavar="X|auto",
     )
     refine_padding: float | None = _setting(
         None, "padding of the refined view's box, as a fraction of the image's side"
@@ -290,11 +299,12 @@ def _converted(item: dataclasses.Field, value, name: str):
     if value is None:
         return item.default
     kind = value_type(item)
-    if item.name == "image_size" and isinstance(value, str):
+    if item.name in TEXTS and isinstance(value, str):
+        read, rule = TEXTS[item.name]
         try:
-            return image_size(value)
+            return read(value)
         except ValueError:
-            raise UserError(f"{name} must be N or HEIGHTxWIDTH, got {shown(value)}") from None
+            raise UserError(f"{name} must be {rule}, got {shown(value)}") from None
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text

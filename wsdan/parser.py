@@ -10,10 +10,10 @@ import importlib.metadata
 from collections.abc import Iterable
 from types import ModuleType
 
-from wsdan.config import GROUPS, Config, value_type
+from wsdan.config import GROUPS, TEXTS, Config, value_type
 from wsdan.errors import UserError
 from wsdan.recipes import RECIPES
-from wsdan.validation import image_size, option_name
+from wsdan.validation import option_name
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
@@ -118,7 +118,7 @@ def _add_option(parser, item: dataclasses.Field, default: str | None, text: str)
     how = {"action": argparse.BooleanOptionalAction}
     if kind is not bool:
         metavar = None if choices else item.metadata["metavar"] or METAVARS[kind]
-        read = image_size if item.name == "image_size" else kind
+        read, _ = TEXTS.get(item.name, (kind, ""))
         how = {"type": read, "choices": choices, "metavar": metavar}
     parser.add_argument(option_name(item.name), default=default, help=text, **how)
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from wsdan.constants import NORMALIZATION, SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
+from wsdan.constants import AUTO, NORMALIZATION, SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
 from wsdan.errors import UserError, shown
 
 AT_LEAST = {
@@ -122,8 +122,9 @@ def check_ranges(config) -> None:
                 f"{option_name(name)} must be at least {low}; got {getattr(config, name)}"
             )
     for name in SHARES:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{option_name(name)} must be in [0, 1]; got {getattr(config, name)}")
+        value = getattr(config, name)
+        if value != AUTO and not 0 <= value <= 1:
+            raise UserError(f"{option_name(name)} must be in [0, 1]; got {value}")
     for name in SHARES_BELOW_1:
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
@@ -162,6 +163,11 @@ def image_size(text: str) -> int | str:
     if len(sides) > 2:
         raise ValueError(text)
     return sides[0] if sides[0] == sides[-1] else f"{sides[0]}x{sides[1]}"
+
+
+def threshold(text: str) -> float | str:
+    """A number, or "auto", as `--refine-threshold` takes it. Raises ValueError."""
+    return text if text == AUTO else float(text)
 
 
 def _check_number(option: str, value: object, name: str) -> None:

@@ -15,7 +15,12 @@ from wsdan_kernels.functional import (
     update_centers_,
 )
 from wsdan_kernels.modules import BilinearAttentionPool, FeatureCenters
-from wsdan_kernels.views import attention_crop, attention_crop_drop, attention_refine
+from wsdan_kernels.views import (
+    attention_crop,
+    attention_crop_drop,
+    attention_refine,
+    otsu_thresholds,
+)
 
 __version__ = VERSION
 
@@ -38,6 +43,7 @@ __all__ = [
     "crop_resize",
     "explain",
     "load_exported",
+    "otsu_thresholds",
     "sample_attention",
     "update_centers_",
 ]

@@ -4,6 +4,7 @@ They are made of the operators of `wsdan_kernels.functional`. Crop and drop toge
 which reads the images once.
 """
 
+import torch
 from torch import Tensor
 
 from wsdan_kernels import _checks as check
@@ -128,3 +129,40 @@ def attention_refine(
         align_corners=align_corners,
         backend=backend,
     )
+
+
+def otsu_thresholds(maps: Tensor) -> Tensor:
+    """The threshold that best parts each map in two, as a share of its peak (Otsu, 1979).
+
+    Of all cuts of a map's h*w values into n above and h*w - n below, Otsu's has the largest
+    variance between the two parts, n * (h*w - n) * (mean above - mean below)^2. The threshold is
+    half way between the two values that it parts. For `threshold` of the views; without gradient,
+    and without waiting for the device.
+
+    Args:
+        maps: (B,h,w) floating point.
+
+    Returns:
+        (B,) in [0,1], float32 (float64 for float64). 0, and so a box of the whole image, for a map
+        of equal values, without a positive peak, or with a NaN or an infinity.
+
+    Raises:
+        TypeError, ValueError: for a wrong argument, with its rule and the value.
+    """
+    check.tensor("otsu_thresholds", "maps", maps, "B h w")
+    check.not_empty("otsu_thresholds", "maps", maps, (1, 2))
+    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
+    values = maps.flatten(1).sort(dim=1, descending=True).values
+    peak, least = values[:, :1], values[:, -1:]
+    count = values.shape[1]
+    if count == 1:
+        return torch.zeros_like(peak[:, 0])
+    values = values / peak
+    above = torch.arange(1, count, dtype=values.dtype, device=values.device)
+    sums = values.cumsum(1)
+    rest = sums[:, -1:] - sums[:, :-1]
+    gap = sums[:, :-1] / above - rest / (count - above)
+    best = (above * (count - above) * gap.square()).argmax(1, keepdim=True)
+    cut = (values.gather(1, best) + values.gather(1, best + 1)) / 2
+    parted = (peak > 0) & (least < peak) & sums[:, -1:].isfinite()
+    return torch.where(parted, cut.clamp(0, 1), 0)[:, 0]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from wsdan.config import Config
 from wsdan.constants import NORMALIZATION
+from wsdan.inference.refinement import refine_threshold
 from wsdan_kernels import attention_boxes, attention_refine
 
 INPUTS = {"uint8": torch.uint8, "float": torch.float32}  # the choices of --input
@@ -25,10 +26,7 @@ class TwoViews(nn.Module):
     def __init__(self, model: nn.Module, config: Config):
         super().__init__()
         self.model = model
-        self.views = config.views
-        self.final = config.final
-        self.threshold = config.refine_threshold
-        self.padding = config.refine_padding
+        self.config = config
         device = next(model.parameters()).device
         mean, std = (
             torch.tensor(values, device=device)[:, None, None]
@@ -45,14 +43,15 @@ class TwoViews(nn.Module):
         raw = F.softmax(first.logits, dim=1)
         if first.attentions is None:
             return {"raw": raw}
-        how = {"threshold": self.threshold, "padding": self.padding}
-        if self.views == "raw":
+        padding = self.config.refine_padding
+        how = {"threshold": refine_threshold(first.attentions, self.config), "padding": padding}
+        if self.config.views == "raw":
             boxes = attention_boxes(first.attentions.mean(dim=1), inputs.shape[2:], **how)
             return {"raw": raw, "boxes": boxes}
         views, boxes = attention_refine(inputs, first.attentions, **how)
         second = self.model(views)
         refined = F.softmax(second.logits, dim=1)
-        if self.final == "logits":
+        if self.config.final == "logits":
             mean = F.softmax((first.logits + second.logits) / 2, dim=1)
         else:
             mean = (raw + refined) / 2

@@ -16,6 +16,7 @@ from wsdan.config import Config
 from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
 from wsdan.inference.metrics import BINS, ClassificationMetrics, Evaluation
+from wsdan.inference.refinement import raised, refine_threshold
 from wsdan.networks.model import unwrapped
 from wsdan.precision import autocast, input_dtype
 from wsdan_kernels import attention_boxes, attention_refine
@@ -106,7 +107,7 @@ def _view_logits(
     raw = model(images)
     if raw.attentions is None:
         return [raw.logits.float()], None, None
-    threshold, padding = config.refine_threshold, config.refine_padding
+    threshold, padding = refine_threshold(raw.attentions, config), config.refine_padding
     if config.views == "raw":
         boxes = attention_boxes(
             raw.attentions.mean(dim=1), images.shape[2:], threshold=threshold, padding=padding
@@ -118,7 +119,7 @@ def _view_logits(
         views, _ = attention_refine(
             images,
             raw.attentions,
-            threshold=min(threshold + extra_threshold, 1.0),
+            threshold=raised(threshold, extra_threshold),
             padding=padding + extra_padding,
         )
         logits.append(model(views).logits.float())

@@ -11,6 +11,7 @@ from wsdan.constants import (
     DROP_THRESHOLD,
     NORMALIZATION,
 )
+from wsdan.inference.refinement import refine_threshold
 from wsdan.precision import autocast
 from wsdan_kernels import attention_crop_drop, attention_refine
 
@@ -60,9 +61,8 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
         drop_threshold=sum(DROP_THRESHOLD) / 2,
         padding=CROP_PADDING,
     )
-    refined, boxes = attention_refine(
-        images, attentions, threshold=config.refine_threshold, padding=config.refine_padding
-    )
+    threshold, padding = refine_threshold(attentions, config), config.refine_padding
+    refined, boxes = attention_refine(images, attentions, threshold=threshold, padding=padding)
     boxed = _with_box(image, boxes, images.shape[2:])
     overlaid = _with_attention(image, attentions.mean(dim=1))
     return _grid([boxed, overlaid, _cell(crops), _cell(drops), _cell(refined)])

@@ -29,6 +29,7 @@ from wsdan_kernels import (
     crop_resize,
     explain,
     load_exported,
+    otsu_thresholds,
     sample_attention,
     update_centers_,
 )
@@ -76,7 +77,8 @@ def learn(images: torch.Tensor, labels: torch.Tensor) -> None:
 
 def operators(features: torch.Tensor, attentions: torch.Tensor, images: torch.Tensor) -> None:
     pooled: torch.Tensor = bilinear_attention_pool(features, attentions)
-    views, boxes = attention_refine(images, attentions)
+    thresholds: torch.Tensor = otsu_thresholds(attentions.mean(1))
+    views, boxes = attention_refine(images, attentions, threshold=thresholds)
     sizes: tuple[torch.Size, torch.Size] = views.shape, boxes.shape
     layer = BilinearAttentionPool()
     centers = FeatureCenters(200, 64)
