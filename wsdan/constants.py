@@ -17,7 +17,7 @@ DROP_THRESHOLD = (0.2, 0.5)
 CROP_PADDING = 0.1
 # The view of two images that exchange boxes, CALMix (arXiv:2605.18700), without padding.
 MIX_THRESHOLD = (0.6, 0.8)
-AUTO = "auto"  # for refine_threshold: of each image by its map
+AUTO = "auto"  # a refine_threshold: of each image, by its map
 
 MAX_PIXELS = 178_956_970  # of an image: twice PIL.Image.MAX_IMAGE_PIXELS, where Pillow refuses one
 SYNTHETIC_MIN_SIZE = 32  # side in pixels of the smallest image that `--data synthetic` draws
