@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evidence.runs import Results, Trial, result
 from evidence.studies import DATA, PLAIN, STUDIES, WHOLE, Row
-from evidence.table import Line, plot, summary, table
+from evidence.table import Line, at_threshold, plot, summary, table
 from harness.report import require_matplotlib
 
 from wsdan.errors import StoppedError, UserError
@@ -39,6 +39,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--weights", metavar="FILE", help="weights of the backbone that training starts from")
     add("--held-out", action="store_true", help="validate on a fourth of train/, not on val/")
     add("--results", metavar="FILE", help="JSON lines of all runs (default: benchmarks/results/)")
+    add("--threshold", type=float, help="of the refined view in the table (default: the row's own)")
     add("--json", metavar="FILE", help="write the table to this file too")
     add("--plot", metavar="FILE.png", help="draw the table (needs matplotlib)")
     add("--table", action="store_true", help="make no run: print the table of those in --results")
@@ -90,6 +91,10 @@ def lines_of(options: argparse.Namespace, results: Results) -> list[Line]:
     for row in options.rows:
         found = {seed: results.find(trial(options, row, seed)) for seed in options.seeds}
         records = {seed: record for seed, record in found.items() if record is not None}
+        if options.threshold is not None:
+            records = {
+                seed: at_threshold(item, options.threshold) for seed, item in records.items()
+            }
         if records:
             lines.append(Line(row, records))
     return lines
@@ -110,12 +115,12 @@ def main(arguments: list[str] | None = None) -> None:
         default = Path(folder) if options.quick else RESULTS
         path = options.results or default / f"ablation-{options.data}.jsonl"
         results = Results(Path(path))
-        if not options.table:
-            try:
+        try:
+            if not options.table:
                 run_all(options, results)
-            except (UserError, StoppedError, ValueError) as error:
-                raise SystemExit(f"ablation: {error}") from None
-        lines = lines_of(options, results)
+            lines = lines_of(options, results)
+        except (UserError, StoppedError, ValueError) as error:
+            raise SystemExit(f"ablation: {error}") from None
     if not lines:
         raise SystemExit(f"ablation: {path} holds no run of these rows")
     base = next((line for line in lines if line.row == options.base), lines[0])

@@ -30,6 +30,20 @@ class Line:
         }
 
 
+def at_threshold(record: dict, threshold: float) -> dict:
+    """The record with the metrics of this threshold of the refined view; one without a refined
+    view stays as it is.
+
+    Raises ValueError if it was not evaluated at that threshold.
+    """
+    if not record["views"]:
+        return record
+    known = {view["threshold"]: view for view in record["views"]}
+    if threshold not in known:
+        raise ValueError(f"{record['row']} was evaluated at {', '.join(map(str, known))}")
+    return {**record, "metrics": known[threshold]}
+
+
 def mean_and_spread(values: list[float]) -> tuple[float, float]:
     """The mean and the sample's standard deviation; NaN for the latter of one value."""
     mean = sum(values) / len(values)

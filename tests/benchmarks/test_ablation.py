@@ -231,6 +231,26 @@ def test_the_table():
     assert rows[2]["mean_and_spread"]["mean"] == [78.5, None]
 
 
+def test_the_table_at_another_threshold(tmp_path, monkeypatch, capsys):
+    def result(trial):
+        views = [{"threshold": t, "raw": 5.0, "refined": 100 * t, "mean": 7.0} for t in (0.1, 0.4)]
+        plain = trial.row == studies.PLAIN
+        views = [] if plain else views
+        own = {"raw": 3.0} if plain else views[1]
+        return {**trial.key(), "row": trial.row.name, "metrics": own, "views": views}
+
+    monkeypatch.setattr(ablation, "result", result)
+    rows = ["--rows", studies.PLAIN.name, studies.WHOLE.name, "--seeds", "0"]
+    arguments = [*rows, "--results", str(tmp_path / "runs.jsonl")]
+    ablation.main(arguments)
+    assert "| 5.0 | 40.0 | 7.0 |" in capsys.readouterr().out
+    ablation.main([*arguments, "--threshold", "0.1"])
+    out = capsys.readouterr().out
+    assert "| 5.0 | 10.0 | 7.0 |" in out and "| 3.0 | - | - | -4.0 |" in out
+    with pytest.raises(SystemExit, match=r"evaluated at 0\.1, 0\.4"):
+        ablation.main([*arguments, "--threshold", "0.2"])
+
+
 def test_the_plot(tmp_path):
     plot(LINES, LINES[1], "title", str(tmp_path / "plot.png"))
     with Image.open(tmp_path / "plot.png") as image:
