@@ -142,6 +142,16 @@ def test_names_of_rows_are_unique(study):
     assert len({row.name for row in rows}) == len(rows)
 
 
+def test_a_result_is_found_from_another_folder():
+    """The key names no folder, neither of the images nor of the weights."""
+    trials = [
+        runs.Trial(studies.WHOLE, "groceries", 0, 12, root=root, weights=weights)
+        for root, weights in (("/one", "/one/squeezenet.pth"), (None, "squeezenet.pth"))
+    ]
+    assert trials[0].key() == trials[1].key()
+    assert trials[0].key()["settings"]["weights"] == "squeezenet.pth"
+
+
 def test_a_budget_that_is_no_whole_number_of_epochs_is_refused():
     with pytest.raises(ValueError, match="7 passes"):
         runs.Trial(studies.WHOLE, "embedded", 0, 7).config()
@@ -221,6 +231,7 @@ def test_the_table():
     assert math.isnan(mean_and_spread([1.0])[1])
     assert difference(LINES[0], LINES[1]) == [-6.0, -5.0]
     assert difference(LINES[2], LINES[1]) == [1.5]  # of the seed that both have
+    assert difference(LINES[1], LINES[2]) == [-1.5]
     text = table(LINES, LINES[1]).splitlines()
     assert text[0].endswith("| mean | final against whole |")
     assert text[2] == "| plain | 4 | 2 | 71.0 ± 1.4 | - | - | -5.5 ± 0.7 |"
