@@ -126,7 +126,10 @@ def main(arguments: list[str] | None = None) -> None:
     base = next((line for line in lines if line.row == options.base), lines[0])
     print(table(lines, base))
     if options.json:
-        content = {"data": options.data, "study": options.study, "rows": summary(lines, base)}
+        content = {
+            "data": options.data, "study": options.study, "base": base.row.name,
+            "threshold": options.threshold, "rows": summary(lines, base),
+        }  # fmt: skip
         Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.plot:
         title = f"{options.data}: mean (large) and each seed (small); dashed: {base.row.name}"

@@ -73,8 +73,7 @@ def table(lines: list[Line], base: Line) -> str:
     titles = ["row", "epochs", "seeds", *VIEWS.values(), f"final against {base.row.name}"]
     text = [titles + ["IoU >= 0.5"] * found]
     for line in lines:
-        record = next(iter(line.records.values()))
-        cells = [line.row.name, str(record["settings"]["epochs"]), str(len(line.records))]
+        cells = [line.row.name, str(_epochs(line)), str(len(line.records))]
         cells += [text_of(line.values(name)) for name in VIEWS]
         against = difference(line, base)
         cells.append("-" if line is base or not against else _signed(against))
@@ -89,27 +88,35 @@ def _signed(values: list[float]) -> str:
 
 
 def summary(lines: list[Line], base: Line) -> list[dict]:
-    """The table for JSON: of each row the values of every seed, and of each metric mean and
-    spread."""
+    """The table for JSON: of each row and metric the values by seed, their mean and spread."""
     rows = []
     for line in lines:
-        names = {name for record in line.records.values() for name in record["metrics"]}
-        metrics = {name: values for name in sorted(names) if (values := line.values(name))}
+        names = sorted({name for record in line.records.values() for name in record["metrics"]})
+        metrics = {name: _summary(values) for name in names if (values := line.values(name))}
+        against = _summary(difference(line, base))
         rows.append(
             {
                 "row": line.row.name,
                 "seeds": list(line.records),
-                "mean_and_spread": {n: _finite(mean_and_spread(v)) for n, v in metrics.items()},
-                "against_base": difference(line, base),
-                "records": list(line.records.values()),
+                "epochs": _epochs(line),
+                "metrics": metrics,
+                "against": against,
+                "seconds": [record["seconds"] for record in line.records.values()],
             }
         )
     return rows
 
 
-def _finite(values: tuple[float, float]) -> list[float | None]:
-    """For JSON, which has no NaN."""
-    return [None if math.isnan(value) else value for value in values]
+def _summary(values: list[float]) -> dict[str, object]:
+    """Values with their mean and spread; None where there is none, as JSON has no NaN."""
+    if not values:
+        return {"values": [], "mean": None, "spread": None}
+    mean, spread = mean_and_spread(values)
+    return {"values": values, "mean": mean, "spread": None if math.isnan(spread) else spread}
+
+
+def _epochs(line: Line) -> int:
+    return next(iter(line.records.values()))["settings"]["epochs"]
 
 
 def plot(lines: list[Line], base: Line, title: str, path: str) -> None:

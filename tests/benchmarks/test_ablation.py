@@ -213,7 +213,8 @@ def test_images_are_held_out_of_train(tmp_path):
 
 def line(name: str, metrics: dict[int, dict], group: str = "g") -> Line:
     records = {
-        seed: {"metrics": values, "settings": {"epochs": 4}} for seed, values in metrics.items()
+        seed: {"metrics": values, "settings": {"epochs": 4}, "seconds": 9.0}
+        for seed, values in metrics.items()
     }
     return Line(studies.Row(name, group), records)
 
@@ -238,8 +239,10 @@ def test_the_table():
     assert text[3].endswith("| 76.5 ± 0.7 | - |")
     assert text[4] == "| one seed | 4 | 1 | 60.0 | 61.0 | 78.5 | +1.5 |"
     rows = summary(LINES, LINES[1])
-    assert rows[0]["against_base"] == [-6.0, -5.0] and rows[2]["seeds"] == [1]
-    assert rows[2]["mean_and_spread"]["mean"] == [78.5, None]
+    assert rows[0]["against"]["values"] == [-6.0, -5.0] and rows[0]["against"]["mean"] == -5.5
+    assert rows[2]["metrics"]["mean"] == {"values": [78.5], "mean": 78.5, "spread": None}
+    assert [row["seeds"] for row in rows] == [[0, 1], [0, 1], [1]] and rows[0]["epochs"] == 4
+    assert summary(LINES, LINES[2])[0]["against"]["values"] == [-6.5]
 
 
 def test_the_table_at_another_threshold(tmp_path, monkeypatch, capsys):
@@ -273,7 +276,7 @@ def test_the_command_runs_what_is_missing(tmp_path, monkeypatch, capsys):
 
     def result(trial):
         made.append((trial.row.name, trial.seed))
-        return {**trial.key(), "metrics": {"raw": 50.0 + trial.seed}}
+        return {**trial.key(), "metrics": {"raw": 50.0 + trial.seed}, "seconds": 1.0}
 
     monkeypatch.setattr(ablation, "result", result)
     names = ["plain backbone", "+ center loss"]
