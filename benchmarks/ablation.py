@@ -20,6 +20,7 @@ from evidence.table import Line, at_threshold, plot, summary, table
 from harness.report import require_matplotlib
 
 from wsdan.errors import StoppedError, UserError
+from wsdan.validation import threshold
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_BUDGET = 6  # passes
@@ -39,7 +40,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--weights", metavar="FILE", help="weights of the backbone that training starts from")
     add("--held-out", action="store_true", help="validate on a fourth of train/, not on val/")
     add("--results", metavar="FILE", help="JSON lines of all runs (default: benchmarks/results/)")
-    add("--threshold", type=float, help="of the refined view in the table (default: the row's own)")
+    text = "of the refined view in the table: a number or auto (default: the row's own)"
+    add("--threshold", type=threshold, metavar="T", help=text)
     add("--json", metavar="FILE", help="write the table to this file too")
     add("--plot", metavar="FILE.png", help="draw the table (needs matplotlib)")
     add("--table", action="store_true", help="make no run: print the table of those in --results")

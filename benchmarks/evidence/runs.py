@@ -146,7 +146,7 @@ def _trained(config: Config, row: Row) -> Iterator[Run]:
         yield run
 
 
-def _at(run: Run, threshold: float, metrics: dict[str, float]) -> dict[str, float]:
+def _at(run: Run, threshold: float | str, metrics: dict[str, float]) -> dict[str, object]:
     """The metrics with this threshold of the refined view; those of the run's own are known."""
     if run.config.method == "wsdan" and threshold != run.config.refine_threshold:
         config = dataclasses.replace(run.config, refine_threshold=threshold)

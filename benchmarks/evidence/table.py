@@ -30,7 +30,7 @@ class Line:
         }
 
 
-def at_threshold(record: dict, threshold: float) -> dict:
+def at_threshold(record: dict, threshold: float | str) -> dict:
     """The record with the metrics of this threshold of the refined view; one without a refined
     view stays as it is.
 

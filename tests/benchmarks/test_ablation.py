@@ -158,13 +158,20 @@ def test_a_budget_that_is_no_whole_number_of_epochs_is_refused():
 
 
 def test_a_run_that_is_there_is_not_run_again(tmp_path, monkeypatch, few_images):
+    evaluated = []
+
+    def evaluate(model, batches, config, device):
+        evaluated.append(config.refine_threshold)
+        return original(model, batches, config, device)
+
+    original = runs.evaluate
+    monkeypatch.setattr(runs, "evaluate", evaluate)
     trial = runs.Trial(small("max pooling"), "embedded", 0, 3)
     record = runs.result(trial)
     assert record["passes"] == 3 and record["metrics"]["images"] == 8
-    own, other = record["views"][1], record["views"][0]
-    assert (own["threshold"], other["threshold"]) == (0.4, 0.1)
-    assert own == {"threshold": 0.4, **record["metrics"]}
-    assert other["refined_area"] >= own["refined_area"]
+    assert [view["threshold"] for view in record["views"]] == [0.1, 0.4, "auto"]
+    assert record["views"][1] == {"threshold": 0.4, **record["metrics"]}
+    assert evaluated == [0.1, "auto"]  # that of the run itself is known
     path = tmp_path / "runs.jsonl"
     runs.Results(path).add(record)
     results = runs.Results(path)
@@ -248,6 +255,7 @@ def test_the_table():
 def test_the_table_at_another_threshold(tmp_path, monkeypatch, capsys):
     def result(trial):
         views = [{"threshold": t, "raw": 5.0, "refined": 100 * t, "mean": 7.0} for t in (0.1, 0.4)]
+        views.append({"threshold": "auto", "raw": 5.0, "refined": 8.0, "mean": 9.0})
         plain = trial.row == studies.PLAIN
         views = [] if plain else views
         own = {"raw": 3.0} if plain else views[1]
@@ -260,8 +268,10 @@ def test_the_table_at_another_threshold(tmp_path, monkeypatch, capsys):
     assert "| 5.0 | 40.0 | 7.0 |" in capsys.readouterr().out
     ablation.main([*arguments, "--threshold", "0.1"])
     out = capsys.readouterr().out
+    ablation.main([*arguments, "--threshold", "auto"])
+    assert "| 5.0 | 8.0 | 9.0 |" in capsys.readouterr().out
     assert "| 5.0 | 10.0 | 7.0 |" in out and "| 3.0 | - | - | -4.0 |" in out
-    with pytest.raises(SystemExit, match=r"evaluated at 0\.1, 0\.4"):
+    with pytest.raises(SystemExit, match="evaluated at 0.1, 0.4, auto"):
         ablation.main([*arguments, "--threshold", "0.2"])
 
 
