@@ -39,7 +39,7 @@ ALLOWED = {
 # The rooms of wsdan, lowest first: a file imports from its own room and from those below.
 ROOMS = (
     {"constants", "errors", "files", "output", "recipes"},
-    {"validation"},
+    {"configs", "validation"},
     {"config", "yaml_files"},
     {"parser"},
     {"checkpoint_content"},

@@ -8,7 +8,18 @@ import signal
 import sys
 from types import ModuleType
 
-from wsdan.commands import convert, eval, explain, export, info, predict, report, serve, train
+from wsdan.commands import (
+    convert,
+    eval,
+    explain,
+    export,
+    info,
+    predict,
+    report,
+    reproduce,
+    serve,
+    train,
+)
 from wsdan.errors import StoppedError, UserError, one_line
 from wsdan.output import (
     escape_what_is_not_encodable,
@@ -27,6 +38,7 @@ COMMANDS: dict[str, ModuleType] = {  # in the order of the help
     "serve": serve,
     "export": export,
     "convert": convert,
+    "reproduce": reproduce,
     "info": info,
 }
 USER_MISTAKE = 2

@@ -26,6 +26,7 @@ SYNTHETIC_MAX_SIZE = 1024  # of the largest; its images are kept in memory
 CONFIG = "config.yaml"  # the settings of a run, in its folder
 
 METRICS = "metrics.jsonl"  # the record of each epoch, there too
+REPRODUCED = "reproduce.json"  # the comparison of wsdan reproduce, there too
 # Of an evaluation, in a run's folder or that of --plots.
 CURVES, PREDICTIONS = "curves.png", "predictions.csv"
 FIGURES = ("confusion.png", "per_class.png", "reliability.png", "mistakes.png")

@@ -98,6 +98,16 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def launched_rank() -> int:
+    """The rank that torchrun gave this process, within `process_group` or not; 0 without it."""
+    return int(os.environ.get("RANK", 0)) if launched() else 0
+
+
+def launched_size() -> int:
+    """The number of processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if launched() else 1
+
+
 def restarts() -> int:
     """How often this machine's torchrun has restarted its processes (--max-restarts).
 

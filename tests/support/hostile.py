@@ -88,6 +88,7 @@ def cases() -> Iterator[Case]:
             "--overwrite",
         ],
         "convert": ["f.txt", "--out=new.pt"],
+        "reproduce": ["cub", "--root=d", "--image-size=32", "--backbone=tiny", "--no-pretrained"],
     }
     for command, parser in _commands().items():
         arguments = base.get(command, [])

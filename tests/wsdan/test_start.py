@@ -48,8 +48,16 @@ HELP = [
     "convert --help",
     "serve --help",
     "export --help",
+    "reproduce --help",
+    "reproduce --list",
 ]
 MISTAKES = {
+    "reproduce": "name a setting; `wsdan reproduce --list` shows them",
+    "reproduce cubs": "no setting 'cubs'; there are cub-wsdan-inception448, aircraft-",
+    "reproduce cub": "cub-wsdan-inception448 needs --root, the folder of CUB-200-2011",
+    "reproduce cub --root none": "--root: no such folder: none",
+    "reproduce cub --root . --epochs 0": "--epochs must be at least 1; got 0",
+    "reproduce cub --root . --lr 1": "there is no option --lr",
     "export --checkpoint a.pt --format onnx --out a.pt2": "name must end in .onnx; got a.pt2",
     "serve --checkpoint a.pt --port 70000": "--port must be in [0, 65535]; got 70000",
     "": "arguments are required: COMMAND",

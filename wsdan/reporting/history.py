@@ -12,6 +12,13 @@ MOST_BYTES = 200_000_000  # of the file; a longer one is none of a run
 
 
 def history(checkpoint: str | Path) -> list[dict[str, float]]:
+    """The records of the epochs in order, of many epochs some: see `every_epoch`."""
+    records = every_epoch(checkpoint)
+    step = max(1, math.ceil(len(records) / MOST_EPOCHS))
+    return records[::-1][::step][::-1]  # the last one always
+
+
+def every_epoch(checkpoint: str | Path) -> list[dict[str, float]]:
     """The records of the epochs in order, numbers alone; [] where there is no file.
 
     Lines that are no record, as a kill or an editor leaves, are left out. Of an epoch that stands
@@ -26,9 +33,7 @@ def history(checkpoint: str | Path) -> list[dict[str, float]]:
             record = _record(line)
             if record is not None:
                 found[record["epoch"]] = record
-    records = [found[epoch] for epoch in sorted(found)]
-    step = max(1, math.ceil(len(records) / MOST_EPOCHS))
-    return records[::-1][::step][::-1]  # the last one always
+    return [found[epoch] for epoch in sorted(found)]
 
 
 def _record(line: str) -> dict[str, float] | None:

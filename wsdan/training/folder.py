@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.config import Config
-from wsdan.constants import CONFIG, CURVES, FIGURES, METRICS, PREDICTIONS
+from wsdan.constants import CONFIG, CURVES, FIGURES, METRICS, PREDICTIONS, REPRODUCED
 from wsdan.errors import UserError
 from wsdan.files import remove_temporary, written_whole
 from wsdan.output import warn
@@ -15,7 +15,7 @@ from wsdan.training.lock import LOCK, RunLock, check_unlocked
 
 RUNS = Path("runs")
 LAST, BEST = "last.pt", "best.pt"
-_FILES = (LAST, BEST, METRICS, CONFIG, "metrics.csv", "loggers.json")
+_FILES = (LAST, BEST, METRICS, CONFIG, REPRODUCED, "metrics.csv", "loggers.json")
 _PLOTS = (CURVES, *FIGURES, PREDICTIONS)
 CONFIG_HEAD = "# The settings of a run of wsdan train\n"  # by which its config.yaml is known
 
