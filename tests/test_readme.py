@@ -46,8 +46,8 @@ def code(text: str) -> list[str]:
 @functools.cache
 def wsdan_options() -> dict[str, set[str]]:
     """The options of each command of `wsdan`, read from its help."""
-    commands = re.findall(r"^ {4}([a-z]+) ", help_of(), re.MULTILINE)
-    assert "train" in commands
+    commands = re.findall(r"^ {4}([a-z]+)(?: |$)", help_of(), re.MULTILINE)
+    assert {"train", "reproduce"} <= set(commands)
     return {
         name: {
             option

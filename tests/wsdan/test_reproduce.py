@@ -51,7 +51,8 @@ def test_every_setting_says_what_it_is(name):
     assert config.image_size == int((re.findall(r"\d{3}$", network) or ["448"])[0]) or (
         method == "cal" and config.image_size == 448
     )
-    assert (config.counterfactual == 1) == (method != "wsdan")
+    assert config.recipe == {"cal": "cal", "modern": "modern"}.get(method, "paper")
+    assert (config.counterfactual == 1) == method.startswith("cal")
     assert published.score == {"cal": "tta", "calnc": "raw"}.get(method, "mean")
     assert config.tta == (published.score == "tta")
     assert (config.views == "raw") == (published.score == "raw")
@@ -61,7 +62,7 @@ def test_every_setting_says_what_it_is(name):
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "modern" not in name])
 def test_every_value_of_a_publication_has_its_source(name):
     lines = setting_file(name).read_text().splitlines()
-    values = [line for line in lines if not line.startswith(("#", "data:", "method:"))]
+    values = [line for line in lines if not re.match("#|data:|method:|recipe:", line)]
     assert len(values) > 10
     assert [line for line in values if " # " not in line] == []
 
@@ -129,7 +130,7 @@ def test_every_setting_takes_two_steps(name, tmp_path, capsys):
     assert reproduce(name, tmp_path / "data", "--epochs", "2", "--out", out) == 0
     records = metrics_of(out)
     assert [record["skipped"] for record in records] == [0, 0]
-    assert ("counterfactual" in records[0]) == ("wsdan" not in name)
+    assert ("counterfactual" in records[0]) == ("-cal" in name)
     found, printed = comparison(out), capsys.readouterr().out
     assert found["last"] == records[-1][f"val_{SETTINGS[name].score}"]
     assert found["published"] == SETTINGS[name].accuracy

@@ -35,7 +35,8 @@ _FIRST_CONV = ("published maps start from the weights of Mixed_7a's first branch
 _CAL = (
     "published with four processes of 4 images and synchronized batch norm, as torchrun "
     "--nproc-per-node 4 with --batch-size 4 --sync-batchnorm; by default one process of 16",
-    "published learning rates fall in every step, here every 2 epochs, by the same factor",
+    "published from torchvision's first ImageNet weights (resnet101-63fe2227.pth, for --weights); "
+    "here from its newest",
     "published figures are of the epoch, and of the better of two scores, that are best on the "
     "test images: compare with the best epoch",
 )
