@@ -29,13 +29,15 @@ def new_model(method: str = "wsdan", backbone: str = "tiny") -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def batches(side: int = 48) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches of images, labels and uniforms."""
+def batches(
+    side: int = 48, numbers: int = 4
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches of images, labels and uniforms, so many numbers an image."""
     generator = torch.Generator().manual_seed(1)
     images = [torch.randn((size, 3, side, side), generator=generator) for size in SIZES]
     labels = [torch.randint(3, (size,), generator=generator) for size in SIZES]
     images = [item.contiguous(memory_format=torch.channels_last) for item in images]
-    uniforms = [torch.rand((size, 4), generator=generator) for size in SIZES]
+    uniforms = [torch.rand((size, numbers), generator=generator) for size in SIZES]
     return list(zip(images, labels, uniforms, strict=True))
 
 
@@ -54,7 +56,7 @@ def run(config: Config, before=lambda optimizer: None, device: str = "cpu"):
     lr_scheduler = build_lr_scheduler(optimizer, config, len(SIZES))
     step = build_step(model, optimizer, config)
     results = []
-    for batch in batches():
+    for batch in batches(numbers=6 if config.calmix > 0 else 4):
         before(optimizer)
         found = step(*(tensor.to(device) for tensor in batch))
         results.append({name: value.clone() for name, value in found.items()})

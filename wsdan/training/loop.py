@@ -241,7 +241,8 @@ def epoch_record(state: RunState) -> dict[str, float]:
 
 
 def to_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
-    """images (B,3,H,W) channels_last, labels (B,) and uniforms (B,4) of a batch."""
+    """images (B,3,H,W) channels_last, labels (B,) and uniforms (B,4) of a batch, (B,6)
+    with --calmix."""
     images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
     return [images, *(x.to(device, non_blocking=True) for x in (batch.labels, batch.uniforms))]
 

@@ -19,7 +19,7 @@ from wsdan.training.graphs import GraphedStep
 from wsdan.training.objective import OBJECTIVES
 from wsdan.training.rollback import Rollback
 
-# images (B,3,H,W), labels (B,), uniforms (B,4) -> what TrainingStep returns.
+# images (B,3,H,W), labels (B,), uniforms (B,4), with --calmix (B,6) -> what TrainingStep returns.
 Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
@@ -78,7 +78,7 @@ class TrainingStep:
             self._objective.broadcast_buffers = False
 
     def __call__(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
-        """images (B,3,H,W), labels (B,) int64, uniforms (B,4).
+        """images (B,3,H,W), labels (B,) int64, uniforms (B,4), with --calmix (B,6).
 
         Returns:
             The objective's scalars, detached; "correct" () int64, the number of images whose raw

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from training import batches, new_model, settings
 
 from wsdan.cli import main
+from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.data.samplers import EpochBatchSampler
 from wsdan.training.objective import (
@@ -207,6 +208,20 @@ def test_a_run_with_calmix(tmp_path, monkeypatch):
     (record,) = metrics_of(out)
     assert record["mix"] > 0 and record["skipped"] == 0
     assert "calmix: 1.0" in (out / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_batches_hold_pairs_and_their_numbers(weight, monkeypatch):
+    monkeypatch.setattr(loaders, "SYNTHETIC_TRAIN", 32)
+    config = Config(image_size=32, batch_size=8, calmix=weight, device="cpu").resolved()
+    loader, _ = loaders.train_loader(config)
+    paired = 0
+    for batch in loader:
+        assert batch.uniforms.shape == (8, 6 if weight else 4)
+        paired += int((same_class_partners(batch.labels) != torch.arange(8)).sum())
+    counts = torch.tensor(loader.dataset.dataset.labels).bincount()
+    most = int((counts // 2 * 2).sum())
+    assert paired == most if weight else paired < most
 
 
 @pytest.mark.parametrize(

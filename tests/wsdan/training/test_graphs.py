@@ -37,6 +37,14 @@ def test_a_graph_trains_as_the_eager_step_bit_for_bit(optimizer, method, graphs)
     assert {"loss", "correct"} <= set(found[0][0])
 
 
+def test_a_graph_pairs_the_images_of_each_batch(graphs):
+    """Whose labels differ from those of the captured one."""
+    options = {"calmix": 1.0, "counterfactual": 1.0}
+    eager = run(settings(**options), before=float32_lrs)
+    assert_same_run(run(settings(cuda_graph=True, **options)), eager)
+    assert all(float(result["mix"]) > 0 for result in eager[0])
+
+
 def test_learning_rates_in_float64_change_the_losses_by_rounding_only(graphs):
     eager, _ = run(settings("adamw"))
     found, _ = run(settings("adamw", cuda_graph=True))
