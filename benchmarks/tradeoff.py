@@ -27,6 +27,7 @@ from wsdan.data.loaders import Batch, val_loader
 from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import predict_views
+from wsdan.validation import threshold
 
 
 @dataclasses.dataclass
@@ -143,7 +144,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--root", metavar="DIR", help="the dataset's folder (default: the checkpoint's)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--batch", type=int, default=16, metavar="B", help="images at once (default: 16)")
-    add("--refine-threshold", type=float, metavar="X", help="default: the checkpoint's")
+    add("--refine-threshold", type=threshold, metavar="X|auto", help="default: the checkpoint's")
     add("--refine-padding", type=float, metavar="X", help="default: the checkpoint's")
     add("--json", metavar="FILE", help="write the table to this file too")
     add("--plot", metavar="FILE.png", help="draw it (needs matplotlib)")
@@ -170,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = rows(found, images)
     print(text_of(table))
     text = f"{config.backbone} at {config.image_size} px, batches of {options.batch}"
-    text = f"{text}, {images} images, refine threshold {config.refine_threshold:g}"
+    text = f"{text}, {images} images, refine threshold {config.refine_threshold}"
     print(text)
     if options.json:
         facts = {"machine": machine(classifier.device.type), "images": images, "setting": text}

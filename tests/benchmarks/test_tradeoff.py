@@ -50,6 +50,8 @@ def test_each_way_has_its_passes_and_the_accuracy_of_wsdan_eval(
         assert found[view]["images_per_s"] == pytest.approx(1e3 / found[view]["ms"])
     assert content["images"] == 10
     text = capsys.readouterr().out
+    tradeoff.main(["--checkpoint", str(checkpoint), "--batch", "4", "--refine-threshold", "auto"])
+    assert "refine threshold auto" in capsys.readouterr().out
     assert "| raw | 1 |" in text and "| 1.00 |" in text and "batches of 4, 10 images" in text
 
 
