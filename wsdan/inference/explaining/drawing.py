@@ -48,13 +48,15 @@ def draw(explanation: Explanation) -> Figure:
     _photograph(_axes(figure, MARGIN, tops[0], wide, first), explanation)
     _attention(_axes(figure, MARGIN + step, tops[0], wide, first), explanation)
     refined = _axes(figure, MARGIN + 2 * step + BAR, tops[0], wide, first)
-    _image(refined, explanation.refined, "Refined view: the box, enlarged")
+    both = _both(explanation)
+    title = "Refined view: the box, enlarged" if both else "The box, enlarged"
+    _image(refined, explanation.refined, title)
     columns = [MARGIN + place * (COLUMN + GAP) for place in range(4)]
     _line(figure, tops[1] - 0.62, _parts_heading(explanation), TEXT, fontweight="bold")
     for left, part in zip(columns, explanation.parts, strict=False):
         _part(_axes(figure, left, tops[1], COLUMN, second), explanation.image, part)
     _line(figure, tops[2] - 0.62, "Views of training", TEXT, fontweight="bold")
-    title = "Probability before and after refinement"
+    title = f"Probability{' before and after refinement' if both else ''}"
     _line(figure, tops[2] - 0.62, title, TEXT, columns[2], fontweight="bold")
     crop, drop = (_axes(figure, left, tops[2], COLUMN, second) for left in columns[:2])
     _image(crop, explanation.crop, "Crop to part 1" if explanation.parts else "Crop: all of it")
@@ -159,7 +161,7 @@ def _outline(axes: Axes, heat: np.ndarray, level: float, width: float) -> None:
 def _scores(axes: Axes, explanation: Explanation) -> None:
     """The best classes: the name, and below it a bar for each view that was classified."""
     bars = [("raw", BEFORE, 0.0), ("refined", AFTER, 0.23)]
-    if "mean" not in explanation.result.top[0]:  # --views raw
+    if not _both(explanation):
         bars = bars[:1]
     for place, entry in enumerate(explanation.result.top):
         name = fitting(entry["class"], 46)
@@ -180,6 +182,11 @@ def _scores(axes: Axes, explanation: Explanation) -> None:
     )  # fmt: skip
     numbers = "mean of both" if len(bars) > 1 else "raw view"
     axes.set_title(f"in numbers: {numbers}", fontsize=SMALL, pad=5, y=1, loc="right")
+
+
+def _both(explanation: Explanation) -> bool:
+    """Whether both views were classified, or the raw one alone (--views raw)."""
+    return "mean" in explanation.result.top[0]
 
 
 def _halo(width: float, colour: str) -> withStroke:
