@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from evidence.runs import Results, Trial, result
-from evidence.studies import DATA, PLAIN, STUDIES, WHOLE, Row
+from evidence.studies import ADAMW, DATA, PLAIN, STUDIES, WHOLE, Row
 from evidence.table import Line, at_threshold, plot, summary, table
 from harness.report import require_matplotlib
 
@@ -62,7 +62,7 @@ def _rows(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[
     """The rows asked for, in the study's order; `options.base` becomes one of them."""
     rows = {row.name: row for row in STUDIES[options.study]}
     chosen = options.rows or list(rows)
-    default = WHOLE.name if WHOLE.name in rows else next(iter(rows))
+    default = next((row.name for row in (WHOLE, ADAMW) if row.name in rows), next(iter(rows)))
     for name in (*chosen, options.base or default):
         if name not in rows:
             parser.error(f"no row {name!r} in {options.study}; it has: {', '.join(rows)}")

@@ -29,6 +29,7 @@ METHODS = ("wsdan", "baseline")
 _READERS = pkgutil.iter_modules([str(Path(__file__).parent / "data" / "readers")])
 DATA = ("synthetic", *(module.name for module in _READERS if not module.name.startswith("_")))
 OPTIMIZERS = ("sgd", "adamw")
+SAMPLERS = ("shuffled", "balanced")
 SCHEDULES = ("step", "exponential", "cosine")
 ATTENTIONS = ("conv", "conv3x3", "slice")
 DEVICES = ("auto", "cpu", "cuda")
@@ -140,6 +141,16 @@ class Config:
     batch_size: int | None = _setting(None, "images per step and process")
     accumulate: int = _setting(1, "batches whose gradients are accumulated into one step")
     seed: int = _setting(0, "random seed of the weights, the shuffling and the views")
+    sampler: str = _setting(
+        "shuffled",
+        "images of an epoch: all once, or as many of each class, those of small ones repeatedly",
+        SAMPLERS,
+    )
+    class_weights: float = _setting(
+        0.0,
+        "weigh the cross-entropies by class, by the effective number of images (arXiv:1901.05555); "
+        "nearly 1: by 1 / images; 0: all alike",
+    )
     optimizer: str | None = _setting(None, "sgd (momentum 0.9) or adamw", OPTIMIZERS)
     lr: float | None = _setting(None, "learning rate")
     classifier_lr_scale: float | None = _setting(None, "factor on the classifier's learning rate")

@@ -46,7 +46,7 @@ HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place o
 PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 LOGGERS = ("csv", "mlflow", "wandb")
 SHARES = ("beta", "layer_decay", "refine_threshold", "warmup")
-SHARES_BELOW_1 = ("ema", "label_smoothing")
+SHARES_BELOW_1 = ("class_weights", "ema", "label_smoothing")
 
 
 def option_name(name: str) -> str:
@@ -105,6 +105,8 @@ def check_together(config) -> None:
         raise UserError("--compile and --profile exclude each other: compiled code has no phases")
     if (config.resume or config.overwrite) and config.out is None:
         raise UserError("--resume and --overwrite need --out, the folder of the run")
+    if config.sampler == "balanced" and config.class_weights:
+        raise UserError("--sampler balanced and --class-weights exclude each other: each suffices")
     if config.method == "baseline" and (
         config.counterfactual or config.calmix or config.joint_views
     ):

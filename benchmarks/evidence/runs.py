@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 from evidence.objectives import VARIANTS
 from evidence.studies import DATA, Row
+from evidence.trees import linked_tree
 from harness.report import machine
 
 from wsdan.config import Config
-from wsdan.data.formats import is_image
 from wsdan.inference.evaluate import evaluate
 from wsdan.recipes import PLAIN
 from wsdan.training.launch import pick_device
@@ -24,7 +24,6 @@ from wsdan.training.objective import OBJECTIVES
 from wsdan.training.run import Run, open_run
 from wsdan.training.signals import StopSignals
 
-HELD_OUT = 4  # one image in so many of train/ validates with --held-out
 # Settings that change no result, or are kept apart from the others.
 NOT_KEPT = {
     "root", "out", "seed", "workers", "cache", "device", "plots", "log_images", "eval_every",
@@ -112,12 +111,16 @@ def result(trial: Trial) -> dict:
     settings, and `views`, the metrics at each of the data set's thresholds of the refined view."""
     config, start = trial.config(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        if trial.held_out:
-            held_out_tree(Path(trial.root), Path(folder, "images"))
+        data = DATA[trial.data]
+        if trial.held_out or data.every > 1 or data.tail < 1:
+            how = {"held_out": trial.held_out, "every": data.every, "tail": data.tail}
+            linked_tree(Path(trial.root), Path(folder, "images"), **how)
             config = dataclasses.replace(config, root=str(Path(folder, "images")))
         config = dataclasses.replace(config, out=str(Path(folder, "run")))
         with _trained(config, trial.row) as run:
             metrics = run.evaluation[0].metrics
+            if data.tail < 1:
+                metrics = {**metrics, "per_class": float(run.evaluation[0].per_class.mean())}
             views = [_at(run, threshold, metrics) for threshold in DATA[trial.data].thresholds]
     return {
         **trial.key(),
@@ -152,15 +155,3 @@ def _at(run: Run, threshold: float | str, metrics: dict[str, float]) -> dict[str
         config = dataclasses.replace(run.config, refine_threshold=threshold)
         metrics = evaluate(run.state.eval_model(), run.val_loader, config, run.device).metrics
     return {"threshold": threshold, **metrics}
-
-
-def held_out_tree(root: Path, folder: Path) -> None:
-    """Make `folder` an image folder of links to root/train: every fourth image of a class, by name,
-    validates."""
-    for directory in sorted(path for path in (root / "train").iterdir() if path.is_dir()):
-        images = sorted(path for path in directory.iterdir() if is_image(path))
-        for number, image in enumerate(images):
-            split = "val" if number % HELD_OUT == HELD_OUT - 1 else "train"
-            link = folder / split / directory.name / image.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(image.absolute())

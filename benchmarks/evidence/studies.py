@@ -5,7 +5,7 @@ objectives.py. Rows of a study have an equal budget of passes of an image throug
 whose step passes fewer views trains more epochs.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wsdan.constants import AUTO
 
@@ -38,27 +38,33 @@ class DataSet:
         budget: passes of an image through the network in a whole run.
         thresholds: of the refined view, with which a trained model is evaluated besides its own.
         root: whether the images are read from --root.
+        every, tail: the classes and training images that are taken, see trees.linked_tree.
     """
 
     settings: dict[str, object]
     budget: int
     thresholds: tuple[float | str, ...]
     root: bool
+    every: int = 1
+    tail: float = 1.0
 
 
 # As published, as on the embedded set, and of each image by its map.
 THRESHOLDS = (0.1, 0.4, AUTO)
+GROCERIES = DataSet(
+    {
+        "data": "folder", "cache": "ram", "backbone": "squeezenet1_1", "image_size": 96,
+        "num_attentions": 16, "batch_size": 16, "optimizer": "adamw", "lr": 3e-4,
+        "schedule": "cosine", "warmup": 0.1,
+    },
+    12, THRESHOLDS, root=True,
+)  # fmt: skip
 DATA = {
     "embedded": DataSet({"data": "synthetic"}, 24, THRESHOLDS, root=False),
-    "groceries": DataSet(
-        {
-            "data": "folder", "cache": "ram", "backbone": "squeezenet1_1", "image_size": 96,
-            "num_attentions": 16, "batch_size": 16, "optimizer": "adamw", "lr": 3e-4,
-            "schedule": "cosine", "warmup": 0.1,
-        },
-        12, THRESHOLDS, root=True,
-    ),
-}  # fmt: skip
+    "groceries": GROCERIES,
+    "groceries-half": replace(GROCERIES, every=2, thresholds=(0.1,)),
+    "groceries-tail": replace(GROCERIES, every=2, thresholds=(0.1,), tail=0.1),
+}
 
 PLAIN = Row("plain backbone", "added one by one", 1, {"method": "baseline"})
 WHOLE = Row("+ crop and drop (WS-DAN)", "added one by one")
@@ -93,4 +99,23 @@ CALMIX = (  # arXiv:2605.18700 has the counterfactual loss too; a step passes fo
     Row("mixed view", "CALMix", 4, {"calmix": 1.0}),
     Row("both (CALMix)", "CALMix", 4, {"counterfactual": 1.0, "calmix": 1.0}),
 )
-STUDIES = {"parts": PARTS, "rates": RATES, "calmix": CALMIX}
+ADAMW = Row("AdamW, cosine, warm-up", "optimizer")
+SGD = {"optimizer": "sgd", "lr": 1e-3}
+RECIPE = (
+    Row("SGD, x0.9 every 2 epochs", ADAMW.group, 3, {**SGD, "schedule": "step", "warmup": 0.0}),
+    Row("SGD 1e-2, cosine, warm-up", ADAMW.group, 3, {**SGD, "lr": 1e-2}),
+    ADAMW,
+    Row("+ layer decay 0.8", "one more", 3, {"layer_decay": 0.8}),
+    Row("+ label smoothing 0.1", "one more", 3, {"label_smoothing": 0.1}),
+    Row("+ EMA 0.99", "one more", 3, {"ema": 0.99}),
+    Row("+ backbone frozen for an epoch", "one more", 3, {"freeze": 1}),
+)
+SHUFFLED = Row("shuffled", "unequal classes")
+TAIL = (
+    SHUFFLED,
+    Row("balanced sampling", SHUFFLED.group, 3, {"sampler": "balanced"}),
+    Row("class weights 0.99", SHUFFLED.group, 3, {"class_weights": 0.99}),
+)
+STUDIES = {
+    "parts": PARTS, "rates": RATES, "calmix": CALMIX, "recipe": RECIPE, "tail": TAIL,
+}  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 import torch
 from evidence import objectives, runs, studies
 from evidence.table import Line, difference, mean_and_spread, plot, summary, table
+from evidence.trees import linked_tree
 from PIL import Image
 
 import wsdan.data.loaders
@@ -205,7 +206,7 @@ def test_images_are_held_out_of_train(tmp_path):
             for number in range(count):
                 path = tmp_path / "all" / split / name / f"{number}.png"
                 Image.new("RGB", (40, 40), (number * 20, 0, 0)).save(path)
-    runs.held_out_tree(tmp_path / "all", tmp_path / "links")
+    linked_tree(tmp_path / "all", tmp_path / "links", held_out=True)
     parts = {
         split: sorted(path.name for path in (tmp_path / "links" / split / "pear").iterdir())
         for split in ("train", "val")
@@ -216,6 +217,26 @@ def test_images_are_held_out_of_train(tmp_path):
     record = runs.result(trial)
     assert record["metrics"]["images"] == 4 and record["held_out"]
     assert str(tmp_path) not in json.dumps(record)
+
+
+def test_a_tail_thins_the_training_images_and_takes_some_classes(tmp_path):
+    for split, count in (("train", 10), ("val", 3)):
+        for number in range(6):
+            folder = tmp_path / "all" / split / f"class{number}"
+            folder.mkdir(parents=True)
+            for image in range(count):
+                (folder / f"{image}.png").touch()
+    links = tmp_path / "links"
+    linked_tree(tmp_path / "all", links, every=2, tail=0.1)
+    counts = {
+        split: [
+            len(list(path.iterdir())) for path in sorted((tmp_path / "links" / split).iterdir())
+        ]
+        for split in ("train", "val")
+    }
+    assert counts == {"train": [10, 3, 2], "val": [3, 3, 3]}  # 10, 10 x 0.1^(1/2), at least 2
+    kept = {path.name for path in (links / "train" / "class2").iterdir()}
+    assert kept == {"0.png", "1.png", "2.png"}
 
 
 def line(name: str, metrics: dict[int, dict], group: str = "g") -> Line:

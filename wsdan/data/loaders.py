@@ -102,12 +102,11 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
         )
         transform = synthetic_transform(train=True, channels=config.in_channels)
         dataset, classes = InMemoryDataset(source, transform), source.classes
-        labels = dataset.labels
     else:
         samples, classes = open_split(config, "train")
-        labels = [sample.label for sample in samples]
         transform = train_transform(config.input_size, config.in_channels)
         dataset = _image_dataset(config, samples, transform)
+    labels = labels_of(dataset)
     size = config.batch_size * config.accumulate
     if len(dataset) < size and world_size() == 1:
         warn_main(
@@ -121,8 +120,16 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
         rank=rank(),
         world_size=world_size(),
         labels=labels if config.calmix > 0 else None,
+        balanced=labels if config.sampler == "balanced" else None,
     )
     return _loader(dataset, sampler, config), classes
+
+
+def labels_of(dataset: Dataset) -> list[int]:
+    """The labels of a dataset's images."""
+    if isinstance(dataset, InMemoryDataset):
+        return dataset.labels
+    return [sample.label for sample in dataset.samples]
 
 
 def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoader:

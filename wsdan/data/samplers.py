@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from wsdan.data.long_tail import balanced_order
 from wsdan.errors import UserError
 
 # Random numbers per image, for the attention views of its training step; with --calmix, for its mix
@@ -30,7 +31,7 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
     """Shuffled training batches of one rank.
 
     Step s takes images [s * batch_size * world_size, (s + 1) * batch_size * world_size) of the
-    epoch's permutation; each rank takes its slice of them. Call `set_epoch` before each epoch.
+    epoch's order; each rank takes its slice of them. Call `set_epoch` before each epoch.
 
     Args:
         length: number of images in the dataset.
@@ -38,6 +39,8 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
         seed: of the permutation and the transforms.
         rank, world_size: of this process.
         labels: of the images, to have images of a class beside each other, see `in_pairs`.
+        balanced: labels of the images, to take as many of each class in an epoch, see
+            `balanced_order`; else each image is in it once.
 
     Raises:
         UserError: fewer images than one step of all ranks takes.
@@ -52,9 +55,10 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
         rank: int = 0,
         world_size: int = 1,
         labels: Sequence[int] | None = None,
+        balanced: Sequence[int] | None = None,
     ):
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.labels = labels
+        self.labels, self.balanced = labels, balanced
         self.rank, self.world_size = rank, world_size
         self.epoch = self.start_step = 0
         if world_size > 1 and length < self.step_size:
@@ -78,16 +82,25 @@ class EpochBatchSampler(Sampler[list[SeededIndex]]):
         return max(1, self.length // self.step_size)
 
     def __iter__(self) -> Iterator[list[SeededIndex]]:
-        generator = torch.Generator().manual_seed(image_seed(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        if self.labels is not None:
-            order = in_pairs(order, self.labels, generator)
+        order = self._order()
         for step in range(self.start_step, len(self)):
             start = step * self.step_size + self.rank * self.batch_size
-            yield [
-                SeededIndex(index, image_seed(self.seed, self.epoch, index))
-                for index in order[start : start + self.batch_size]
-            ]
+            yield order[start : start + self.batch_size]
+
+    def _order(self) -> list[SeededIndex]:
+        """The images of the epoch, in the order of all ranks."""
+        generator = torch.Generator().manual_seed(image_seed(self.seed, self.epoch))
+        if self.balanced is None:
+            order = torch.randperm(self.length, generator=generator).tolist()
+            drawn = [(index, 0) for index in order]
+        else:
+            drawn = balanced_order(self.balanced, generator)
+        if self.labels is not None:
+            labels = [self.labels[index] for index, _ in drawn]
+            places = in_pairs(list(range(len(drawn))), labels, generator)
+            drawn = [drawn[place] for place in places]
+        keys = ((index, before) if before else (index,) for index, before in drawn)
+        return [SeededIndex(key[0], image_seed(self.seed, self.epoch, *key)) for key in keys]
 
 
 def in_pairs(order: list[int], labels: Sequence[int], generator: torch.Generator) -> list[int]:

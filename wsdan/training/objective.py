@@ -31,6 +31,7 @@ def wsdan_objective(
     joint_views: bool = False,
     counterfactual: float = 0.0,
     calmix: float = 0.0,
+    class_weights: Tensor | None = None,
     move_centers: bool = True,
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -61,6 +62,8 @@ def wsdan_objective(
             batch norm then computes its statistics over all.
         counterfactual: >= 0; above 0 the model must return the effect of its maps, see `WSDAN`.
         calmix: >= 0; above 0 a step passes four views.
+        class_weights: (N,) floating point, on the images' device: factors on the cross-entropies
+            of the images of each class. Their mean over the training images should be 1.
         move_centers: False leaves the centers' update to the caller, from "pooled".
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`; with
             calmix (B,6), the last two for `mixed_views`.
@@ -84,7 +87,9 @@ def wsdan_objective(
     batches = [torch.cat(list(views.values()))] if joint_views else list(views.values())
     with _buffers_kept(model):
         outputs = [raw, *(model(batch, **options) for batch in batches)]
-    cross_entropy = partial(F.cross_entropy, label_smoothing=label_smoothing)
+    cross_entropy = partial(
+        weighted_cross_entropy, label_smoothing=label_smoothing, class_weights=class_weights
+    )
     logits = torch.cat([output.logits for output in outputs]).float()
     names = ("raw", "crop", "drop", "mix")[: 1 + len(views)]
     terms = {
@@ -107,6 +112,19 @@ def wsdan_objective(
     return {"loss": loss, **terms, "center": center, **results}
 
 
+def weighted_cross_entropy(
+    scores: Tensor, labels: Tensor, label_smoothing: float, class_weights: Tensor | None
+) -> Tensor:
+    """The mean over scores (B,N) and labels (B,) of torch's cross-entropy, which `class_weights`
+    (N,) multiply by class; not torch's weighted mean, so that parts of a batch add up to it."""
+    if class_weights is None:
+        return F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        scores, labels, class_weights, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total / len(labels)
+
+
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
     """Within it DistributedDataParallel does not overwrite the buffers with those of rank 0: the
@@ -126,11 +144,17 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 def baseline_objective(
-    model: nn.Module, images: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, **_: object
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    **_: object,
 ) -> dict[str, Tensor]:
     """The cross-entropy of a plain classifier: "loss" and "logits" (B,N)."""
     logits = model(images).logits
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    loss = weighted_cross_entropy(logits.float(), labels, label_smoothing, class_weights)
     return {"loss": loss, "logits": logits}
 
 

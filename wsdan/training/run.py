@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from wsdan.config import Config
 from wsdan.data.decoding import DecodingLoader
-from wsdan.data.loaders import fingerprints, train_loader, val_loader
+from wsdan.data.loaders import fingerprints, labels_of, train_loader, val_loader
+from wsdan.data.long_tail import class_weights
 from wsdan.distributed import call_on_main, is_main, warn_main
 from wsdan.inference.metrics import Evaluation
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
@@ -36,6 +37,7 @@ class Run:
         folder: the output folder.
         stop: the requests to stop.
         lock: of the folder, in the first process.
+        class_weights: (N,) on the device, of the cross-entropies (--class-weights).
         frozen: parameters of the backbone that do not train now (--freeze).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
         evaluation: the last evaluation and, if it is to be drawn, its PredictionLog.
@@ -51,6 +53,7 @@ class Run:
     stop: StopSignals
     lock: RunLock = field(default_factory=RunLock)
     profiler: Profiler = NO_PROFILER
+    class_weights: Tensor | None = None
     frozen: list[nn.Parameter] = field(default_factory=list)
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
     evaluation: tuple[Evaluation, Any] | None = None
@@ -73,7 +76,11 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
     check_data(data, config, classes)
     state = new_state(config, classes, device, train_batches.batch_sampler, data)
     profiler = StepProfiler(device_clock(device), state.model) if config.profile else NO_PROFILER
-    step = build_step(state.model, state.optimizer, config, state.scaler, profiler)
+    weights = None
+    if config.class_weights:
+        labels = labels_of(train_batches.dataset.dataset)
+        weights = class_weights(labels, len(classes), config.class_weights).to(device)
+    step = build_step(state.model, state.optimizer, config, state.scaler, profiler, weights)
     folder = call_on_main(partial(open_run_folder, config, lock))
     if config.resume:
         path, content = call_on_main(partial(load_last, folder))
@@ -97,6 +104,7 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
         stop=stop,
         lock=lock,
         profiler=profiler,
+        class_weights=weights,
     )
     if config.log_images and is_main():
         run.logged_images = next(iter(val_batches)).images[: config.log_images].to(device)
@@ -121,6 +129,7 @@ def start_epoch(run: Run) -> None:
         if not freeze:
             run.frozen = []
         # DistributedDataParallel and a CUDA graph are made for the weights that train.
-        run.step = build_step(state.model, state.optimizer, config, state.scaler, run.profiler)
+        how = (state.scaler, run.profiler, run.class_weights)
+        run.step = build_step(state.model, state.optimizer, config, *how)
     if freeze:
         state.model.backbone.eval()

@@ -26,12 +26,19 @@ Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 class Objective(nn.Module):
     """The objective of a run as a module, for torch's DistributedDataParallel."""
 
-    def __init__(self, model: nn.Module, config: Config, profiler: Profiler):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        profiler: Profiler,
+        class_weights: Tensor | None = None,
+    ):
         super().__init__()
         self.model = model
         self._objective = OBJECTIVES[config.method]
         self._options = {
             "center_weight": config.center_weight,
+            "class_weights": class_weights,
             "counterfactual": config.counterfactual,
             "calmix": config.calmix,
             "joint_views": config.joint_views,
@@ -55,6 +62,7 @@ class TrainingStep:
     Args:
         optimizer: fused, so that `found_inf` skips a step on the device.
         scaler: of the loss, enabled for fp16.
+        class_weights: (N,) on the model's device, of the cross-entropies.
     """
 
     def __init__(
@@ -64,13 +72,14 @@ class TrainingStep:
         config: Config,
         scaler: torch.amp.GradScaler,
         profiler: Profiler,
+        class_weights: Tensor | None = None,
     ):
         self._config, self._profiler = config, profiler
         self._optimizer, self._scaler = optimizer, scaler
         self._model = model
         self._parameters = list(model.parameters())
         self._rollback = Rollback(model)
-        self._objective = Objective(model, config, profiler)
+        self._objective = Objective(model, config, profiler, class_weights)
         if world_size() > 1:
             self._objective = DistributedDataParallel(self._objective)
             # The centers are equal in all ranks; of batch norm, rank 0's buffers are used. As an
@@ -170,11 +179,12 @@ def build_step(
     config: Config,
     scaler: torch.amp.GradScaler | None = None,
     profiler: Profiler = NO_PROFILER,
+    class_weights: Tensor | None = None,
 ) -> Step:
     """The training step of a run, as a CUDA graph with --cuda-graph."""
     if scaler is None:
         scaler = build_scaler(config, next(model.parameters()).device)
-    step = TrainingStep(model, optimizer, config, scaler, profiler)
+    step = TrainingStep(model, optimizer, config, scaler, profiler, class_weights)
     if config.cuda_graph:
         return GraphedStep(step, optimizer, config.batch_size * config.accumulate)
     return step
