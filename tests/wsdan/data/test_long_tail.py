@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from runs import SMALL, assert_same_end, ranks, refused
 from torch.nn import functional as F
 from trees import make_tree
 
-from runs import SMALL, assert_same_end, ranks, refused
 from wsdan.cli import main
 from wsdan.data.long_tail import balanced_order, class_weights
 from wsdan.data.samplers import EpochBatchSampler

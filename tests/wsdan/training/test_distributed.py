@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 import torch
+from runs import SMALL, acting_at, finished, metrics_of, ranks, torchrun
 from trees import make_tree
 
 import wsdan.training.run
-from runs import SMALL, acting_at, finished, metrics_of, ranks, torchrun
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders

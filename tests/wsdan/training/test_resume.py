@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+from runs import SMALL, acting_at, assert_same_end, metrics_of, refused
 from torch import nn
 
 import wsdan.training.loop
 import wsdan.training.run
-from runs import SMALL, acting_at, assert_same_end, metrics_of, refused
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.data import loaders
