@@ -7,7 +7,7 @@ Alphabet: B batch, C channels, M maps, h w map size, H W image size, N classes, 
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CROP_RANGE, DROP_RANGE, PADDING = (0.4, 0.6), (0.2, 0.5), 0.1
+RANGES = CROP_RANGE, DROP_RANGE
 REFINE_THRESHOLD, REFINE_PADDING = 0.1, 0.05
 
 
@@ -132,6 +133,7 @@ def crop_drop_per_part(
     attentions: Tensor,
     align_corners: bool = True,
     thresholds: Iterable[tuple[float, float]] | None = None,
+    picks: Iterable[tuple[int, int]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The listing's two views: all maps of an image are resized, then two of them drawn and used.
 
@@ -141,21 +143,29 @@ def crop_drop_per_part(
     """
     if thresholds is None:
         thresholds = ((random.uniform(*CROP_RANGE), random.uniform(*DROP_RANGE)) for _ in images)
+    if picks is None:
+        picks = _drawn_picks(attentions)
     size = tuple(images.shape[2:])
-    weights = attentions.mean((2, 3)).sqrt().double()
-    weights = (weights / weights.sum(1, keepdim=True)).cpu().numpy()
     cropped, dropped = [], []
-    for image, maps, shares, (crop_threshold, drop_threshold) in zip(
-        images, attentions, weights, thresholds, strict=True
+    for image, maps, (to_crop, to_drop), (crop_threshold, drop_threshold) in zip(
+        images, attentions, picks, thresholds, strict=True
     ):
         up = resize(maps[None], size, align_corners)[0]
-        crop_map = up[np.random.choice(len(shares), 1, p=shares)[0]]
-        drop_map = up[np.random.choice(len(shares), 1, p=shares)[0]]
+        crop_map, drop_map = up[to_crop], up[to_drop]
         y1, x1, y2, x2 = _box(crop_map >= crop_threshold * crop_map.max(), PADDING, "paper")
         cropped.append(resize(image[None, :, y1:y2, x1:x2], size))
         kept = drop_map < drop_threshold * drop_map.max()
         dropped.append(image[None] * kept.to(image.dtype))
     return torch.cat(cropped), torch.cat(dropped)
+
+
+def _drawn_picks(attentions: Tensor) -> Iterator[tuple[int, int]]:
+    """Two maps (B,M,h,w) of each image, drawn by numpy."""
+    weights = attentions.mean((2, 3)).sqrt().double()
+    weights = (weights / weights.sum(1, keepdim=True)).cpu().numpy()
+    for shares in weights:
+        first, second = (np.random.choice(len(shares), 1, p=shares)[0] for _ in range(2))
+        yield first, second
 
 
 def refine(images: Tensor, attentions: Tensor, thresholds: Iterable[float] | None = None) -> Tensor:
@@ -190,9 +200,7 @@ def step_losses(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, T
     on the host, image by image, though only the first one's are used.
     """
     logits, pooled, drawn = _classify(model, images)
-    centers = model.centers.centers
-    chosen = F.normalize(centers[labels], dim=-1)
-    centers.index_add_(0, labels, model.centers.beta * (pooled.detach() - chosen))
+    chosen = _moved_centers(model, pooled, labels)
     with torch.no_grad():
         crop_thresholds, drop_thresholds = (
             [random.uniform(*limits) for _ in images] for limits in (CROP_RANGE, DROP_RANGE)
@@ -206,12 +214,51 @@ def step_losses(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, T
     return {"loss": (raw + views) / 3 + center, "raw": raw, "center": center}
 
 
-def _classify(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass in training: logits (B,N), pooled (B,D), two drawn maps (B,2,h,w)."""
+def listing_losses(
+    model: nn.Module, images: Tensor, labels: Tensor, uniforms: Tensor
+) -> dict[str, Tensor]:
+    """The listing's training step up to its loss, with a WSDAN's weights; moves its centers.
+
+    uniforms (B,4) in [0,1): for the map to crop by, the map to drop by, the crop's threshold and
+    the drop's threshold. Returns the terms, their sum "loss", and "logits" (B,N) of the raw view.
+    """
+    logits, pooled, attentions = _pass(model, images)
+    chosen = _moved_centers(model, pooled, labels)
+    with torch.no_grad():
+        picks = sample(attentions, uniforms[:, :2]).tolist()
+        thresholds = [
+            [low + (high - low) * number for (low, high), number in zip(RANGES, row, strict=True)]
+            for row in uniforms[:, 2:].tolist()
+        ]
+        views = crop_drop_per_part(images, attentions, thresholds=thresholds, picks=picks)
+    all_logits = [logits, *(_pass(model, view)[0] for view in views)]
+    raw, crop, drop = (F.cross_entropy(scores, labels) for scores in all_logits)
+    center = F.mse_loss(pooled, chosen, reduction="sum") / images.shape[0]
+    loss = (raw + crop + drop) / 3 + center
+    terms = {"raw": raw, "crop": crop, "drop": drop, "center": center}
+    return {"loss": loss, **terms, "logits": logits}
+
+
+def _moved_centers(model: nn.Module, pooled: Tensor, labels: Tensor) -> Tensor:
+    """The normalized centers (B,D) of the labels before they move towards pooled (B,D)."""
+    centers = model.centers.centers
+    chosen = F.normalize(centers[labels], dim=-1)
+    centers.index_add_(0, labels, model.centers.beta * (pooled.detach() - chosen))
+    return chosen
+
+
+def _pass(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass: logits (B,N), pooled (B,D), maps (B,M,h,w)."""
     features = model.backbone(images)
     attentions = model.attention(features)
     pooled = pool_mean(features, attentions)
-    return model.classifier(model.scale * pooled), pooled, choose_maps(attentions)
+    return model.classifier(model.scale * pooled), pooled, attentions
+
+
+def _classify(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass in training: logits (B,N), pooled (B,D), two drawn maps (B,2,h,w)."""
+    logits, pooled, attentions = _pass(model, images)
+    return logits, pooled, choose_maps(attentions)
 
 
 def choose_maps(attentions: Tensor) -> Tensor:

@@ -81,6 +81,14 @@ def test_published_views_per_part(align_corners, monkeypatch):
         )
         assert_parity(crops, case["crop"])
         assert torch.equal(drops, case["drop"])
+        given = published.crop_drop_per_part(
+            case["images"],
+            case["attentions"],
+            align_corners,
+            thresholds=case["thetas"].tolist(),
+            picks=case["picks"].tolist(),
+        )
+        assert torch.equal(given[0], crops) and torch.equal(given[1], drops)
 
 
 @named("crop_drop_seed")

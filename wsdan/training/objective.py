@@ -90,7 +90,7 @@ def wsdan_objective(
     cross_entropy = partial(
         weighted_cross_entropy, label_smoothing=label_smoothing, class_weights=class_weights
     )
-    logits = torch.cat([output.logits for output in outputs]).float()
+    logits = _widened(torch.cat([output.logits for output in outputs]))
     names = ("raw", "crop", "drop", "mix")[: 1 + len(views)]
     terms = {
         name: cross_entropy(scores, labels)
@@ -100,7 +100,7 @@ def wsdan_objective(
     if calmix > 0:
         loss = loss + calmix / 3 * terms["mix"]
     if counterfactual > 0:
-        effects = torch.cat([output.effect for output in outputs]).float()
+        effects = _widened(torch.cat([output.effect for output in outputs]))
         of_three, of_mixes = effects.tensor_split([3 * len(labels)])
         terms["counterfactual"] = cross_entropy(of_three, labels.repeat(3))
         if calmix > 0:
@@ -154,7 +154,7 @@ def baseline_objective(
 ) -> dict[str, Tensor]:
     """The cross-entropy of a plain classifier: "loss" and "logits" (B,N)."""
     logits = model(images).logits
-    loss = weighted_cross_entropy(logits.float(), labels, label_smoothing, class_weights)
+    loss = weighted_cross_entropy(_widened(logits), labels, label_smoothing, class_weights)
     return {"loss": loss, "logits": logits}
 
 
@@ -249,6 +249,11 @@ def same_class_partners(labels: Tensor) -> Tensor:
     matches = same & (order[:, None] ^ 1 == order)
     rows = torch.arange(len(labels), device=labels.device)
     return torch.where(matches.any(1), (matches * rows).sum(1), rows)
+
+
+def _widened(scores: Tensor) -> Tensor:
+    """In float32 at least."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _scaled(uniforms: Tensor, limits: tuple[float, float]) -> Tensor:
