@@ -15,21 +15,24 @@ def input_dtype(model: nn.Module) -> torch.dtype:
     return next((item.dtype for item in model.parameters()), torch.float32)
 
 
-def pick_precision(name: str, device: torch.device) -> str:
+def pick_precision(name: str, device: torch.device, compiled: bool = False) -> str:
     """The precision that a `--precision` stands for: of "auto" "bf16" on a GPU of compute
-    capability 8.0 or more and on a CPU with AMX, which multiply it fast, and else "fp32"."""
+    capability 8.0 or more and on a CPU with AMX, which multiply it fast, and else "fp32".
+
+    compiled: with --compile, whose gradients in bfloat16 are NaN on a CPU: "auto" is "fp32" there.
+    """
     if name != "auto":
         return name
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+        fast = torch.cpu.get_capabilities().get("amx_bf16", False) and not compiled
     return "bf16" if fast else "fp32"
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager:
     """The autocast context of config.precision; it does nothing for fp32."""
-    precision = pick_precision(config.precision, device)
+    precision = pick_precision(config.precision, device, config.compile)
     if precision not in HALF_DTYPES:
         return nullcontext()
     return torch.autocast(device.type, HALF_DTYPES[precision])

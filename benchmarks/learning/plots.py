@@ -21,7 +21,8 @@ def draw(steps: list[Compared], title: str, path: Path) -> None:
         )
         top.plot(numbers, expected, color=colour, label=f"{name}, published")
         top.plot(numbers, found, "x", color=colour, markersize=4, label=f"{name}, ours")
-    top.set(title=title, ylabel="loss of the step")
+    most = max(step.published["loss"] for step in steps)
+    top.set(title=title, ylabel="loss of the step", ylim=(0, 1.3 * most))
     top.legend(ncols=3, fontsize="small")
     apart = [abs(s.left_alone["loss"] / s.published["loss"] - 1) for s in steps]
     curves = {

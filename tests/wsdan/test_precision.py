@@ -10,6 +10,7 @@ from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.precision import autocast, pick_precision
+from wsdan.training.launch import with_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -25,6 +26,7 @@ def test_of_gpus(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_precision("auto", CUDA) == precision
     assert pick_precision("fp16", CUDA) == "fp16"
+    assert pick_precision("auto", CUDA, compiled=True) == precision
 
 
 def test_of_cpus(monkeypatch):
@@ -33,6 +35,11 @@ def test_of_cpus(monkeypatch):
         assert pick_precision("auto", CPU) == precision
         with autocast(Config(precision="auto").resolved(), CPU):
             assert torch.is_autocast_enabled("cpu") == amx
+    has_amx(monkeypatch, True)
+    assert pick_precision("auto", CPU, compiled=True) == "fp32"  # its gradients would be NaN
+    compiled = Config(precision="auto", compile=True).resolved()
+    assert with_precision(compiled, CPU).precision == "fp32"
+    assert pick_precision("bf16", CPU, compiled=True) == "bf16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # of another architecture
     assert pick_precision("auto", CPU) == "fp32"
 

@@ -81,7 +81,7 @@ def with_precision(config: Config, device: torch.device) -> Config:
     first process, which says so. It is what config.yaml and the checkpoints hold."""
     if config.precision != "auto":
         return config
-    precision = call_on_main(partial(pick_precision, config.precision, device))
+    precision = call_on_main(partial(pick_precision, config.precision, device, config.compile))
     print_main(f"--precision auto: {precision} on {device.type}")
     return dataclasses.replace(config, precision=precision)
 
