@@ -49,11 +49,16 @@ def center_step(
     features: Tensor, centers: Tensor, labels: Tensor, beta: float = 0.05
 ) -> tuple[Tensor, Tensor]:
     """Loss and its gradient (B,D); moves centers (N,D) in place, a label met twice moves twice."""
-    chosen = F.normalize(centers[labels], dim=-1)
-    loss = F.mse_loss(features, chosen, reduction="sum") / features.shape[0]
+    loss = center_loss_(features, centers, labels, beta)
     (grad,) = torch.autograd.grad(loss, features)
-    centers.index_add_(0, labels, beta * (features.detach() - chosen))
     return loss.detach(), grad
+
+
+def center_loss_(features: Tensor, centers: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """Mean squared distance of features (B,D) from their normalized centers, which then move."""
+    chosen = F.normalize(centers[labels], dim=-1)
+    centers.index_add_(0, labels, beta * (features.detach() - chosen))
+    return F.mse_loss(features, chosen, reduction="sum") / features.shape[0]
 
 
 def attend(features: Tensor, weight: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
@@ -200,7 +205,7 @@ def step_losses(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, T
     on the host, image by image, though only the first one's are used.
     """
     logits, pooled, drawn = _classify(model, images)
-    chosen = _moved_centers(model, pooled, labels)
+    center = center_loss_(pooled, model.centers.centers, labels, model.centers.beta)
     with torch.no_grad():
         crop_thresholds, drop_thresholds = (
             [random.uniform(*limits) for _ in images] for limits in (CROP_RANGE, DROP_RANGE)
@@ -210,7 +215,6 @@ def step_losses(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, T
         dropped = drops_guyuc(images, drawn[:, 1], drop_thresholds)
     raw = F.cross_entropy(logits, labels)
     views = sum(F.cross_entropy(_classify(model, view)[0], labels) for view in (cropped, dropped))
-    center = F.mse_loss(pooled, chosen, reduction="sum") / images.shape[0]
     return {"loss": (raw + views) / 3 + center, "raw": raw, "center": center}
 
 
@@ -223,7 +227,7 @@ def listing_losses(
     the drop's threshold. Returns the terms, their sum "loss", and "logits" (B,N) of the raw view.
     """
     logits, pooled, attentions = _pass(model, images)
-    chosen = _moved_centers(model, pooled, labels)
+    center = center_loss_(pooled, model.centers.centers, labels, model.centers.beta)
     with torch.no_grad():
         picks = sample(attentions, uniforms[:, :2]).tolist()
         thresholds = [
@@ -233,18 +237,9 @@ def listing_losses(
         views = crop_drop_per_part(images, attentions, thresholds=thresholds, picks=picks)
     all_logits = [logits, *(_pass(model, view)[0] for view in views)]
     raw, crop, drop = (F.cross_entropy(scores, labels) for scores in all_logits)
-    center = F.mse_loss(pooled, chosen, reduction="sum") / images.shape[0]
     loss = (raw + crop + drop) / 3 + center
     terms = {"raw": raw, "crop": crop, "drop": drop, "center": center}
     return {"loss": loss, **terms, "logits": logits}
-
-
-def _moved_centers(model: nn.Module, pooled: Tensor, labels: Tensor) -> Tensor:
-    """The normalized centers (B,D) of the labels before they move towards pooled (B,D)."""
-    centers = model.centers.centers
-    chosen = F.normalize(centers[labels], dim=-1)
-    centers.index_add_(0, labels, model.centers.beta * (pooled.detach() - chosen))
-    return chosen
 
 
 def _pass(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
