@@ -127,6 +127,11 @@ class Config:
         None,
         "first epochs in which the backbone's weights and batch norm statistics stay as they are",
     )
+    drop_path: float | None = _setting(
+        None,
+        "stochastic depth of the backbone: its last block's rate, to which the others rise "
+        "(default: the network's own)",
+    )
     num_attentions: int | None = _setting(None, "attention maps (M)")
     attention: str = _setting(
         "conv",

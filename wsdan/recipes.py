@@ -56,6 +56,8 @@ CAL = {
     "eval_every": 4,
 }
 
+# The usual fine-tuning of large pretrained networks (ConvNeXt, arXiv:2201.03545; BEiT,
+# arXiv:2106.08254): docs/evidence.md says what of it was measured here.
 MODERN = {
     **PAPER,
     "backbone": "convnext_base",
@@ -67,6 +69,9 @@ MODERN = {
     "weight_decay": 0.05,
     "schedule": "cosine",
     "warmup": 0.1,
+    "layer_decay": 0.8,
+    "label_smoothing": 0.1,
+    "ema": 0.999,
 }
 
 # Tuned so that a run ends in under three minutes on two CPU cores.

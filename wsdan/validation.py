@@ -46,7 +46,7 @@ HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place o
 PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 LOGGERS = ("csv", "mlflow", "wandb")
 SHARES = ("beta", "layer_decay", "refine_threshold", "warmup")
-SHARES_BELOW_1 = ("class_weights", "ema", "label_smoothing")
+SHARES_BELOW_1 = ("class_weights", "drop_path", "ema", "label_smoothing")
 
 
 def option_name(name: str) -> str:
@@ -128,7 +128,7 @@ def check_ranges(config) -> None:
         if value != AUTO and not 0 <= value <= 1:
             raise UserError(f"{option_name(name)} must be in [0, 1]; got {value}")
     for name in SHARES_BELOW_1:
-        if not 0 <= getattr(config, name) < 1:
+        if getattr(config, name) is not None and not 0 <= getattr(config, name) < 1:
             raise UserError(f"{option_name(name)} must be in [0, 1); got {getattr(config, name)}")
     if config.calmix > 0 and config.batch_size % 2 == 1:
         raise UserError(f"--calmix needs an even --batch-size, for pairs; got {config.batch_size}")

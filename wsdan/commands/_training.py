@@ -37,7 +37,9 @@ def train_with(settings: dict) -> tuple[Path, dict[str, float]]:
 
         from wsdan.networks.backbones import check_backbone
 
-        check_backbone(config.backbone)  # layers and stages, before any image is read
+        check_backbone(
+            config.backbone, config.drop_path
+        )  # layers and stages, before any image is read
 
     from wsdan.training.loop import train
 

@@ -28,19 +28,29 @@ class Backbone:
     stride: int
 
 
-def check_backbone(name: str) -> None:
-    """Raise UserError, with the three closest names, for an unknown model, layer or stage.
+def check_backbone(name: str, drop_path: float | None = None) -> None:
+    """Raise UserError, with the three closest names, for an unknown model, layer or stage; and for
+    drop_path, if it is given, where the model has no blocks that can be skipped.
 
     Builds no weights; timm is imported for its own names only.
     """
     if name.startswith("timm/"):
         timm_backbones.check_name(name.removeprefix("timm/"))
+        if drop_path is not None:
+            timm_backbones.check_drop_path(name.removeprefix("timm/"), drop_path)
     elif name != "tiny":
         torchvision_backbones.check_name(name)
+        if drop_path is not None:
+            torchvision_backbones.check_drop_path(name, drop_path)
+    elif drop_path is not None:
+        raise UserError(f"--drop-path: {name} has no blocks that can be skipped")
 
 
 def build_backbone(
-    name: str, pretrained: bool = False, weights: dict[str, Tensor] | StateDicts | None = None
+    name: str,
+    pretrained: bool = False,
+    weights: dict[str, Tensor] | StateDicts | None = None,
+    drop_path: float | None = None,
 ) -> Backbone:
     """Build a backbone by name.
 
@@ -51,21 +61,24 @@ def build_backbone(
         pretrained: load the published ImageNet weights, downloading them if needed.
         weights: load this state dict of the whole torchvision or timm model, or the one of a file
             that fits.
+        drop_path: in [0,1), the rate at which the last block is skipped in training; those before
+            it rise linearly to it. None: the network's own rates.
 
     Raises:
-        UserError: an unknown name, layer or stage, a layer without a feature map, or weights that
-            cannot be downloaded or do not fit.
+        UserError: an unknown name, layer or stage, a layer without a feature map, weights that
+            cannot be downloaded or do not fit, or drop_path for a network that skips no blocks.
     """
     if pretrained:
         weights = pretrained_weights(name)
     if name == "tiny":
+        check_backbone(name, drop_path)
         network = Tiny()
         if weights is not None:
             load_backbone_weights(network, weights, set(), name)
     elif name.startswith("timm/"):
-        network = timm_backbones.build(name.removeprefix("timm/"), weights)
+        network = timm_backbones.build(name.removeprefix("timm/"), weights, drop_path)
     else:
-        network = torchvision_backbones.build(name, weights)
+        network = torchvision_backbones.build(name, weights, drop_path)
     size = getattr(network, "fixed_size", None) or _PROBE_SIZE
     features = _probe(network, name, size)
     if features.dim() != 4 or features.shape[2] != features.shape[3]:  # (B,h,w,C) as of swin_t

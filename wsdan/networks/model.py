@@ -227,7 +227,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
             weights = find_state_dicts(content, f"--weights: {path}", key)
     if config.pretrained:  # one process downloads, on one machine
         weights = call_on_main(partial(pretrained_weights, config.backbone))
-    backbone = build_backbone(config.backbone, weights=weights)
+    backbone = build_backbone(config.backbone, weights=weights, drop_path=config.drop_path)
     set_in_channels(backbone.network, config.in_channels)
     if min(config.input_size) < backbone.stride:
         raise UserError(

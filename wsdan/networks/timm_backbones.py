@@ -31,6 +31,21 @@ def check_name(name: str) -> None:
     _check_stage(model, model_name, stage)
 
 
+def check_drop_path(name: str, rate: float) -> None:
+    """Raise UserError for a model, of a known name, without blocks that can be skipped."""
+    timm, model_name = _import_timm(), name.partition(":")[0]
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(
+                model_name, num_classes=0, global_pool="", drop_path_rate=rate
+            )
+    except Exception as error:  # not every model can be made there; `build` makes it on the CPU
+        if "drop_path_rate" in str(error):
+            raise UserError(_no_drop_path(model_name)) from None
+        return
+    _check_skipping(timm, model, rate, model_name)
+
+
 def published_weights(name: str) -> PublishedWeights:
     """The ImageNet weights of the whole model. name: without "timm/".
 
@@ -61,17 +76,25 @@ def _file_of_hub(repository: str, file: str | None) -> tuple[str, bool]:
     return url, any(isinstance(path, str) for path in found)
 
 
-def build(name: str, weights: dict[str, Tensor] | StateDicts | None) -> nn.Module:
+def build(
+    name: str,
+    weights: dict[str, Tensor] | StateDicts | None,
+    drop_path: float | None = None,
+) -> nn.Module:
     """The network images (B,3,H,W) -> features, see `build_backbone`. name: without "timm/"."""
     timm = _import_timm()
     name, _, stage = name.partition(":")
     _check_model_name(timm, name)
+    rate = {} if drop_path is None else {"drop_path_rate": drop_path}
     try:
-        model = timm.create_model(name, num_classes=0, global_pool="")
+        model = timm.create_model(name, num_classes=0, global_pool="", **rate)
     except (AssertionError, TypeError, RuntimeError) as error:
+        if "drop_path_rate" in str(error):
+            raise UserError(_no_drop_path(name)) from None
         raise UserError(
             f"--backbone timm/{name}: timm does not make it without its classifier: {error}"
         ) from None
+    _check_skipping(timm, model, drop_path, name)
     published = model.pretrained_cfg
     scaling = scaling_for(published["mean"], published["std"])
     model_keys = set(model.state_dict())
@@ -88,6 +111,17 @@ def build(name: str, weights: dict[str, Tensor] | StateDicts | None) -> nn.Modul
         load_backbone_weights(model, weights, known, f"timm/{name}")
     network.fixed_size = published["input_size"][-1] if published.get("fixed_input_size") else None
     return network
+
+
+def _check_skipping(timm: ModuleType, model: nn.Module, rate: float | None, name: str) -> None:
+    """Raise UserError for a model that takes the rate and leaves it."""
+    skipping = any(isinstance(module, timm.layers.DropPath) for module in model.modules())
+    if rate and not skipping:
+        raise UserError(_no_drop_path(name))
+
+
+def _no_drop_path(name: str) -> str:
+    return f"--drop-path: timm/{name} has no blocks that can be skipped"
 
 
 def _import_timm() -> ModuleType:

@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.ops import StochasticDepth
 
 from wsdan.errors import UserError
 from wsdan.networks.names import closest_text
@@ -51,6 +52,13 @@ def check_name(name: str) -> None:
         _check_layer(name, layer, model)
 
 
+def check_drop_path(name: str, rate: float) -> None:
+    """Raise UserError for a model, of a known name, without blocks that can be skipped."""
+    with torch.device("meta"):
+        model = _create_model(_split_name(name)[0], init_weights=False)
+    _set_drop_path(model, rate, name)
+
+
 def published_weights(name: str) -> PublishedWeights:
     """The ImageNet weights of the whole model. Raises UserError for an unknown one."""
     model_name, _, _ = _split_name(name)
@@ -66,7 +74,11 @@ def published_weights(name: str) -> PublishedWeights:
     )
 
 
-def build(name: str, weights: dict[str, Tensor] | StateDicts | None) -> nn.Module:
+def build(
+    name: str,
+    weights: dict[str, Tensor] | StateDicts | None,
+    drop_path: float | None = None,
+) -> nn.Module:
     """The network images (B,3,H,W) -> features, see `build_backbone`."""
     model_name, layer, stride = _split_name(name)
     _check_model_name(name, model_name)
@@ -74,6 +86,8 @@ def build(name: str, weights: dict[str, Tensor] | StateDicts | None) -> nn.Modul
     model = _create_model(model_name, init_weights=weights is None)
     if stride:
         _drop_last_stride(model)
+    if drop_path is not None:
+        _set_drop_path(model, drop_path, name)
     model_keys = set(model.state_dict())
     layer = layer or default_layer(model_name)
     try:
@@ -140,6 +154,16 @@ def _check_layer(name: str, layer: str, model: nn.Module) -> None:
 def _create_model(model_name: str, init_weights: bool) -> nn.Module:
     options = {"init_weights": init_weights} if model_name in _INIT_WEIGHTS_MODELS else {}
     return torchvision.models.get_model(model_name, weights=None, **options)
+
+
+def _set_drop_path(model: nn.Module, rate: float, name: str) -> None:
+    """Scale the model's own rates, which rise with depth, so that the largest is `rate`."""
+    blocks = [module for module in model.modules() if isinstance(module, StochasticDepth)]
+    largest = max((block.p for block in blocks), default=0.0)
+    if largest == 0:
+        raise UserError(f"--drop-path: {name} has no blocks that can be skipped")
+    for block in blocks:
+        block.p *= rate / largest
 
 
 def _drop_last_stride(model: nn.Module) -> None:
