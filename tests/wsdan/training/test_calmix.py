@@ -6,6 +6,7 @@ from runs import SMALL, metrics_of, refused
 from tape import NoWaiting
 from torch.nn import functional as F
 from training import batches, new_model, settings
+from trees import make_tree
 
 from wsdan.cli import main
 from wsdan.config import Config
@@ -208,6 +209,17 @@ def test_a_run_with_calmix(tmp_path, monkeypatch):
     (record,) = metrics_of(out)
     assert record["mix"] > 0 and record["skipped"] == 0
     assert "calmix: 1.0" in (out / "config.yaml").read_text()
+
+
+def test_unreadable_images_leave_their_partners_alone(tmp_path):
+    """Twelve images of three classes, one of them broken, in one step."""
+    root = make_tree(tmp_path / "images")
+    (root / "train" / "red" / "0.png").write_bytes(b"no image")
+    command = [*SMALL, "--backbone", "tiny", "--no-pretrained", "--batch-size", "12"]
+    command += ["--epochs", "1", "--workers", "0", "--skip-bad-images", "--calmix", "1"]
+    assert main([*command, "--root", str(root), "--out", str(tmp_path / "out")]) == 0
+    (record,) = metrics_of(tmp_path / "out")
+    assert record["bad"] == 1 and record["skipped"] == 0 and record["mix"] > 0
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
