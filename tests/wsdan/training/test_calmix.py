@@ -100,14 +100,17 @@ def test_pairs_do_not_depend_on_the_ranks_nor_on_where_an_epoch_is_resumed():
 
 
 def test_the_mixed_view_exchanges_the_boxes_of_a_third_map():
-    inputs, maps = images(), torch.zeros((6, 4, 12, 12))  # map 0 is drawn, the others are empty
-    for row in range(6):  # a peak with a flank of 0.7
+    inputs, maps = images(), torch.zeros((6, 4, 12, 12))
+    for row in range(6):  # peaks with a flank of 0.7 in two maps of equal mass
         maps[row, 0, 2 + row, 3:7] = torch.tensor([0.3, 1.0, 0.7, 0.3])
+        maps[row, 2, 3:7, 9 - row] = torch.tensor([0.3, 1.0, 0.7, 0.3])
     partners = torch.tensor(PARTNERS)
     views = mixed_views(inputs, maps, partners, UNIFORMS[:, 4:])
     thresholds = 0.6 + 0.2 * UNIFORMS[:, 5]
-    boxes = attention_boxes(maps[:, 0], (48, 48), threshold=thresholds, padding=0.0).tolist()
-    assert len({tuple(box) for box in boxes}) > 1
+    picks = 2 * (UNIFORMS[:, 4] >= 0.5).long()
+    drawn = maps[torch.arange(6), picks]
+    boxes = attention_boxes(drawn, (48, 48), threshold=thresholds, padding=0.0).tolist()
+    assert len(set(picks.tolist())) == 2 and len({tuple(box) for box in boxes}) > 2
     for row, partner in enumerate(PARTNERS):
         expected = inputs[row].clone()
         if partner != row:
