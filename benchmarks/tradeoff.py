@@ -10,7 +10,6 @@ over the batches. An accuracy has the standard error of a share of so many image
 
 import argparse
 import dataclasses
-import itertools
 import json
 import statistics
 import time
@@ -28,6 +27,8 @@ from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import predict_views
 from wsdan.validation import threshold
+
+BELOW = ("raw, flipped", "refined")  # whose names a plot has below their dots
 
 
 @dataclasses.dataclass
@@ -126,10 +127,13 @@ def plot(table: list[dict], title: str, path: str) -> None:
         speeds, accuracies, [row["error"] for row in table], fmt="o", color=BLUE, capsize=3,
         elinewidth=1,
     )  # fmt: skip
-    for row, place in zip(table, itertools.cycle(((7, 6), (7, -12))), strict=False):
-        at = row["images_per_s"], row["accuracy"]
+    for row in table:
+        at, below = (row["images_per_s"], row["accuracy"]), row["way"] in BELOW
+        place = (7, -14 if below else 6)
         axes.annotate(row["way"], at, xytext=place, textcoords="offset points", fontsize=SMALL)
     axes.set(xscale="log", xlim=(0.8 * min(speeds), 1.6 * max(speeds)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("images/s, logarithmic", fontsize=SMALL)
     axes.set_ylabel("top-1 accuracy, %", fontsize=SMALL)
     axes.set_title(title, fontsize=SMALL)
