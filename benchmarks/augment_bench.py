@@ -21,6 +21,7 @@ from torch import Tensor
 
 import wsdan_kernels as wk
 from wsdan_kernels.reference import attention_drop as reference_drop
+from wsdan_kernels.reference import attention_swap as reference_swap
 from wsdan_kernels.reference import crop_resize as reference_crop
 from wsdan_kernels.testing import TOLERANCES, paper_shape
 
@@ -49,6 +50,7 @@ def all_works(sizes: dict[str, int], device: str = "cpu") -> Iterator[Work]:
     yield refine_work(inputs)
     yield from crop_works(inputs)
     yield drop_work(inputs)
+    yield swap_work(inputs)
 
 
 def gpu_works(batches: tuple[int, ...]) -> Iterator[Work]:
@@ -63,6 +65,7 @@ def gpu_works(batches: tuple[int, ...]) -> Iterator[Work]:
             yield refine_work(inputs)
             yield from crop_works(inputs)
             yield drop_work(inputs)
+            yield swap_work(inputs)
         for dtype, layout in ((FLOAT, LAST), (BF16, FIRST)):
             yield chosen_work(make_inputs(sizes, gpu.NAME, dtype, layout))
 
@@ -247,6 +250,28 @@ def drop_work(inputs: Inputs) -> Work:
 
     moved = 2 * inputs.images.nbytes + inputs.drop_maps.nbytes
     return _work("attention_drop", inputs, eager, ours_on, plain, ("attention_drop",), moved)
+
+
+def swap_work(inputs: Inputs) -> Work:
+    """The boxes of images 2i and 2i+1 exchange their contents."""
+    images = inputs.images
+    corners = published.boxes_guyuc(inputs.crop_maps, inputs.size, inputs.crop_list)
+    boxes = torch.tensor(corners, dtype=torch.int32, device=images.device)[:, [1, 0, 3, 2]]
+    partners = torch.arange(len(images), device=images.device).view(-1, 2).flip(1).flatten()
+
+    def eager(inputs: Inputs) -> Tensor:
+        return published.swaps(inputs.images, corners)
+
+    def ours_on(inputs: Inputs, backend: str) -> Tensor:
+        return wk.attention_swap(inputs.images, boxes, partners, backend=backend)
+
+    swap = compiled(reference_swap.by_batch)
+
+    def plain(inputs: Inputs) -> Tensor:
+        return swap(inputs.images, boxes, partners)
+
+    moved = 2 * images.nbytes
+    return _work("attention_swap", inputs, eager, ours_on, plain, ("attention_swap",), moved)
 
 
 def _work(

@@ -119,6 +119,7 @@ ROWS: dict[str, Entry] = {
     "crop fp32": Entry(_views(augment_bench.crop_works, FLOAT, FIRST), batches=(SMALL,)),
     "crop bf16": Entry(_views(augment_bench.crop_works, BF16, LAST), batches=(LARGE,)),
     "drop bf16": Entry(_views(augment_bench.drop_work, BF16, LAST), batches=(LARGE,)),
+    "swap bf16": Entry(_views(augment_bench.swap_work, BF16, LAST), batches=(LARGE,)),
     "refine bf16": Entry(_views(augment_bench.refine_work, BF16, LAST), batches=(SMALL,)),
     "centers": Entry(_centers),
     "sample": Entry(_sample),

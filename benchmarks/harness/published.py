@@ -111,6 +111,22 @@ def crops(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> Tensor:
     return torch.cat(views)
 
 
+def swaps(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> Tensor:
+    """CALMix as published: the boxes of images 2i and 2i+1, pair by pair. (B,C,H,W), B even."""
+    views = []
+    for first in range(0, len(images), 2):
+        parts = [
+            images[b : b + 1, :, y1:y2, x1:x2].clone()
+            for b, (y1, x1, y2, x2) in enumerate(boxes[first : first + 2], first)
+        ]
+        for b, other in ((first, parts[1]), (first + 1, parts[0])):
+            y1, x1, y2, x2 = boxes[b]
+            view = images[b : b + 1].clone()
+            view[:, :, y1:y2, x1:x2] = resize(other, (y2 - y1, x2 - x1))
+            views.append(view)
+    return torch.cat(views)
+
+
 def drops_guyuc(images: Tensor, maps: Tensor, thresholds: list[float]) -> Tensor:
     """WS-DAN.PyTorch: the masks image by image, then one product. (B,C,H,W), (B,h,w)."""
     size = tuple(images.shape[2:])

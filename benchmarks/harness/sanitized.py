@@ -26,7 +26,8 @@ from wsdan_kernels.testing import CASES, OpCase
 
 TOOLS = ("memcheck", "racecheck")
 BACKENDS = ("triton", "cuda")
-OF_BYTES = ("crop_resize", "attention_drop", "attention_crop_drop")  # these take uint8 images too
+# These take uint8 images too.
+OF_BYTES = ("crop_resize", "attention_swap", "attention_drop", "attention_crop_drop")
 FOUND = 9  # the exit status where the tool found something
 SUMMARY = re.compile(
     r"(?:ERROR|RACECHECK) SUMMARY: (\d+)[^(\n]*(?:\((\d+) errors?, (\d+) warnings?\))?"

@@ -6,6 +6,7 @@
 #include "crop_resize_backward.cuh"
 #include "launch/launch.h"
 #include "launch/types.h"
+#include "launch/uncrop.h"
 #include "launch/views.h"
 
 namespace wsdan {
@@ -51,15 +52,9 @@ void crop_resize_backward(
         using S = decltype(stored);
         const auto from = images_of<const S>(x, interleaved);
         const auto to = images_of<S>(grad_images, interleaved);
-        const int channels = to.pixel < kUncropChannels ? to.pixel : kUncropChannels;
-        const int columns = kUncropThreads / channels;
-        const Tiles tiles{
-            columns, channels, (to.width + columns - 1) / columns,
-            (to.pixel + channels - 1) / channels, (to.height + kUncropRows - 1) / kUncropRows
-        };
-        const int64_t blocks = x.size(0) * to.planes * tiles.down * tiles.groups * tiles.across;
+        const Tiles tiles = tiles_of(to);
         launch(
-            crop_resize_backward_kernel<S>, blocks, kUncropThreads,
+            crop_resize_backward_kernel<S>, x.size(0) * tiles.blocks(to.planes), kUncropThreads,
             kUncropSums * static_cast<int64_t>(sizeof(Computed<S>)), from,
             data_of<const int32_t>(corners), align_corners, to, tiles
         );

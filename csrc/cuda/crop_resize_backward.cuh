@@ -66,8 +66,8 @@ public:
             own_ = reaching(columns_, column_, column_);
     }
 
-    // Row y of the image.
-    __device__ void make_row(int y) {
+    // What this thread's element of row y of the image has; 0 where it has none.
+    __device__ T total(int y) {
         const int row = y - static_cast<int>(box_.top);
         T total = 0;
         if (row >= 0 && row < box_.height()) {
@@ -81,8 +81,13 @@ public:
                 __syncthreads();
             }
         }
+        return total;
+    }
+
+    __device__ void make_row(int y) {
+        const T sum = total(y);
         if (mine_)
-            images_.row(b_, plane_, y)[element_] = narrowed<S>(total);
+            images_.row(b_, plane_, y)[element_] = narrowed<S>(sum);
     }
 
 private:
@@ -123,10 +128,40 @@ private:
     bool mine_;             // whether this thread has an element of the tile
 };
 
+// What a block makes, and of which plane of which image.
+struct Place {
+    int64_t b;
+    int plane;
+    Tile tile;
+};
+
 // How the planes of the images are cut into tiles.
 struct Tiles {
     int columns, channels;     // of a tile, at most
     int across, groups, down;  // tiles along x, groups of channels, strips of rows
+
+    WSDAN_HOST_DEVICE int64_t blocks(int planes) const {
+        return int64_t{planes} * down * groups * across;
+    }
+
+    // Of block `index`.
+    template <typename S>
+    __device__ Place place(unsigned index, const Images<S>& images) const {
+        const int x = static_cast<int>(index % across) * columns;
+        index /= across;
+        const int channel = static_cast<int>(index % groups) * channels;
+        index /= groups;
+        const int top = static_cast<int>(index % down) * kUncropRows;
+        index /= down;
+        const int wide = images.width - x, deep = images.pixel - channel;
+        const int rows = images.height - top;
+        return {
+            index / images.planes,
+            static_cast<int>(index % images.planes),
+            {x, wide < columns ? wide : columns, channel, deep < channels ? deep : channels, top,
+             top + (rows < kUncropRows ? rows : kUncropRows)}
+        };
+    }
 };
 
 // grad_crops (B,C,S,T), boxes (B,4) -> grad_images (B,C,H,W).
@@ -134,23 +169,10 @@ template <typename S>
 __global__ void __launch_bounds__(kUncropThreads) crop_resize_backward_kernel(
     Images<const S> crops, const int32_t* boxes, bool align_corners, Images<S> images, Tiles tiles
 ) {
-    unsigned index = blockIdx.x;
-    const int x = static_cast<int>(index % tiles.across) * tiles.columns;
-    index /= tiles.across;
-    const int channel = static_cast<int>(index % tiles.groups) * tiles.channels;
-    index /= tiles.groups;
-    const int top = static_cast<int>(index % tiles.down) * kUncropRows;
-    index /= tiles.down;
-    const int plane = static_cast<int>(index % images.planes);
-    const int64_t b = index / images.planes;
-    const int columns = images.width - x, channels = images.pixel - channel;
-    const int rows = images.height - top;
-    const Tile tile{x,       columns < tiles.columns ? columns : tiles.columns,
-                    channel, channels < tiles.channels ? channels : tiles.channels,
-                    top,     top + (rows < kUncropRows ? rows : kUncropRows)};
-    const Box box = box_inside(boxes + 4 * b, images.height, images.width);
-    Uncrop<S> uncrop(crops, images, box, align_corners, b, plane, tile);
-    for (int y = tile.top; y < tile.bottom; ++y)
+    const Place place = tiles.place(blockIdx.x, images);
+    const Box box = box_inside(boxes + 4 * place.b, images.height, images.width);
+    Uncrop<S> uncrop(crops, images, box, align_corners, place.b, place.plane, place.tile);
+    for (int y = place.tile.top; y < place.tile.bottom; ++y)
         uncrop.make_row(y);
 }
 

@@ -207,7 +207,7 @@ def test_the_views_of_the_gpu(monkeypatch):
         for _ in range(2):
             run.check(work)
         assert not [note for note in work.notes if "differs" in note]
-    assert len(titles) == 2 * (1 + 2 * 6 + 2)
+    assert len(titles) == 2 * (1 + 2 * 7 + 2)
 
 
 def test_the_sweep(tmp_path, monkeypatch):

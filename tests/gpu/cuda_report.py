@@ -46,8 +46,9 @@ int map_bytes() {
     return static_cast<int>(wsdan::map_shared_bytes<T>(paper, /*values_in_shared=*/true));
 }
 int main() {
-    std::printf("{\\"float\\": %d, \\"double\\": %d, \\"sums\\": %d}", map_bytes<float>(),
-        map_bytes<double>(), static_cast<int>(wsdan::kUncropSums));
+    std::printf("{\\"float\\": %d, \\"double\\": %d, \\"sums\\": %d, \\"totals\\": %d}",
+        map_bytes<float>(), map_bytes<double>(), static_cast<int>(wsdan::kUncropSums),
+        static_cast<int>(wsdan::kUncropRows * wsdan::kUncropThreads));
 }
 """
 # What a kernel's launcher asks for, given its template arguments and what SIZES prints.
@@ -59,6 +60,10 @@ LAUNCHED = {
     "crop_resize_kernel": lambda arguments, sizes: 0,
     "crop_resize_backward_kernel": lambda arguments, sizes: (
         sizes["sums"] * (8 if arguments[0] == "double" else 4)
+    ),
+    "attention_swap_kernel": lambda arguments, sizes: 0,
+    "attention_swap_backward_kernel": lambda arguments, sizes: (
+        4 * (sizes["sums"] + sizes["totals"])
     ),
 }
 SHORT = {

@@ -61,7 +61,8 @@ def results(case, inputs, backend="cuda"):
 
 def test_these_operators_have_kernels():
     names = {case.op for case in CUDA_CASES}
-    assert names == {"attention_boxes", "crop_resize", "attention_drop", "attention_crop_drop"}
+    views = {"crop_resize", "attention_swap", "attention_drop", "attention_crop_drop"}
+    assert names == {"attention_boxes", *views}
     assert backends.available()["cuda"] is None
     for op in names:
         for dtype in (*IMAGE_DTYPES, torch.float64 if op == "attention_boxes" else torch.uint8):

@@ -20,7 +20,12 @@ SHARED_LIMIT = {
 }  # fmt: skip
 # The last template argument of these is how many neighbouring elements a thread takes at once: 16
 # bytes of them, but 8 of uint8, each of which costs as many registers as other elements do.
-CHUNKED = {"attention_drop_kernel", "attention_crop_drop_kernel", "crop_resize_kernel"}
+CHUNKED = {
+    "attention_drop_kernel",
+    "attention_crop_drop_kernel",
+    "attention_swap_kernel",
+    "crop_resize_kernel",
+}
 BYTES = {"u8": 1, "u16": 2, "u32": 4, "bfloat16": 2, "float16": 2, "float": 4}
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-import fuzz
+import fuzzers
 import parity
 import pytest
 import torch
@@ -16,7 +16,7 @@ from wsdan_kernels.testing import TOLERANCES, relative_error
 pytestmark = pytest.mark.slow
 
 SEEDS = st.integers(0, 2**31)
-each_op = pytest.mark.parametrize("op", list(fuzz.FUZZERS))
+each_op = pytest.mark.parametrize("op", list(fuzzers.FUZZERS))
 each_case = pytest.mark.parametrize("case", NATIVE, ids=str)
 
 
@@ -55,7 +55,7 @@ def test_pool_equals_the_reference(batch, maps, channels, height, width, dtype, 
 @given(seed=SEEDS)
 def test_operators_equal_the_reference(op, seed):
     """The cases of the fuzz driver; hypothesis keeps and shortens what fails."""
-    assert fuzz.FUZZERS[op](random.Random(seed), seed) <= 1
+    assert fuzzers.FUZZERS[op](random.Random(seed), seed) <= 1
 
 
 @each_case

@@ -26,6 +26,7 @@ LARGE = {
     "sample_attention": (97, 33, 35),
     "attention_boxes": (14, 9, 150, 171),
     "crop_resize": (150, 171),
+    "attention_swap": (150, 171),
     "attention_drop": (14, 9, 150, 171),
     "attention_crop_drop": (14, 9, 150, 171),
     "center_loss": (3, 30_000),

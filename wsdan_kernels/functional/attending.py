@@ -178,7 +178,7 @@ def attention_swap(
             crop_resize, such as those of attention_boxes.
         partners: (B,) int64 or int32 in [0,B); an image may be the partner of several. On the CPU
             the range is checked; on a GPU that would wait for the device: there one out of range
-            stops it with an assertion.
+            leaves the image (cuda) or stops the device with an assertion (reference).
 
     Returns:
         (B,C,H,W) of the images' dtype, computed in float32 (float64 stays float64), uint8 rounded

@@ -2,9 +2,9 @@
 
 import torch
 
-from wsdan_kernels import _checks
+from wsdan_kernels import _checks, _native
 from wsdan_kernels.ops import attention_drop, crop_resize
-from wsdan_kernels.ops._declare import Kernel, declare
+from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import attention_swap as reference
 from wsdan_kernels.reference._layout import empty_like
 
@@ -31,8 +31,22 @@ def check_partners(op, images, partners, dtypes=_checks.INTEGER):
     _checks.index_range(op, "partners", partners, images[1].shape[0])
 
 
-KERNELS = {"reference": Kernel(reference.forward)}
-BACKWARD_KERNELS = {"reference": Kernel(reference.backward)}
+def _native_kernel(schema):
+    run = _native.kernel(schema, 1, _fake)
+    return lambda images, boxes, *rest: run(images, crop_resize.int32_boxes(boxes), *rest)
+
+
+_native_forward, _native_backward = _native_kernel(_FORWARD), _native_kernel(_BACKWARD)
+KERNELS = {
+    "reference": Kernel(reference.forward),
+    "cpu": Kernel(_native_forward, devices=("cpu",)),
+    "cuda": Kernel(_native_forward, devices=("cuda",), dtypes=CUDA_IMAGES),
+}
+BACKWARD_KERNELS = {
+    "reference": Kernel(reference.backward),
+    "cpu": Kernel(_native_backward, devices=("cpu",)),
+    "cuda": Kernel(_native_backward, devices=("cuda",), dtypes=CUDA_IMAGES),
+}
 
 
 def _moved(arguments, count):

@@ -1,19 +1,16 @@
 // The views of an image on the CPU (arXiv:1901.09891 section 3.2-3.3): crop_resize, attention_drop,
 // and both at once, which reads each image row from memory once.
 //
-// B*C*H*W elements are read and as many written for each view; an image is split into bands of rows
-// where there are more threads than images.
+// B*C*H*W elements are read and as many written for each view.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <algorithm>
 #include <string>
 
-#include "../levels.h"
-#include "../parallel.h"
 #include "../tensors.h"
+#include "bands.h"
 #include "crop_rows.h"
 #include "drop_rows.h"
 #include "images.h"
@@ -21,21 +18,6 @@
 
 namespace wsdan {
 namespace {
-
-// body(at, b, from, to) for bands of rows, from..to of `rows`, of each image b.
-template <typename Body>
-void for_each_band(const Tensor& images, int64_t rows, int64_t cost, const Body& body) {
-    const int64_t parts = parts_per_image(images.size(0), rows / 16);
-    const int64_t share = (rows + parts - 1) / parts;
-    for_each_task(images.size(0) * parts, cost * share, [&](int64_t task) {
-        const int64_t from = (task % parts) * share, to = std::min(rows, from + share);
-        if (from < to)
-            at_cpu_level([&](auto at) {
-                body(at, task / parts, from, to);
-                end_streams();
-            });
-    });
-}
 
 MapGeometry map_geometry(
     const Tensor& maps, const Tensor& thresholds, const Tensor& images, const std::string& rule,

@@ -122,6 +122,22 @@ def test_model_ema_by_hand():
     assert again.state_dict()["steps"] == 4
 
 
+def test_averaging_leaves_the_centers_alone():
+    """They are the model's own; a state that averaged them, as older ones did, moves none."""
+    model = new_model().train()
+    ema = ModelEma(model, 0.5)
+    centers = model.centers.centers
+    assert ema.module.centers.centers is centers
+    trained(model)
+    assert centers.any()
+    state = {"model": {**ema.state_dict()["model"], "centers.centers": centers + 1}, "steps": 3}
+    before = centers.clone()
+    ema.update(torch.ones((), dtype=torch.int64))
+    ema.load_state_dict(state)
+    assert torch.equal(model.centers.centers, before)
+    assert ema.module.centers.centers is model.centers.centers
+
+
 def test_averaging_takes_as_many_operators_whatever_the_model():
     seen = []
     for model in (torch.nn.BatchNorm1d(2), new_model()):
