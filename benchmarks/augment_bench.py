@@ -253,11 +253,13 @@ def drop_work(inputs: Inputs) -> Work:
 
 
 def swap_work(inputs: Inputs) -> Work:
-    """The boxes of images 2i and 2i+1 exchange their contents."""
+    """The boxes of images 2i and 2i+1 exchange their contents; a last one keeps its own."""
     images = inputs.images
     corners = published.boxes_guyuc(inputs.crop_maps, inputs.size, inputs.crop_list)
     boxes = torch.tensor(corners, dtype=torch.int32, device=images.device)[:, [1, 0, 3, 2]]
-    partners = torch.arange(len(images), device=images.device).view(-1, 2).flip(1).flatten()
+    batch = len(images)
+    pairs = [b ^ 1 if b ^ 1 < batch else b for b in range(batch)]
+    partners = torch.tensor(pairs, device=images.device)
 
     def eager(inputs: Inputs) -> Tensor:
         return published.swaps(inputs.images, corners)

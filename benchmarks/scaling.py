@@ -1,9 +1,9 @@
 """What many classes and many processes cost: memory, traffic and time, as formulas and measured.
 
 python benchmarks/scaling.py [--only PART ...] [--json FILE]
-Parts: memory, step, ranks, loading; docs/scaling.md explains them. Formulas are held against tensors
-on the meta device and against real steps of small sizes. `ranks` starts two processes on this
-machine, connected by gloo, and reads the bytes that the loopback interface has carried.
+Parts: memory, step, ranks, loading; docs/scaling.md explains them. Formulas are held against
+tensors on the meta device and against real steps of small sizes. `ranks` starts two processes on
+this machine, connected by gloo, and reads the bytes that the loopback interface has carried.
 
 Alphabet: N classes, M maps, C channels, D = M*C, B images a process, R processes.
 """
@@ -41,9 +41,7 @@ LOADING = Path(__file__).parent / "results" / "cpu-avx512-data-2026-11-25.json"
 INTERFACE = Path("/sys/class/net/lo/statistics/tx_bytes")
 
 
-def head_bytes(
-    classes: int, dim: int, optimizer: str = "sgd", ranks: int = 1, ema: bool = False
-) -> dict[str, int]:
+def head_bytes(classes: int, dim: int, optimizer: str = "sgd", ranks: int = 1) -> dict[str, int]:
     """Bytes that the classifier and the centers hold in each process during training."""
     layer = FLOAT * (classes * dim + classes)
     parts = {
@@ -52,7 +50,6 @@ def head_bytes(
         "gradient": layer,
         "optimizer": STATES[optimizer] * layer,
         "exchange": layer if ranks > 1 else 0,  # DistributedDataParallel's buckets
-        "average": layer if ema else 0,
     }
     return {**parts, "all": sum(parts.values())}
 
@@ -94,15 +91,13 @@ def memory_rows() -> list[dict]:
             assert parts["centers"] == centers.nbytes
             for optimizer in STATES:
                 parts = head_bytes(classes, dim, optimizer, ranks=8)
-                rows.append(
-                    {"N": classes, "C": channels, "D": dim, "optimizer": optimizer, **parts}
-                )
+                rows.append({"N": classes, "D": dim, "with": optimizer, **parts})
     for classes in (200, 1000):
         for optimizer in STATES:
             found, parts = held_bytes(classes, optimizer), head_bytes(classes, 4 * 64, optimizer)
             same = {name: parts[name] for name in found}
             assert found == same, (found, same)
-            rows.append({"N": classes, "D": 4 * 64, "optimizer": optimizer, "measured": found})
+            rows.append({"N": classes, "D": 4 * 64, "with": optimizer, "measured": found})
     return rows
 
 
@@ -111,7 +106,7 @@ def small_model(classes: int, maps: int = 4, channels: int = 64) -> WSDAN:
     return WSDAN(Backbone(network, channels=channels, stride=4), classes, maps).train()
 
 
-def held_bytes(classes: int, optimizer: str, ema: bool = True) -> dict[str, int]:
+def held_bytes(classes: int, optimizer: str) -> dict[str, int]:
     """Bytes of the real tensors of a model's classifier and centers after a step."""
     model = small_model(classes)
     config = Config(optimizer=optimizer, lr=1e-3).resolved()

@@ -112,14 +112,14 @@ def crops(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> Tensor:
 
 
 def swaps(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> Tensor:
-    """CALMix as published: the boxes of images 2i and 2i+1, pair by pair. (B,C,H,W), B even."""
+    """CALMix as published: the boxes of images 2i and 2i+1, pair by pair. (B,C,H,W)."""
     views = []
     for first in range(0, len(images), 2):
         parts = [
             images[b : b + 1, :, y1:y2, x1:x2].clone()
             for b, (y1, x1, y2, x2) in enumerate(boxes[first : first + 2], first)
         ]
-        for b, other in ((first, parts[1]), (first + 1, parts[0])):
+        for b, other in enumerate(reversed(parts), first):
             y1, x1, y2, x2 = boxes[b]
             view = images[b : b + 1].clone()
             view[:, :, y1:y2, x1:x2] = resize(other, (y2 - y1, x2 - x1))
