@@ -103,26 +103,46 @@ def test_an_installed_package_has_the_files(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", sorted({settings(name).backbone for name in SETTINGS}))
-def test_the_networks_take_images_of_their_size(backbone):
-    """At full size, on the meta device, which computes shapes alone."""
+@pytest.mark.parametrize(
+    "name", ["cub-cal-resnet101", "cub-calnc-convnextb224", "cub-modern-swinb384"]
+)
+def test_the_networks_take_images_of_their_size(name):
+    """At full size, on the meta device, which computes shapes alone. Inception has its own tests in
+    networks/."""
     from wsdan.networks.model import build_model
 
-    if backbone.startswith("timm/"):
+    if "resnet" not in name:
         pytest.importorskip("timm")
-    name = next(name for name in SETTINGS if settings(name).backbone == backbone)
     path = setting_file(name)
     values = settings_of(load_yaml(path), str(path)) | {"pretrained": False, "root": "."}
     config = Config(**values).resolved()
     with torch.device("meta"):
         model = build_model(config, 200).eval()
         output = model(torch.empty(1, 3, *config.input_size))
+    stride = 16 if "resnet" in name else 32
     assert output.logits.shape == (1, 200)
-    assert output.attentions.shape[1] == 32
-    assert min(output.attentions.shape[2:]) >= 7
+    assert output.attentions.shape == (1, 32, *(side // stride for side in config.input_size))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+def test_the_weights_are_known_to_timm():
+    timm = pytest.importorskip("timm")
+    names = {settings(name).backbone for name in SETTINGS}
+    for name in (name.removeprefix("timm/") for name in names if name.startswith("timm/")):
+        weights = timm.get_pretrained_cfg(name)  # raises for an unknown tag
+        sizes = {settings(x).image_size for x in SETTINGS if settings(x).backbone.endswith(name)}
+        assert sizes == {weights.input_size[-1]}
+
+
+QUICK = ("wsdan", "cub-cal-", "cub-calnc-convnext", "cub-modern-convnext")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if any(part in name for part in QUICK) else pytest.param(name, marks=pytest.mark.slow)
+        for name in SETTINGS
+    ],
+)
 def test_every_setting_takes_two_steps(name, tmp_path, capsys):
     """With its loss, optimizer, schedule and evaluation; a small network, three images."""
     MAKERS[name.partition("-")[0]](tmp_path / "data")
@@ -217,12 +237,15 @@ def test_a_report_that_cannot_be_written(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_make_one_report(tmp_path):
-    trees.make_cub(tmp_path)
+    """Of other data than the setting's: of an image folder."""
+    trees.make_tree(tmp_path)
     out = tmp_path / "out"
-    command = ["reproduce", "cub", "--root", str(tmp_path), *SMALL, "--epochs", "1"]
-    ended = ranks(*command, "--out", str(out))
+    command = ["reproduce", "cub", "--root", str(tmp_path), "--data", "folder", *SMALL]
+    ended = ranks(*command, "--epochs", "1", "--out", str(out))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("last - published") == 1
     departures = comparison(out)["departures"]
+    assert departures[0] == "data folder instead of cub"
     assert "4 images a step instead of 12" in departures
     assert "batch norm over 2 images instead of 12" in departures
+    assert "12 test images instead of 5794" in departures
