@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from paths import ROOT
 from runs import metrics_of, ranks, refused
 
 from wsdan.cli import main
+from wsdan.commands._comparison import _departures
 from wsdan.config import Config, settings_of
 from wsdan.configs import FOLDER, SETTINGS, setting_file, setting_name
 from wsdan.networks.names import check_name
@@ -184,6 +187,23 @@ def test_the_report(tmp_path, capsys):
     assert f"here, last epoch  {scores[-1]:6.2f} %  epoch 3, seed 4\n" in printed
     assert f"here, best epoch  {max(scores):6.2f} %  epoch {found['best_epoch']}, chosen" in printed
     assert f"last - published  {scores[-1] - 89.4:+6.2f}\n" in printed
+
+
+def test_what_is_no_departure():
+    """What the setting leaves to the machine, and the published batch on four processes."""
+    name = "cub-cal-resnet101"
+    published, own = SETTINGS[name], settings(name)
+    found = partial(_departures, published, metrics={"images": published.images})
+    chosen = replace(own, precision="auto")
+    assert found(chosen, own, processes=1) == []
+    assert found(own, chosen, processes=1) == ["precision auto instead of fp32"]
+    shared = replace(own, batch_size=4, sync_batchnorm=True, device="cuda", workers=4)
+    assert found(own, shared, processes=4) == []
+    assert found(own, replace(shared, sync_batchnorm=False), processes=4) == [
+        "batch norm over 4 images instead of 16"
+    ]
+    gathered = replace(own, batch_size=8, accumulate=2)
+    assert found(own, gathered, processes=1) == ["batch norm over 8 images instead of 16"]
 
 
 def test_a_run_that_was_resumed_or_replaced(tmp_path, capsys):

@@ -16,6 +16,9 @@ _NO_DEPARTURE = {
 }  # fmt: skip
 
 
+AUTO = "auto"  # a setting of this value leaves the choice to the machine
+
+
 def compare(
     name: str, published: Published, setting: Config, run: Config, folder: Path, metrics: dict
 ) -> dict:
@@ -62,10 +65,10 @@ def _departures(
     published: Published, setting: Config, run: Config, metrics: dict, processes: int
 ) -> list[str]:
     """What the run did otherwise than the setting says, a line each."""
+    compared = [item.name for item in dataclasses.fields(Config) if item.name not in _NO_DEPARTURE]
+    pairs = [(name, getattr(run, name), getattr(setting, name)) for name in compared]
     lines = [
-        f"{item.name} {getattr(run, item.name)} instead of {getattr(setting, item.name)}"
-        for item in dataclasses.fields(Config)
-        if item.name not in _NO_DEPARTURE and getattr(run, item.name) != getattr(setting, item.name)
+        f"{name} {mine} instead of {own}" for name, mine, own in pairs if own not in (mine, AUTO)
     ]
     step, wanted = run.batch_size * run.accumulate * processes, setting.batch_size
     if step != wanted:
