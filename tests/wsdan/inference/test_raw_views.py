@@ -115,6 +115,7 @@ def test_wsdan_predict(checkpoint, tmp_path, capsys):
     assert "refined" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_wsdan_report_and_explain(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 4)
     page = tmp_path / "report.html"
