@@ -199,6 +199,10 @@ class Config:
         "each image, by Otsu's method",
         metavar="X|auto",
     )
+    refine_smoothing: int | None = _setting(
+        None,
+        "cells on a side over which the mean map is averaged before its box is found; odd; 1: none",
+    )
     refine_padding: float | None = _setting(
         None, "padding of the refined view's box, as a fraction of the image's side"
     )

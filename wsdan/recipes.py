@@ -3,8 +3,8 @@
 Imports nothing.
 """
 
-# Neither the embedded dataset nor the published recipe has these. They are what was done before
-# they were settings of a recipe, so a checkpoint without one of them means the value here.
+# The published recipe has none of these. They are what was done before they were settings of a
+# recipe, so a checkpoint without one of them means the value here.
 PLAIN = {
     "freeze": 0,
     "pool_eps": 1e-12,
@@ -13,6 +13,7 @@ PLAIN = {
     "ema": 0.0,
     "counterfactual": 0.0,
     "joint_views": False,
+    "refine_smoothing": 1,
     "final": "probabilities",
     "tta": False,
 }
@@ -89,8 +90,9 @@ EMBEDDED = {
     "weight_decay": 1e-2,
     "schedule": "cosine",
     "warmup": 0.1,
-    "refine_threshold": 0.4,
-    "refine_padding": 0.1,
+    "refine_threshold": 0.5,
+    "refine_smoothing": 3,
+    "refine_padding": 0.05,
     "attention_bias": -1.0,
     "eval_every": 4,
     "save_every": 0,

@@ -28,6 +28,7 @@ AT_LEAST = {
     "center_weight": 0.0,
     "counterfactual": 0.0,
     "calmix": 0.0,
+    "refine_smoothing": 1,
     "refine_padding": 0.0,
     "pool_eps": 0.0,
 }
@@ -37,6 +38,7 @@ AT_MOST = {
     "num_attentions": 4096,
     "workers": 1024,
     "epochs": 10**6,
+    "refine_smoothing": 255,
     "seed": 2**62 - 1,  # the embedded dataset draws from 2 x seed + 1
 }
 AT_MOST_ELSE = 2**31 - 1
@@ -123,6 +125,8 @@ def check_ranges(config) -> None:
             raise UserError(
                 f"{option_name(name)} must be at least {low}; got {getattr(config, name)}"
             )
+    if config.refine_smoothing % 2 == 0:
+        raise UserError(f"--refine-smoothing must be odd; got {config.refine_smoothing}")
     for name in SHARES:
         value = getattr(config, name)
         if value != AUTO and not 0 <= value <= 1:

@@ -10,7 +10,7 @@ from wsdan.parser import add_setting_options
 from wsdan.validation import check_checkpoint, check_folder, check_ranges
 
 # What is classified, and the refined view's box.
-VIEW_SETTINGS = ("views", "refine_threshold", "refine_padding")
+VIEW_SETTINGS = ("views", "refine_threshold", "refine_smoothing", "refine_padding")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from wsdan.config import Config
 from wsdan.constants import NORMALIZATION
-from wsdan.inference.refinement import refine_threshold
-from wsdan_kernels import attention_boxes, attention_refine
+from wsdan.inference.refinement import object_maps
+from wsdan_kernels import attention_boxes, attention_crop
 
 INPUTS = {"uint8": torch.uint8, "float": torch.float32}  # the choices of --input
 
@@ -43,12 +43,11 @@ class TwoViews(nn.Module):
         raw = F.softmax(first.logits, dim=1)
         if first.attentions is None:
             return {"raw": raw}
-        padding = self.config.refine_padding
-        how = {"threshold": refine_threshold(first.attentions, self.config), "padding": padding}
+        maps, threshold = object_maps(first.attentions, self.config)
+        how = {"threshold": threshold, "padding": self.config.refine_padding}
         if self.config.views == "raw":
-            boxes = attention_boxes(first.attentions.mean(dim=1), inputs.shape[2:], **how)
-            return {"raw": raw, "boxes": boxes}
-        views, boxes = attention_refine(inputs, first.attentions, **how)
+            return {"raw": raw, "boxes": attention_boxes(maps, inputs.shape[2:], **how)}
+        views, boxes = attention_crop(inputs, maps, **how)
         second = self.model(views)
         refined = F.softmax(second.logits, dim=1)
         if self.config.final == "logits":

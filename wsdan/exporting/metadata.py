@@ -35,6 +35,7 @@ def describe(classifier: Classifier, pixels: str, outputs: tuple[str, ...]) -> d
             "method": config.method,
             "views": config.views,
             "refine_threshold": config.refine_threshold,
+            "refine_smoothing": config.refine_smoothing,
             "refine_padding": config.refine_padding,
             "final": config.final,
             "boxes": "x1 y1 x2 y2, half-open, in pixels of the center crop",

@@ -16,10 +16,10 @@ from wsdan.config import Config
 from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
 from wsdan.inference.metrics import BINS, ClassificationMetrics, Evaluation
-from wsdan.inference.refinement import raised, refine_threshold
+from wsdan.inference.refinement import object_maps, raised
 from wsdan.networks.model import unwrapped
 from wsdan.precision import autocast, input_dtype
-from wsdan_kernels import attention_boxes, attention_refine
+from wsdan_kernels import attention_boxes, attention_crop
 
 VIEWS = {
     "raw": "raw view",
@@ -107,18 +107,17 @@ def _view_logits(
     raw = model(images)
     if raw.attentions is None:
         return [raw.logits.float()], None, None
-    threshold, padding = refine_threshold(raw.attentions, config), config.refine_padding
+    maps, threshold = object_maps(raw.attentions, config)
+    padding = config.refine_padding
     if config.views == "raw":
-        boxes = attention_boxes(
-            raw.attentions.mean(dim=1), images.shape[2:], threshold=threshold, padding=padding
-        )
+        boxes = attention_boxes(maps, images.shape[2:], threshold=threshold, padding=padding)
         return [raw.logits.float()], boxes, raw.attentions
-    views, boxes = attention_refine(images, raw.attentions, threshold=threshold, padding=padding)
+    views, boxes = attention_crop(images, maps, threshold=threshold, padding=padding)
     logits = [raw.logits.float(), model(views).logits.float()]
     for extra_threshold, extra_padding in TTA_CROPS if config.tta else ():
-        views, _ = attention_refine(
+        views, _ = attention_crop(
             images,
-            raw.attentions,
+            maps,
             threshold=raised(threshold, extra_threshold),
             padding=padding + extra_padding,
         )

@@ -11,9 +11,9 @@ from wsdan.constants import (
     DROP_THRESHOLD,
     NORMALIZATION,
 )
-from wsdan.inference.refinement import refine_threshold
+from wsdan.inference.refinement import object_maps
 from wsdan.precision import autocast
-from wsdan_kernels import attention_crop_drop, attention_refine
+from wsdan_kernels import attention_crop, attention_crop_drop
 
 CELL = 224  # pixels; larger views are downsized to it
 GAP = 4  # white pixels between views
@@ -61,8 +61,10 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
         drop_threshold=sum(DROP_THRESHOLD) / 2,
         padding=CROP_PADDING,
     )
-    threshold, padding = refine_threshold(attentions, config), config.refine_padding
-    refined, boxes = attention_refine(images, attentions, threshold=threshold, padding=padding)
+    maps, threshold = object_maps(attentions, config)
+    refined, boxes = attention_crop(
+        images, maps, threshold=threshold, padding=config.refine_padding
+    )
     boxed = _with_box(image, boxes, images.shape[2:])
     overlaid = _with_attention(image, attentions.mean(dim=1))
     return _grid([boxed, overlaid, _cell(crops), _cell(drops), _cell(refined)])

@@ -35,6 +35,7 @@ MAY_CHANGE = {
     "max_pixels", "allow_empty",
     "skip_bad_images", "batch_size", "accumulate", "compile", "cuda_graph", "pretrained", "weights",
     "ignore_classifier", "log", "final", "tta", "refine_threshold", "refine_padding", "plots",
+    "refine_smoothing",
     "views",
 }  # fmt: skip
 

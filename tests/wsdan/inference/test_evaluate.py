@@ -111,7 +111,9 @@ def test_top_five_of_seven_classes():
 
 def test_accuracy_of_each_view(model):
     """Recomputed image by image; batches of unequal size."""
-    config = Config(refine_threshold=0.4, refine_padding=0.05, skip_bad_images=True).resolved()
+    config = Config(
+        refine_threshold=0.4, refine_smoothing=1, refine_padding=0.05, skip_bad_images=True
+    ).resolved()
     images, labels = random_images(7), torch.tensor([0, 1, 2, 1, 0, 0, 2])
     batches = [
         make_batch(images[:4], labels[:4]),
@@ -154,7 +156,9 @@ def test_evaluation_of_nothing_is_refused(model):
 @pytest.mark.parametrize("final", ["probabilities", "logits"])
 def test_both_published_means(model, final):
     """They differ where one view is confident and the other is not."""
-    config = Config(final=final, refine_threshold=0.4, refine_padding=0.05).resolved()
+    config = Config(
+        final=final, refine_threshold=0.4, refine_smoothing=1, refine_padding=0.05
+    ).resolved()
     model.eval()
     with torch.no_grad():
         raw = model(random_images())
@@ -175,7 +179,9 @@ def test_both_published_means(model, final):
 @pytest.mark.parametrize("final", ["probabilities", "logits"])
 def test_test_time_views_are_those_of_cal(model, final):
     """The image and its crops at 0.1, 0.2 and 0.3, and of the horizontally flipped image."""
-    config = Config(final=final, tta=True, refine_threshold=0.1, refine_padding=0.05).resolved()
+    config = Config(
+        final=final, tta=True, refine_threshold=0.1, refine_smoothing=1, refine_padding=0.05
+    ).resolved()
     model.eval()
     logits = []
     with torch.no_grad():
@@ -219,7 +225,7 @@ def test_test_time_views_of_a_plain_classifier():
 
 
 def test_a_threshold_near_one_stays_one(model):
-    config = Config(tta=True, refine_threshold=0.95).resolved()
+    config = Config(tta=True, refine_threshold=0.95, refine_smoothing=1).resolved()
     assert predict_views(model.eval(), random_images(), config).tta.isfinite().all()
 
 
@@ -246,7 +252,7 @@ def test_localisation_by_hand():
     """Objects of 4x4 pixels; three of the five known boxes have an IoU of at least 0.5."""
     images = torch.zeros(6, 3, 8, 8)
     images[:, :, 2:6, 2:6] = 1.0
-    config = Config(refine_threshold=0.9, refine_padding=0.125).resolved()
+    config = Config(refine_threshold=0.9, refine_smoothing=1, refine_padding=0.125).resolved()
     found = predict_views(AttentionFromPixels(2), images, config).boxes[0].tolist()
     assert found == [1, 1, 6, 6]  # rows 2 to 5, one pixel of padding, the end as in the paper
     boxes = torch.tensor(

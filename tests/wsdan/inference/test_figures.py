@@ -42,7 +42,9 @@ def cells(grid: torch.Tensor, size: int, row: int = 0) -> list[torch.Tensor]:
 
 
 def settings(**options) -> Config:
-    return Config(refine_threshold=0.5, refine_padding=0.0625, **options).resolved()
+    return Config(
+        refine_threshold=0.5, refine_smoothing=1, refine_padding=0.0625, **options
+    ).resolved()
 
 
 def test_the_five_cells_of_a_row():

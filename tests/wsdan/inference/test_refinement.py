@@ -17,7 +17,8 @@ from wsdan.exporting.graph import TwoViews, to_pixels
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import predict_views
 from wsdan.inference.figures import view_grid
-from wsdan_kernels import attention_refine, otsu_thresholds
+from wsdan.inference.refinement import object_maps
+from wsdan_kernels import attention_boxes, attention_refine, otsu_thresholds
 
 
 def random_images(count: int = 4) -> torch.Tensor:
@@ -31,7 +32,8 @@ def model():
 
 
 def config(threshold, **options) -> Config:
-    return Config(refine_threshold=threshold, refine_padding=0.05, **options).resolved()
+    options = {"refine_smoothing": 1, "refine_padding": 0.05, **options}
+    return Config(refine_threshold=threshold, **options).resolved()
 
 
 def test_each_image_has_a_threshold_of_its_own(model):
@@ -127,6 +129,54 @@ def test_prediction_saved_folders_and_weights_keep_it(tmp_path, capsys):
     assert found[0] == found[1] == found[2] != found[3]
 
 
+def test_the_map_is_averaged_over_its_cells(model):
+    """By hand: at a corner over the four cells that are there."""
+    attentions = torch.zeros(1, 2, 5, 6)
+    attentions[0, 0, 0, 0], attentions[0, 1, 3, 3] = 4.0, 18.0
+    maps, threshold = object_maps(attentions, config(0.5, refine_smoothing=3))
+    expected = torch.zeros(5, 6)
+    expected[0, 0], expected[0, 1], expected[1, 0], expected[1, 1] = 2 / 4, 2 / 6, 2 / 6, 2 / 9
+    expected[2:5, 2:5] = 9 / torch.tensor([[9.0], [9.0], [6.0]])
+    torch.testing.assert_close(maps[0], expected)
+    assert threshold == 0.5
+    maps, _ = object_maps(attentions, config(0.5, refine_smoothing=1))
+    assert torch.equal(maps, attentions.mean(1))
+    maps, thresholds = object_maps(attentions, config("auto", refine_smoothing=255))
+    assert maps.shape == (1, 5, 6)  # far larger than the map, it is its mean
+    torch.testing.assert_close(maps, torch.full_like(maps, 11 / 30))
+    assert otsu_thresholds(maps).tolist() == thresholds.tolist()
+
+
+@pytest.mark.parametrize("views", ["all", "raw"])
+def test_prediction_graph_and_figures_use_the_smoothed_map(model, views):
+    images, smooth = random_images(), config(0.6, refine_smoothing=3, views=views)
+    found = predict_views(model, images, smooth)
+    maps, _ = object_maps(found.attentions, smooth)
+    expected = attention_boxes(maps, (48, 48), threshold=0.6, padding=0.05)
+    assert torch.equal(found.boxes, expected)
+    plain = config(0.6, refine_smoothing=1)
+    assert not torch.equal(predict_views(model, images, plain).boxes, expected)
+    with torch.no_grad():
+        graph = TwoViews(model, smooth).eval()(to_pixels(images, torch.float32))
+    assert torch.equal(graph["boxes"], expected)
+    assert not torch.equal(view_grid(model, images, smooth), view_grid(model, images, plain))
+
+
+def test_smoothing_is_an_odd_number(capsys):
+    assert "must be odd; got 2" in refused(capsys, "train", "--refine-smoothing=2")
+    assert "must be at least 1; got -1" in refused(capsys, "train", "--refine-smoothing=-1")
+    assert "must be at most 255" in refused(capsys, "train", "--refine-smoothing=257")
+
+
+def test_a_checkpoint_from_before_smoothing_means_none(tmp_path):
+    path = make_checkpoint(tmp_path / "best.pt", refine_smoothing=5)
+    assert load_checkpoint(path)["config"].refine_smoothing == 5
+    state = torch.load(path, weights_only=True)
+    del state["config"]["refine_smoothing"]
+    torch.save(state, path)
+    assert load_checkpoint(path)["config"].refine_smoothing == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_exported_files_have_it(tmp_path, kind):
@@ -136,4 +186,4 @@ def test_exported_files_have_it(tmp_path, kind):
     checkpoint = make_checkpoint(tmp_path / "best.pt")
     out = tmp_path / {"onnx": "a.onnx", "torch": "a.pt2"}[kind]
     command = ["export", f"--checkpoint={checkpoint}", f"--format={kind}", f"--out={out}"]
-    assert main([*command, "--refine-threshold=auto"]) == 0
+    assert main([*command, "--refine-threshold=auto", "--refine-smoothing=3"]) == 0
