@@ -9,6 +9,7 @@ from wsdan.constants import CONFIG
 from wsdan.data.readers import detect
 from wsdan.networks.names import check_name
 from wsdan.output import unwritable
+from wsdan.recipes import PLAIN
 from wsdan.validation import check_folder, check_paths, check_reachable, check_step
 from wsdan.yaml_files import load_yaml
 
@@ -50,6 +51,9 @@ def train_with(settings: dict) -> tuple[Path, dict[str, float]]:
 
 
 def settings_of_run(folder: Path) -> dict:
-    """The settings in a run's config.yaml; none where there is no such file."""
+    """The settings in a run's config.yaml; none where there is no such file. Those that are younger
+    than the file are what was done before they were settings."""
     path = folder / CONFIG
-    return settings_of(load_yaml(path, "--resume"), str(path)) if os.path.exists(path) else {}
+    if not os.path.exists(path):
+        return {}
+    return settings_of(PLAIN | load_yaml(path, "--resume"), str(path))

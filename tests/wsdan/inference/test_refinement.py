@@ -11,6 +11,7 @@ from training import new_model
 
 from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
+from wsdan.commands._training import settings_of_run
 from wsdan.config import Config, from_dict
 from wsdan.data import loaders
 from wsdan.exporting.graph import TwoViews, to_pixels
@@ -175,6 +176,10 @@ def test_a_checkpoint_from_before_smoothing_means_none(tmp_path):
     del state["config"]["refine_smoothing"]
     torch.save(state, path)
     assert load_checkpoint(path)["config"].refine_smoothing == 1
+    (tmp_path / "config.yaml").write_text("refine_threshold: 0.4\nrefine_padding: 0.1\n")
+    assert settings_of_run(tmp_path)["refine_smoothing"] == 1  # of a run that is resumed
+    (tmp_path / "config.yaml").write_text("refine_smoothing: 5\n")
+    assert settings_of_run(tmp_path)["refine_smoothing"] == 5
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ RECORDED = json.loads(CHECKPOINT.with_suffix(".json").read_text())
 COMMAND = [
     "train", "--device", "cpu", "--image-size", "32", "--num-attentions", "4",
     "--batch-size", "8", "--optimizer", "sgd", "--lr", "1e-3", "--epochs", "2",
-    "--eval-every", "1", "--save-every", "1", "--no-plots",
+    "--eval-every", "1", "--save-every", "1", "--no-plots", "--refine-threshold", "0.4",
+    "--refine-smoothing", "1", "--refine-padding", "0.1",
 ]  # fmt: skip
 
 
