@@ -91,6 +91,7 @@ def test_a_difference_is_seen(plant, seen, monkeypatch):
     assert max(getattr(step, seen) for step in compare(2)) > 1e-7
 
 
+@pytest.mark.slow
 def test_the_command_fails_where_a_bound_does(tmp_path, capsys, monkeypatch):
     result, figure = tmp_path / "steps.json", tmp_path / "steps.png"
     command = ["steps", "--image-size", "32", "--steps", "2", "--json", str(result)]
@@ -126,6 +127,7 @@ def test_fast_bfloat16_is_autocasts():
         assert (value - truth).abs().max() <= 2**-7 * truth.abs().max()
 
 
+@pytest.mark.slow
 def test_runs_are_kept_and_not_repeated(tmp_path, capsys, monkeypatch):
     path = tmp_path / "runs.json"
     command = ["runs", "--json", str(path), "--epochs", "1", "--image-size", "32"]
