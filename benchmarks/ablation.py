@@ -5,8 +5,8 @@ Rows and data sets are in evidence/studies.py. The budget is in passes of an ima
 network, and --passes changes it. Every run is one line of --results, and a run that is there is not
 run again: a call that was interrupted goes on where it ended, and several calls may share the file
 if their rows or seeds differ. --table prints the table of the runs that are there. --held-out
-validates on a part of train/, to choose settings on. --quick trains two rows for a minute in all
-and fails if the method has not learned.
+validates on a part of train/, to choose settings on. --quick trains two rows, in two minutes of one
+core, and fails if the method has not learned.
 """
 
 import argparse
