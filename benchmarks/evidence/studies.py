@@ -49,7 +49,7 @@ class DataSet:
     tail: float = 1.0
 
 
-# As published, as on the embedded set, and of each image by its map.
+# As published, a tighter box, and that of each image by its map.
 THRESHOLDS = (0.1, 0.4, AUTO)
 GROCERIES = DataSet(
     {

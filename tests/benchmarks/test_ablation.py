@@ -167,7 +167,9 @@ def test_a_run_that_is_there_is_not_run_again(tmp_path, monkeypatch, few_images)
 
     original = runs.evaluate
     monkeypatch.setattr(runs, "evaluate", evaluate)
-    trial = runs.Trial(small("max pooling"), "embedded", 0, 3)
+    row = small("max pooling")
+    row = dataclasses.replace(row, settings={**row.settings, "refine_threshold": 0.4})
+    trial = runs.Trial(row, "embedded", 0, 3)
     record = runs.result(trial)
     assert record["passes"] == 3 and record["metrics"]["images"] == 8
     assert [view["threshold"] for view in record["views"]] == [0.1, 0.4, "auto"]
@@ -184,7 +186,7 @@ def test_a_run_that_is_there_is_not_run_again(tmp_path, monkeypatch, few_images)
         dataclasses.replace(trial, row=small("+ crop and drop (WS-DAN)")),
     ):
         assert results.find(other) is None
-    defaults = dataclasses.replace(trial.row, name="another", settings={**SMALL, "beta": 0.05})
+    defaults = dataclasses.replace(row, name="another", settings={**row.settings, "beta": 0.05})
     assert results.find(dataclasses.replace(trial, row=defaults)) == record
 
 
