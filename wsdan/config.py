@@ -85,6 +85,11 @@ class Config:
     image_size: int | str | None = _setting(
         None, "side of the square input in pixels, or HEIGHTxWIDTH", metavar="N"
     )
+    zoom: float = _setting(
+        1.0,
+        "cut crops and refined views out of images of up to N times the input's side",
+        metavar="N",
+    )
     in_channels: int = _setting(3, "channels of the input: 1 (grey), 3 (RGB) or 4 (RGBA)")
     workers: int | None = _setting(None, "processes that load images")
     cache: str | None = _setting(

@@ -30,6 +30,7 @@ AT_LEAST = {
     "calmix": 0.0,
     "refine_smoothing": 1,
     "refine_padding": 0.0,
+    "zoom": 1.0,
     "pool_eps": 0.0,
 }
 # Far above what is of use, and low enough to compute and allocate with.
@@ -113,6 +114,8 @@ def check_together(config) -> None:
         config.counterfactual or config.calmix or config.joint_views
     ):
         raise UserError("--counterfactual, --calmix and --joint-views are for --method wsdan")
+    if config.method == "baseline" and config.zoom > 1:
+        raise UserError("--zoom is for --method wsdan: a plain backbone sees no crop")
 
 
 def check_ranges(config) -> None:
@@ -120,6 +123,7 @@ def check_ranges(config) -> None:
     for item in dataclasses.fields(config):
         _check_number(option_name(item.name), getattr(config, item.name), item.name)
     _check_image_size(config.image_size, config.data == "synthetic")
+    _check_zoom(config)
     for name, low in AT_LEAST.items():
         if not getattr(config, name) >= low:
             raise UserError(
@@ -150,6 +154,18 @@ def _check_image_size(value: int | str, synthetic: bool) -> None:
         raise UserError(f"--image-size must be at most {high}{data}; got {shown(value)}")
     if synthetic and sides[0] != sides[1]:
         raise UserError(f"--image-size must be one number{data}; got {value}")
+
+
+def _check_zoom(config) -> None:
+    """Raise UserError for images larger than --image-size may ask for."""
+    synthetic = config.data == "synthetic"
+    high = SYNTHETIC_MAX_SIZE if synthetic else AT_MOST["image_size"]
+    if config.zoom * max(height_and_width(config.image_size)) > high:
+        data = " for --data synthetic" if synthetic else ""
+        raise UserError(
+            f"--zoom times --image-size must be at most {high}{data}; got {config.zoom:g} times "
+            f"{config.image_size}"
+        )
 
 
 def height_and_width(size: int | str | tuple[int, int]) -> tuple[int, int]:

@@ -25,36 +25,44 @@ class ExportedModel:
     metadata: all that the file says of itself.
     """
 
-    def __init__(self, run: Callable[[Tensor], dict[str, Tensor]], metadata: dict[str, object]):
+    def __init__(self, run: Callable[..., dict[str, Tensor]], metadata: dict[str, object]):
         self._run = run
         self.metadata = metadata
         self.classes: list[str] = metadata["classes"]
         self.preprocessing: dict = metadata["preprocessing"]
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, extents: Tensor | None = None) -> dict[str, Tensor]:
         """Probabilities and boxes of images, of any number.
 
         Args:
             images: (B,C,H,W), uint8 in 0..255 or float32 in [0,1] as `preprocessing` says, on the
-                device that the file was exported for.
+                device that the file was exported for. extents: (B,2) int64, height and width of the
+                image in the upper left corner of each, where `preprocessing` has a "canvas".
 
         Returns:
             raw, refined and mean (B,N) float32, probabilities; boxes (B,4) int32, x1 y1 x2 y2,
-            half-open, in pixels of the images. Of a plain classifier raw alone.
+            half-open, in pixels of the network's input. Of a plain classifier raw alone.
 
         Raises:
-            ValueError: images of another dtype or shape.
+            ValueError: images or extents of another dtype or shape.
         """
         wanted = getattr(torch, self.preprocessing["dtype"])
-        size = (len(self.preprocessing["mode"]), *self.preprocessing["center_crop"])
+        canvas = self.preprocessing.get("canvas")
+        size = (len(self.preprocessing["mode"]), *(canvas or self.preprocessing["center_crop"]))
         if images.dtype != wanted or images.dim() != 4 or images.shape[1:] != size:
             shape = ", ".join(map(str, size))
             raise ValueError(
                 f"images must be (B, {shape}) of {wanted}, "
                 f"but got {tuple(images.shape)} of {images.dtype}"
             )
-        return self._run(images)
+        if canvas is None and extents is None:
+            return self._run(images)
+        if canvas is None or extents is None or extents.shape != (len(images), 2):
+            wanted = "None" if canvas is None else f"({len(images)}, 2)"
+            got = None if extents is None else tuple(extents.shape)
+            raise ValueError(f"extents must be {wanted}, but got {got}")
+        return self._run(images, extents)
 
 
 def load_exported(path: str | Path) -> ExportedModel:

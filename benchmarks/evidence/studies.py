@@ -116,6 +116,9 @@ TAIL = (
     Row("balanced sampling", SHUFFLED.group, 3, {"sampler": "balanced"}),
     Row("class weights 0.99", SHUFFLED.group, 3, {"class_weights": 0.99}),
 )
+# 2.6: photographs of groceries have 256 pixels or more on a side; 96 px are cut out of 110.
+ZOOM = (WHOLE, Row("true zoom", "zoom", 3, {"zoom": 2.6}))
 STUDIES = {
     "parts": PARTS, "rates": RATES, "calmix": CALMIX, "recipe": RECIPE, "tail": TAIL,
+    "zoom": ZOOM,
 }  # fmt: skip

@@ -33,8 +33,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluation_settings(parser: argparse.ArgumentParser) -> None:
     """The settings of an evaluation; those that are not given are the checkpoint's."""
-    names = ("data", "root", "image_size", "batch_size", "workers", "precision", "final", "tta")
-    add_setting_options(parser, *names, *VIEW_SETTINGS)
+    names = ("data", "root", "image_size", "zoom", "batch_size", "workers", "precision", "final")
+    add_setting_options(parser, *names, "tta", *VIEW_SETTINGS)
     parser.add_argument(
         "--skip-bad-images", action="store_true", help="skip unreadable images and count them"
     )

@@ -23,7 +23,7 @@ from PIL import Image
 
 from wsdan.config import Config
 from wsdan.data.samples import Sample, TarMember
-from wsdan.data.transforms import Size
+from wsdan.data.transforms import Size, resized_size
 from wsdan.distributed import gather_objects, local_rank
 from wsdan.errors import UserError
 from wsdan.validation import height_and_width
@@ -34,50 +34,53 @@ SUFFIX = ".pictures"  # as in earlier versions, so that their caches are found
 
 
 class ImageCache:
-    """Images of one size, `side`, by their index in the dataset.
+    """Images resized to `side` with a zoom (see `Transform`), by their index in the dataset.
 
     Args:
         path: the cache's file, of `record_bytes` per image.
         file: the same file if it is open already, unbuffered, for reading and writing.
     """
 
-    def __init__(self, path: str, side: Size, file: FileIO | None = None):
-        self.path, self.side = path, side
+    def __init__(self, path: str, side: Size, file: FileIO | None = None, zoom: float = 1.0):
+        self.path, self.side, self.zoom = path, side, zoom
         self.file = FileIO(path, "r+") if file is None else file
 
     def __reduce__(self):
-        return ImageCache, (self.path, self.side)  # a spawned worker opens the file itself
+        # A spawned worker opens the file itself.
+        return ImageCache, (self.path, self.side, None, self.zoom)
 
     def get(self, index: int) -> tuple[Image.Image, tuple[int, int]] | None:
         """The resized image and the size of the original; None if it is not cached."""
-        size = record_bytes(self.side)
+        size = record_bytes(self.side, self.zoom)
         record = os.pread(self.file.fileno(), size, index * size)
         if len(record) < size:
             return None
         checksum, width, height = HEADER.unpack_from(record)
-        if width == 0 or checksum != zlib.crc32(memoryview(record)[4:]):
+        if width == 0:
             return None
-        pixels = memoryview(record)[HEADER.size :]
-        size = height_and_width(self.side)[::-1]
-        return Image.frombytes("RGB", size, pixels), (width, height)
+        size = resized_size(self.side, self.zoom, (width, height))
+        written = memoryview(record)[: HEADER.size + 3 * size[0] * size[1]]
+        if checksum != zlib.crc32(written[4:]):
+            return None
+        return Image.frombytes("RGB", size, written[HEADER.size :]), (width, height)
 
     def put(self, index: int, resized: Image.Image, original_size: tuple[int, int]) -> None:
-        """Store an RGB image of size `side`; original_size: (width, height) before the resize.
+        """Store a resized RGB image; original_size: (width, height) before the resize.
 
         A full disk is a warning; it can happen although the space was reserved.
         """
         record = bytearray(HEADER.pack(0, *original_size) + resized.tobytes())
         struct.pack_into("<I", record, 0, zlib.crc32(memoryview(record)[4:]))
         try:
-            os.pwrite(self.file.fileno(), record, index * len(record))
+            os.pwrite(self.file.fileno(), record, index * record_bytes(self.side, self.zoom))
         except OSError as error:
             warnings.warn(f"--cache: cannot write to {self.path}: {error.strerror}", stacklevel=2)
 
 
-def record_bytes(side: Size) -> int:
-    """Bytes per image."""
+def record_bytes(side: Size, zoom: float = 1.0) -> int:
+    """Bytes per image; with a zoom, of the largest."""
     height, width = height_and_width(side)
-    return HEADER.size + 3 * height * width
+    return HEADER.size + 3 * int(zoom * height) * int(zoom * width)
 
 
 def open_cache(config: Config, samples: list[Sample], side: Size) -> ImageCache | None:
@@ -94,7 +97,8 @@ def open_cache(config: Config, samples: list[Sample], side: Size) -> ImageCache 
     if local_rank() == 0:  # creates the cache; the node's other processes open it
         create = _create_in_memory if config.cache == "ram" else _create_on_disk
         try:
-            cache = create(len(samples) * record_bytes(side), samples, side)
+            needed = len(samples) * record_bytes(side, config.zoom)
+            cache = create(needed, samples, side, config.zoom)
             path = cache.path
         except UserError as error:
             message = str(error)
@@ -103,7 +107,7 @@ def open_cache(config: Config, samples: list[Sample], side: Size) -> ImageCache 
         if message is not None:
             raise UserError(message)
     shared = next(path for where, path, _ in found if where == node and path is not None)
-    return ImageCache(shared, side) if cache is None else cache
+    return ImageCache(shared, side, None, config.zoom) if cache is None else cache
 
 
 def cache_folder() -> Path:
@@ -111,9 +115,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
 
 
-def _create_on_disk(needed: int, samples: list[Sample], side: Size) -> ImageCache:
+def _create_on_disk(needed: int, samples: list[Sample], side: Size, zoom: float) -> ImageCache:
     folder = cache_folder()
-    path = folder / f"{_key(samples, side)}{SUFFIX}"
+    path = folder / f"{_key(samples, side, zoom)}{SUFFIX}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -127,10 +131,10 @@ def _create_on_disk(needed: int, samples: list[Sample], side: Size) -> ImageCach
             f"--cache disk: cannot reserve {_gigabytes(needed)} in {folder}: {error.strerror} "
             "(WSDAN_CACHE_DIR names another folder)"
         ) from None
-    return ImageCache(str(path), side)
+    return ImageCache(str(path), side, None, zoom)
 
 
-def _create_in_memory(needed: int, samples: list[Sample], side: Size) -> ImageCache:
+def _create_in_memory(needed: int, samples: list[Sample], side: Size, zoom: float) -> ImageCache:
     if not hasattr(os, "memfd_create"):
         raise UserError("--cache ram needs Linux; --cache disk works here")
     _check_space(needed, needed, free_memory(), "ram: memory")
@@ -142,7 +146,7 @@ def _create_in_memory(needed: int, samples: list[Sample], side: Size) -> ImageCa
             f"--cache ram: cannot reserve {_gigabytes(needed)}: {error.strerror}"
         ) from None
     # Other processes open the anonymous file through this process's descriptor.
-    return ImageCache(f"/proc/{os.getpid()}/fd/{file.fileno()}", side, file)
+    return ImageCache(f"/proc/{os.getpid()}/fd/{file.fileno()}", side, file, zoom)
 
 
 def _check_space(needed: int, lacking: int, free: int, where: str) -> None:
@@ -163,10 +167,11 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB ({count} bytes)"
 
 
-def _key(samples: list[Sample], side: Size) -> str:
-    """A file name that depends on the images, the side and the libraries' versions."""
+def _key(samples: list[Sample], side: Size, zoom: float) -> str:
+    """A file name that depends on the images, their sizes and the libraries' versions."""
+    sizes = side if zoom == 1 else (side, zoom)
     digest = hashlib.sha256(
-        repr((VERSION, side, torchvision.__version__, PIL.__version__)).encode()
+        repr((VERSION, sizes, torchvision.__version__, PIL.__version__)).encode()
     )
     for source, _, _ in samples:
         file = source.shard if isinstance(source, TarMember) else source

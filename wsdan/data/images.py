@@ -40,12 +40,12 @@ class BadImageError(Exception):
 
 
 class Item(NamedTuple):
-    """One input of the network, with its label."""
+    """One image as its transform gives it, with its label."""
 
-    image: Tensor  # (C,H,W) float32
+    image: Tensor  # (C,H,W) float32; with a zoom, uint8 of at most so many times the input's side
     label: int
     name: str
-    box: Box  # of the object, in the pixels of `image`; NaN if unknown
+    box: Box  # of the object, in the pixels of the input; NaN if unknown
     size: tuple[int, int]  # width and height of the original image, upright, in pixels
     index: int  # in the dataset
 

@@ -31,23 +31,26 @@ from wsdan.data.transforms import (
     train_transform,
 )
 from wsdan.data.workers import ending, leave_signals_to_the_parent
+from wsdan.data.zoom import Inputs, canvas_size, network_inputs, packed
 from wsdan.distributed import rank, warn_main, world_size
 from wsdan.errors import UserError
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
 DECODER = torch.device("cuda")  # of --decode gpu: the process's current GPU
-TENSORS = ("images", "labels", "uniforms", "boxes")
+TENSORS = ("images", "labels", "uniforms", "boxes", "extents")
 
 
 @dataclass
 class Batch:
     """The readable images of a batch, and an error message for each unreadable one.
 
-    images: (B,C,H,W) float32. labels: (B,) int64. uniforms: (B,4) float32 in [0,1), or (B,6) with
-    --calmix, the random numbers of the attention views. boxes: (B,4) float32, boxes of the objects
-    in the pixels of `images`, NaN if unknown. names: of the files. sizes: (width, height) of the
-    original images, upright, in pixels. indices: in the dataset. bad: the error messages.
+    images: (B,C,H,W) float32; with a zoom canvases, (B,C,H',W') uint8. labels: (B,) int64.
+    uniforms: (B,4) float32 in [0,1), or (B,6) with --calmix, the random numbers of the attention
+    views. boxes: (B,4) float32, boxes of the objects in the pixels of the network's input, NaN if
+    unknown. names: of the files. sizes: (width, height) of the original images, upright, in pixels.
+    indices: in the dataset. bad: the error messages. extents: (B,2) int64, height and width of the
+    image on each canvas, or None; see wsdan.data.zoom.Large.
     """
 
     images: Tensor
@@ -58,24 +61,39 @@ class Batch:
     sizes: list[tuple[int, int]]
     indices: list[int]
     bad: list[str]
+    extents: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory, for asynchronous copies to the GPU."""
-        tensors = {name: getattr(self, name).pin_memory() for name in TENSORS}
-        return replace(self, **tensors)
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        return replace(self, **{n: x.pin_memory() for n, x in tensors.items() if x is not None})
+
+    def first(self, count: int) -> "Batch":
+        """The images alone of the first `count`; the rest is as it was."""
+        extents = None if self.extents is None else self.extents[:count]
+        return replace(self, images=self.images[:count], extents=extents)
+
+    def inputs(
+        self, config: Config, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Inputs:
+        """What the network takes, on the device."""
+        return network_inputs(self.images, self.extents, config.input_size, device, dtype)
 
 
 class InMemoryDataset(Dataset):
-    """The synthetic images, drawn once and transformed at every access."""
+    """The synthetic images, drawn once and transformed at every access.
 
-    def __init__(self, source: SyntheticDataset, transform):
+    zoom: the side at which they are drawn, in sides of the network's input.
+    """
+
+    def __init__(self, source: SyntheticDataset, transform, zoom: float = 1.0):
         self.transform = transform
         indices = tqdm(range(len(source)), desc="drawing images", leave=False, disable=None)
         samples = [draw(source.seed, index, source.image_size) for index in indices]
         images = [torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples]
         self.images = torch.stack(images)
         self.labels = [sample.label for sample in samples]
-        self.boxes = [tuple(map(float, sample.box)) for sample in samples]
+        self.boxes = [tuple(edge / zoom for edge in sample.box) for sample in samples]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,14 +115,11 @@ def train_loader(config: Config) -> tuple[DataLoader | DecodingLoader, list[str]
     """
     if config.data == "synthetic":
         # Even seeds are for training, odd ones for validation: no run trains on validation images.
-        source = SyntheticDataset(
-            SYNTHETIC_TRAIN, seed=2 * config.seed, image_size=config.image_size
-        )
-        transform = synthetic_transform(train=True, channels=config.in_channels)
-        dataset, classes = InMemoryDataset(source, transform), source.classes
+        source = _synthetic(config, SYNTHETIC_TRAIN, seed=2 * config.seed)
+        dataset, classes = _in_memory(config, source, train=True), source.classes
     else:
         samples, classes = open_split(config, "train")
-        transform = train_transform(config.input_size, config.in_channels)
+        transform = train_transform(config.input_size, config.in_channels, config.zoom)
         dataset = _image_dataset(config, samples, transform)
     labels = labels_of(dataset)
     size = config.batch_size * config.accumulate
@@ -138,16 +153,13 @@ def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoade
     classes: the class names the model was trained on. Raises UserError for images of other classes.
     """
     if config.data == "synthetic":
-        source = SyntheticDataset(
-            SYNTHETIC_VAL, seed=2 * config.seed + 1, image_size=config.image_size
-        )
+        source = _synthetic(config, SYNTHETIC_VAL, seed=2 * config.seed + 1)
         if classes != source.classes:
             raise UserError("--data synthetic: the model was trained on other classes")
-        transform = synthetic_transform(train=False, channels=config.in_channels)
-        dataset = InMemoryDataset(source, transform)
+        dataset = _in_memory(config, source, train=False)
     else:
         samples, _ = open_split(config, "val", classes)
-        transform = eval_transform(config.input_size, channels=config.in_channels)
+        transform = eval_transform(config.input_size, channels=config.in_channels, zoom=config.zoom)
         dataset = _image_dataset(config, samples, transform)
     sampler = RankBatchSampler(
         len(dataset), config.batch_size, rank=rank(), world_size=world_size()
@@ -163,6 +175,17 @@ def fingerprints(config: Config, **loaders: DataLoader | DecodingLoader) -> dict
     return {name: fingerprint(item.samples, config.root) for name, item in datasets.items()}
 
 
+def _synthetic(config: Config, length: int, seed: int) -> SyntheticDataset:
+    """The embedded images, drawn as large as the views are cut from."""
+    side, _ = canvas_size(config.image_size, config.zoom)
+    return SyntheticDataset(length, seed=seed, image_size=side)
+
+
+def _in_memory(config: Config, source: SyntheticDataset, train: bool) -> InMemoryDataset:
+    transform = synthetic_transform(train, config.in_channels, config.zoom)
+    return InMemoryDataset(source, transform, source.image_size / config.image_size)
+
+
 def _image_dataset(config: Config, samples: list[Sample], transform: Transform) -> Dataset:
     if config.decode == "gpu":
         return RawImageDataset(samples, transform, config.max_pixels)
@@ -174,24 +197,34 @@ def _loader(
     dataset: Dataset, batch_sampler: Sampler, config: Config
 ) -> DataLoader | DecodingLoader:
     raw = isinstance(dataset, RawImageDataset)
+    canvas = canvas_size(config.image_size, config.zoom) if config.zoom > 1 else None
+    collate = partial(_collate, canvas=canvas)
     loader = DataLoader(
         SeededDataset(dataset, NUM_MIX_UNIFORMS if config.calmix > 0 else NUM_UNIFORMS),
         batch_sampler=batch_sampler,
         num_workers=config.workers,
-        collate_fn=list if raw else _collate,
+        collate_fn=list if raw else collate,
         persistent_workers=config.workers > 0,
         pin_memory=config.device != "cpu" and torch.cuda.is_available() and not raw,
         worker_init_fn=partial(leave_signals_to_the_parent, ending()),
         generator=torch.Generator(),  # its own, so that it does not advance the run's generator
     )
-    return DecodingLoader(loader, dataset.transform, DECODER, _collate) if raw else loader
+    return DecodingLoader(loader, dataset.transform, DECODER, collate) if raw else loader
 
 
-def _collate(items: list[tuple[Item | BadImageError, Tensor]]) -> Batch:
+def _collate(
+    items: list[tuple[Item | BadImageError, Tensor]], canvas: tuple[int, int] | None = None
+) -> Batch:
+    """canvas: the size (H',W') of those that images larger than the input are put on."""
     bad = [str(item) for item, _ in items if isinstance(item, BadImageError)]
     good = [pair for pair in items if not isinstance(pair[0], BadImageError)]
+    images, extents = torch.empty(0), None
+    if good and canvas is not None:
+        images, extents = packed([item.image for item, _ in good], canvas)
+    elif good:
+        images = default_collate([item.image for item, _ in good])
     return Batch(
-        images=default_collate([item.image for item, _ in good]) if good else torch.empty(0),
+        images=images,
         labels=torch.tensor([item.label for item, _ in good], dtype=torch.int64),
         uniforms=torch.stack([uniforms for _, uniforms in good]) if good else torch.empty(0, 4),
         boxes=torch.tensor([item.box for item, _ in good], dtype=torch.float32).view(-1, 4),
@@ -199,4 +232,5 @@ def _collate(items: list[tuple[Item | BadImageError, Tensor]]) -> Batch:
         sizes=[item.size for item, _ in good],
         indices=[item.index for item, _ in good],
         bad=bad,
+        extents=extents,
     )

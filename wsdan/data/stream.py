@@ -15,6 +15,7 @@ from wsdan.data.samples import TarMember
 from wsdan.data.sources import Source, Unreadable
 from wsdan.data.transforms import Transform
 from wsdan.data.workers import ending, leave_signals_to_the_parent
+from wsdan.data.zoom import packed
 from wsdan.distributed import call_on_main, rank, world_size
 
 Numbered = tuple[int, Source]  # a source and its place in the order of all
@@ -25,8 +26,9 @@ MOST_WORKERS = 8
 class StreamBatch:
     """The readable images of a batch, and an Unreadable for each other one.
 
-    images: (B,C,H,W) float32. indices: their places in the order of all. sources: of the images.
-    sizes: (width, height) of the originals, upright, in pixels. unreadable: with their places.
+    images, extents: as in wsdan.data.loaders.Batch. indices: their places in the order of all.
+    sources: of the images. sizes: (width, height) of the originals, upright, in pixels.
+    unreadable: with their places.
     """
 
     images: Tensor
@@ -34,10 +36,12 @@ class StreamBatch:
     sources: list[str | TarMember]
     sizes: list[tuple[int, int]]
     unreadable: list[tuple[int, Unreadable]]
+    extents: Tensor | None = None
 
     def pin_memory(self) -> "StreamBatch":
         """The batch in pinned memory, for asynchronous copies to the GPU."""
-        return replace(self, images=self.images.pin_memory())
+        extents = None if self.extents is None else self.extents.pin_memory()
+        return replace(self, images=self.images.pin_memory(), extents=extents)
 
 
 class SourceDataset(Dataset):
@@ -93,7 +97,7 @@ def stream_loader(
         SourceDataset(transform, max_pixels),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, canvas=transform.canvas),
         pin_memory=device.type == "cuda",
         worker_init_fn=partial(leave_signals_to_the_parent, ending()),
         generator=torch.Generator(),
@@ -106,12 +110,18 @@ def default_workers() -> int:
     return min(MOST_WORKERS, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def _collate(items: list[tuple]) -> StreamBatch:
+def _collate(items: list[tuple], canvas: tuple[int, int] | None) -> StreamBatch:
     good = [item for item in items if len(item) == 4]
+    images, extents = torch.empty(0), None
+    if good and canvas is not None:
+        images, extents = packed([item[3] for item in good], canvas)
+    elif good:
+        images = torch.stack([item[3] for item in good])
     return StreamBatch(
-        images=torch.stack([item[3] for item in good]) if good else torch.empty(0),
+        images=images,
         indices=[item[0] for item in good],
         sources=[item[1] for item in good],
         sizes=[item[2] for item in good],
         unreadable=[item for item in items if len(item) == 2],
+        extents=extents,
     )

@@ -1,6 +1,7 @@
 """Transforms from an image to the network's input, and of boxes between the two."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torchvision.transforms import v2
 
 from wsdan.constants import NORMALIZATION
 from wsdan.data.samples import Box
+from wsdan.data.zoom import canvas_size
 from wsdan.validation import height_and_width
 
 RESIZE = 0.875  # images are resized to image_size / RESIZE, and image_size is cropped from them
@@ -23,16 +25,21 @@ class Transform:
 
     `resize` gives a PIL image of size `side`. It is deterministic and can be cached. `finish` crops
     and normalizes; if `random`, it draws from torch's default generator.
+
+    With a zoom above 1 the resized image has up to so many times the side, but no more pixels than
+    the original, and `finish` gives the crop as it is, (channels,h,w) uint8.
     """
 
     image_size: Size
     side: Size
     random: bool
-    finish: v2.Transform
+    finish: Callable[[Image.Image], Tensor]
     channels: int = 3
+    zoom: float = 1.0
 
     def resize(self, image: Image.Image) -> Image.Image:
-        size = list(height_and_width(self.side))
+        height, width = v2.functional.get_size(image)
+        size = list(resized_size(self.side, self.zoom, (width, height))[::-1])
         if self.channels < 4:
             return v2.functional.resize(image, size, antialias=True)
         # Apart: Pillow would weight the colours by alpha, which may as well be a fourth channel.
@@ -44,6 +51,11 @@ class Transform:
     def __call__(self, image: Image.Image) -> Tensor:
         return self.finish(self.resize(image))
 
+    @property
+    def canvas(self) -> tuple[int, int] | None:
+        """The size of the canvases of a batch, or None without a zoom; see wsdan.data.zoom."""
+        return canvas_size(self.image_size, self.zoom) if self.zoom > 1 else None
+
     def box(self, box: Box | None, original_size: tuple[int, int]) -> Box:
         """The box in the pixels of the input; NaN if there is no box or the crop is random."""
         if box is None or self.random:
@@ -52,29 +64,70 @@ class Transform:
         return box_in_input(box, original_size, self.image_size, whole)
 
 
-def train_transform(image_size: Size, channels: int = 3) -> Transform:
+def train_transform(image_size: Size, channels: int = 3, zoom: float = 1.0) -> Transform:
     """Random crop, horizontal flip and color jitter."""
-    steps = [
-        v2.RandomCrop(image_size),
-        v2.RandomHorizontalFlip(),
-        v2.ColorJitter(brightness=0.126, saturation=0.5),
-    ]
     side = input_side(image_size)
-    finish = v2.Compose([*steps, *_to_tensor(channels)])
-    return Transform(image_size, side, random=True, finish=finish, channels=channels)
+    steps = [v2.RandomHorizontalFlip(), v2.ColorJitter(brightness=0.126, saturation=0.5)]
+    if zoom > 1:
+        finish = _LargeCrop(image_size, side, True, (*steps, *_to_bytes(channels)))
+    else:
+        finish = v2.Compose([v2.RandomCrop(image_size), *steps, *_to_tensor(channels)])
+    return Transform(image_size, side, True, finish, channels, zoom)
 
 
-def eval_transform(image_size: Size, whole: bool = False, channels: int = 3) -> Transform:
+def eval_transform(
+    image_size: Size, whole: bool = False, channels: int = 3, zoom: float = 1.0
+) -> Transform:
     """Center crop; if `whole`, the whole image without a crop."""
-    finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor(channels)])
     side = input_side(image_size, whole)
-    return Transform(image_size, side, random=False, finish=finish, channels=channels)
+    if zoom > 1:
+        finish = _LargeCrop(image_size, side, False, tuple(_to_bytes(channels)))
+    else:
+        finish = v2.Compose([v2.CenterCrop(image_size), *_to_tensor(channels)])
+    return Transform(image_size, side, False, finish, channels, zoom)
 
 
-def synthetic_transform(train: bool, channels: int = 3) -> v2.Transform:
-    """(3,H,W) uint8 -> float32. In training with random horizontal and vertical flips."""
+def synthetic_transform(train: bool, channels: int = 3, zoom: float = 1.0) -> v2.Transform:
+    """(3,H,W) uint8 -> float32; with a zoom above 1, uint8. In training with random horizontal and
+    vertical flips."""
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
-    return v2.Compose([*flips, *_to_tensor(channels)])
+    return v2.Compose([*flips, *(_to_bytes(channels) if zoom > 1 else _to_tensor(channels))])
+
+
+def resized_size(side: Size, zoom: float, original_size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height to which an image of `original_size` (width, height) is resized: `side`,
+    times at most `zoom` where the image has as many pixels."""
+    height, width = height_and_width(side)
+    sizes = zip((width, height), original_size, strict=True)
+    return tuple(min(int(zoom * wanted), max(wanted, own)) for wanted, own in sizes)
+
+
+@dataclass(frozen=True)
+class _LargeCrop:
+    """The crop of an image that was resized with a zoom: where v2.RandomCrop, by the same random
+    numbers, and v2.CenterCrop would take it from an image of `side`."""
+
+    image_size: Size
+    side: Size
+    random: bool
+    steps: tuple[v2.Transform, ...]
+
+    def __call__(self, resized: Image.Image) -> Tensor:
+        starts, lengths = [], []
+        found = v2.functional.get_size(resized)
+        axes = zip(
+            height_and_width(self.side), height_and_width(self.image_size), found, strict=True
+        )
+        for side, length, pixels in axes:
+            spare = side - length
+            random = self.random and spare > 0
+            start = int(torch.randint(0, spare + 1, ())) if random else round(spare / 2)
+            lengths.append(round(length * pixels / side))
+            starts.append(min(round(start * pixels / side), pixels - lengths[-1]))
+        image = v2.functional.crop(resized, *starts, *lengths)
+        for step in self.steps:
+            image = step(image)
+        return image
 
 
 def input_side(image_size: Size, whole: bool = False) -> Size:
@@ -126,6 +179,12 @@ def sides_and_margins(image_size: Size, whole: bool) -> tuple[list[int], list[in
     side_height, side_width = height_and_width(input_side(image_size, whole))
     margins = [round((side_width - width) / 2), round((side_height - height) / 2)]
     return [side_width, side_height] * 2, margins * 2
+
+
+def _to_bytes(channels: int) -> list[v2.Transform]:
+    """Conversion to a tensor of uint8."""
+    grey = [v2.Grayscale(1)] if channels == 1 else []
+    return [v2.ToImage(), *grey, v2.ToPureTensor()]
 
 
 def _to_tensor(channels: int) -> list[v2.Transform]:

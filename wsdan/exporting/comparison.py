@@ -12,11 +12,12 @@ from torchvision.transforms.v2 import functional as transforms
 from wsdan.config import Config
 from wsdan.constants import NORMALIZATION
 from wsdan.data.loaders import Batch
-from wsdan.exporting.graph import to_pixels
+from wsdan.data.zoom import Inputs, Large, canvas_size
+from wsdan.exporting.graph import given, to_pixels
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import NoImagesError, count_bad, predict_views
 
-Run = Callable[[Tensor], dict[str, Tensor]]  # images -> outputs by name, as TwoViews
+Run = Callable[..., dict[str, Tensor]]  # images and extents -> outputs by name, as TwoViews
 SIZES = (1, 3)  # of the batches to compare; none is the one that was traced
 LARGEST = 1e-3  # of a difference in probabilities, beyond which a file is not written
 PROBABILITIES = ("raw", "refined", "mean")
@@ -51,17 +52,20 @@ class Difference:
                 self.probability = max(self.probability, *gap.flatten().tolist(), 0.0)
 
 
-def ours(classifier: Classifier, inputs: Tensor) -> dict[str, Tensor]:
-    """The classifier's own outputs of normalized inputs, in float32, on the CPU."""
+def ours(classifier: Classifier, inputs: Inputs) -> dict[str, Tensor]:
+    """The classifier's own outputs, in float32, on the CPU."""
     config = dataclasses.replace(classifier.config, precision="fp32", tta=False)
-    prediction = predict_views(classifier.model, inputs.to(classifier.device), config)
+    images, large = inputs.images.to(classifier.device), inputs.large
+    large = None if large is None else large.to(classifier.device)
+    prediction = predict_views(classifier.model, images, config, large)
     values = {name: getattr(prediction, name) for name in (*PROBABILITIES, "boxes")}
     return {name: value.cpu() for name, value in values.items() if value is not None}
 
 
-def on_cpu(run: Run, images: Tensor, classifier: Classifier) -> dict[str, Tensor]:
-    """The outputs of an exported model, of images from the CPU, there again."""
-    return {name: value.cpu() for name, value in run(images.to(classifier.device)).items()}
+def on_cpu(run: Run, inputs: dict[str, Tensor], classifier: Classifier) -> dict[str, Tensor]:
+    """The outputs of an exported model, of inputs from the CPU, there again."""
+    found = run(*(value.to(classifier.device) for value in inputs.values()))
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def compare(classifier: Classifier, run: Run, dtype: torch.dtype) -> Difference:
@@ -69,28 +73,40 @@ def compare(classifier: Classifier, run: Run, dtype: torch.dtype) -> Difference:
     config, difference = classifier.config, Difference()
     generator = torch.Generator().manual_seed(0)
     for size in SIZES:
-        coarse = torch.randn((size, config.in_channels, 9, 9), generator=generator)
-        smooth = F.interpolate(coarse, config.input_size, mode="bilinear", align_corners=True)
-        images = to_pixels(smooth, dtype)
-        inputs = transforms.to_dtype(images, torch.float32, scale=True)
-        inputs = transforms.normalize(inputs, *NORMALIZATION[config.in_channels])
-        difference.add(on_cpu(run, images, classifier), ours(classifier, inputs))
+        inputs = _smooth(config, size, dtype, generator)
+        difference.add(on_cpu(run, given(inputs, dtype), classifier), ours(classifier, inputs))
     return difference
 
 
+def _smooth(config: Config, count: int, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    """Random images without sharp edges; with a zoom, of several sizes."""
+    coarse = torch.randn((count, config.in_channels, 9, 9), generator=generator)
+    canvas = canvas_size(config.image_size, config.zoom)
+    smooth = F.interpolate(coarse, canvas, mode="bilinear", align_corners=True)
+    if config.zoom > 1:
+        height, width = config.input_size
+        rows = [(canvas[0], canvas[1]), (height, canvas[1]), (height, width)][:count]
+        large = Large(to_pixels(smooth, torch.uint8), torch.tensor(rows))
+        return Inputs(large.reduced(config.input_size, torch.float32), large)
+    images = to_pixels(smooth, dtype)
+    inputs = transforms.to_dtype(images, torch.float32, scale=True)
+    return Inputs(transforms.normalize(inputs, *NORMALIZATION[config.in_channels]))
+
+
 def accuracies(
-    runs: dict[str, Run], batches: Iterable[Batch], config: Config
+    runs: dict[str, Callable[[Inputs], dict[str, Tensor]]], batches: Iterable[Batch], config: Config
 ) -> dict[str, dict[str, float]]:
     """Top-1 accuracy in percent of each view of several models, whose outputs are on the CPU.
 
-    runs: by name, of normalized inputs. Raises UserError for an unreadable image, or for none.
+    runs: by name, of the network's inputs. Raises UserError for an unreadable image, or for none.
     """
     right, total = {name: Counter() for name in runs}, 0
     for batch in batches:
         count_bad(batch, config)
         total += len(batch.labels)
         for name, run in runs.items():
-            for view, values in run(batch.images).items() if len(batch.labels) else ():
+            found = run(batch.inputs(config, torch.device("cpu"))) if len(batch.labels) else {}
+            for view, values in found.items():
                 if view in PROBABILITIES:
                     right[name][view] += int((values.argmax(1) == batch.labels).sum())
     if total == 0:

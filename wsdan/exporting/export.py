@@ -11,7 +11,7 @@ from wsdan.checkpoint import NotSavedError
 from wsdan.data.loaders import Batch
 from wsdan.errors import UserError
 from wsdan.exporting.comparison import LARGEST, Difference, Run, accuracies, compare, on_cpu, ours
-from wsdan.exporting.graph import INPUTS, TwoViews, outputs_of, to_pixels, traced
+from wsdan.exporting.graph import INPUTS, TwoViews, given, outputs_of, traced
 from wsdan.exporting.metadata import describe
 from wsdan.files import written_whole
 from wsdan.inference.classifier import Classifier
@@ -50,12 +50,11 @@ def export(
     """
     dtype = INPUTS[pixels]
     views = TwoViews(classifier.model, classifier.config)
-    shape = (classifier.config.in_channels, *classifier.config.input_size)
     outputs = outputs_of(classifier.config)
     metadata = describe(classifier, pixels, outputs)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, on its own code
-        program = traced(views, shape, dtype)
+        program = traced(views, classifier.config, dtype)
         made, quantized = Path(folder, "model" + out.suffix), None
         _write(program, kind, outputs, metadata, made)
         if calibration is not None:
@@ -74,7 +73,7 @@ def export(
         if batches is not None:
             runs = {
                 "checkpoint": lambda inputs: ours(classifier, inputs),
-                "file": lambda inputs: on_cpu(run, to_pixels(inputs, dtype), classifier),
+                "file": lambda inputs: on_cpu(run, given(inputs, dtype), classifier),
             }
             measured = accuracies(runs, batches, classifier.config)
         _move(made, out)

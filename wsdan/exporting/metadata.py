@@ -3,8 +3,10 @@
 import torch
 
 import wsdan_kernels
+from wsdan.config import Config
 from wsdan.constants import NORMALIZATION
 from wsdan.data.transforms import input_side
+from wsdan.data.zoom import canvas_size
 from wsdan.inference.classifier import Classifier
 from wsdan.validation import height_and_width
 
@@ -28,6 +30,7 @@ def describe(classifier: Classifier, pixels: str, outputs: tuple[str, ...]) -> d
             "layout": "NCHW",
             "dtype": "uint8" if pixels == "uint8" else "float32",
             "range": [0, 255] if pixels == "uint8" else [0, 1],
+            **({} if config.zoom == 1 else _zoom(config)),
         },
         "normalization": {"mean": mean, "std": std, "in_graph": True},
         "outputs": outputs,
@@ -48,3 +51,8 @@ def describe(classifier: Classifier, pixels: str, outputs: tuple[str, ...]) -> d
         },
         "versions": {"wsdan": wsdan_kernels.__version__, "torch": torch.__version__},
     }
+
+
+def _zoom(config: Config) -> dict[str, object]:
+    """How images larger than the input are given; docs/export.md has the steps in words."""
+    return {"zoom": config.zoom, "canvas": list(canvas_size(config.image_size, config.zoom))}

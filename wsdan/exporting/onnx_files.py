@@ -26,8 +26,9 @@ def write_onnx(
     Raises UserError for a model that is too large for one file.
     """
     standard = program.run_decompositions(DECOMPOSITIONS)
+    names = ["images", "extents"][: len(program.graph_signature.user_inputs)]
     exported = torch.onnx.export(
-        standard, dynamo=True, verbose=False, opset_version=OPSET, input_names=["images"]
+        standard, dynamo=True, verbose=False, opset_version=OPSET, input_names=names
     )
     _rename(exported.model.graph, outputs)
     model = exported.model_proto
@@ -59,7 +60,7 @@ def _rename(graph, outputs: tuple[str, ...]) -> None:
 
 
 class OnnxModel:
-    """An ONNX file that runs in onnxruntime on the CPU: images (B,C,H,W) -> a dict of tensors."""
+    """An ONNX file that runs in onnxruntime on the CPU, as TwoViews."""
 
     def __init__(self, path: Path):
         import onnxruntime
@@ -71,6 +72,8 @@ class OnnxModel:
         )
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        found = self._session.run(None, {"images": images.numpy()})
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+        names = [item.name for item in self._session.get_inputs()]
+        values = [value.contiguous().numpy() for value in inputs]
+        found = self._session.run(None, dict(zip(names, values, strict=True)))
         return dict(zip(self._names, map(torch.from_numpy, found), strict=True))

@@ -15,7 +15,7 @@ from onnxruntime.quantization import (
 
 from wsdan.data.formats import is_image
 from wsdan.errors import UserError
-from wsdan.exporting.graph import to_pixels
+from wsdan.exporting.graph import given
 from wsdan.exporting.onnx_files import KEPT
 from wsdan.inference.classifier import Classifier
 
@@ -35,7 +35,8 @@ class _Images(CalibrationDataReader):
     def _read(classifier: Classifier, paths: list[Path], dtype: torch.dtype) -> Iterator[dict]:
         for start in range(0, len(paths), BATCH):
             originals = [classifier.read(path) for path in paths[start : start + BATCH]]
-            yield {"images": to_pixels(classifier.inputs(originals), dtype).numpy()}
+            inputs = given(classifier.prepared(originals), dtype)
+            yield {name: value.contiguous().numpy() for name, value in inputs.items()}
 
     def get_next(self) -> dict | None:
         return next(self._batches, None)

@@ -98,21 +98,29 @@ def _crop_resize(
     images: Tensor, boxes: Tensor, height: int, width: int, align_corners: bool, backend: str
 ) -> Tensor:
     """images (B,C,H,W), boxes (B,4) inside them -> (B,C,height,width), bilinear."""
-    if not align_corners:
-        raise ValueError("align_corners must be True")
+    if images.dtype == torch.uint8:
+        options = (boxes, height, width, align_corners, backend)
+        return _crop_resize(images.to(torch.float32), *options).round().to(torch.uint8)
     x1, y1, x2, y2 = boxes.to(images.dtype).unbind(1)
-    columns = _positions(x1, x2, width, images.shape[3])[:, None, :].expand(-1, height, -1)
-    rows = _positions(y1, y2, height, images.shape[2])[:, :, None].expand(-1, -1, width)
+    columns = _positions(x1, x2, width, images.shape[3], align_corners)
+    rows = _positions(y1, y2, height, images.shape[2], align_corners)
+    columns = columns[:, None, :].expand(-1, height, -1)
+    rows = rows[:, :, None].expand(-1, -1, width)
     grid = torch.stack((columns, rows), dim=3)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def _positions(start: Tensor, end: Tensor, count: int, size: int) -> Tensor:
+def _positions(start: Tensor, end: Tensor, count: int, size: int, corners: bool) -> Tensor:
     """Where `count` outputs sample the interval [start, end) of each image, (B,count), as
     grid_sample counts an axis of `size` pixels: from -1 to 1."""
-    step = (end - start - 1) / max(count - 1, 1)
-    position = torch.arange(count, dtype=start.dtype, device=start.device)
-    return (start[:, None] + step[:, None] * position) * (2 / max(size - 1, 1)) - 1
+    index = torch.arange(count, dtype=start.dtype, device=start.device)
+    start, end = start[:, None], end[:, None]
+    if corners:
+        position = start + (end - start - 1) / max(count - 1, 1) * index
+    else:
+        position = start + (index + 0.5) * ((end - start) / count) - 0.5
+        position = torch.minimum(torch.maximum(position, start), end - 1)
+    return position * (2 / max(size - 1, 1)) - 1
 
 
 # For ExportedProgram.run_decompositions.

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from wsdan.config import Config
-from wsdan.data.transforms import box_in_original, eval_transform
+from wsdan.data.transforms import Transform, box_in_original, eval_transform
+from wsdan.data.zoom import Inputs, Large, network_inputs, packed
 from wsdan.errors import UserError, shown
 from wsdan.inference.embedding import PCA, Features, fit_pca, unit_norm
 from wsdan.inference.evaluate import Prediction, pooled_features, predict_views
@@ -167,7 +168,7 @@ class Classifier:
     ) -> list[Result]:
         """The results of a batch of images with their names in messages."""
         originals = [self.read(image, name) for image, name in batch]
-        prediction = self.predict(self.inputs(originals))
+        prediction = self.predict(*self.prepared(originals))
         paths = [os.fspath(image) if _is_path(image) else None for image, _ in batch]
         sizes = [original.size for original in originals]
         results = self.results(prediction, paths, sizes, top=top, threshold=threshold)
@@ -298,14 +299,36 @@ class Classifier:
 
     def inputs(self, originals: list[Image.Image]) -> Tensor:
         """The network's inputs (B,C,H,W) of images from `read`, normalized, on the CPU, float32."""
-        transform = eval_transform(
-            self.config.input_size, self.whole_image, self.config.in_channels
-        )
-        return torch.stack([transform(original) for original in originals])
+        return self.prepared(originals).images
 
-    def predict(self, inputs: Tensor) -> Prediction:
-        """Probabilities, boxes and attention maps of inputs (B,C,H,W), on the model's device."""
-        return predict_views(self.model, self._on_device(inputs), self.config)
+    def prepared(self, originals: list[Image.Image]) -> Inputs:
+        """The network's inputs of images from `read`, on the CPU, and with --zoom what their views
+        are cut from: the arguments of `predict`."""
+        transform = self.transform()
+        images = [transform(original) for original in originals]
+        if transform.canvas is None:
+            return Inputs(torch.stack(images))
+        large = packed(images, transform.canvas)
+        return Inputs(large.reduced(self.config.input_size, torch.float32), large)
+
+    def transform(self) -> Transform:
+        """From an image of `read` to the network's input; with --zoom to a larger image."""
+        config = self.config
+        return eval_transform(config.input_size, self.whole_image, config.in_channels, config.zoom)
+
+    def predict(self, inputs: Tensor, large: Large | None = None) -> Prediction:
+        """Probabilities, boxes and attention maps of inputs (B,C,H,W), on the model's device.
+
+        large: what the refined views are cut from; without it, the inputs.
+        """
+        large = None if large is None else large.to(self.device)
+        return predict_views(self.model, self._on_device(inputs), self.config, large)
+
+    def predict_batch(self, images: Tensor, extents: Tensor | None) -> Prediction:
+        """The same of a batch as a loader with `transform` gives it."""
+        size, dtype = self.config.input_size, input_dtype(self.model)
+        inputs = network_inputs(images, extents, size, self.device, dtype)
+        return predict_views(self.model, inputs.images, self.config, inputs.large)
 
     def _on_device(self, inputs: Tensor) -> Tensor:
         return inputs.to(

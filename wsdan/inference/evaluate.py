@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from wsdan.config import Config
 from wsdan.data.loaders import Batch
+from wsdan.data.zoom import Large, crop
 from wsdan.errors import UserError
 from wsdan.inference.metrics import BINS, ClassificationMetrics, Evaluation
 from wsdan.inference.refinement import object_maps, raised
 from wsdan.networks.model import unwrapped
 from wsdan.precision import autocast, input_dtype
-from wsdan_kernels import attention_boxes, attention_crop
+from wsdan_kernels import attention_boxes
 
 VIEWS = {
     "raw": "raw view",
@@ -71,17 +72,23 @@ class WrongImage(NamedTuple):
 
 
 @torch.no_grad()
-def predict_views(model: nn.Module, images: Tensor, config: Config) -> Prediction:
+def predict_views(
+    model: nn.Module, images: Tensor, config: Config, large: Large | None = None
+) -> Prediction:
     """Class probabilities of images (B,3,H,W): of the raw view, and of the refined view, which is
     a crop around the object that the mean attention map shows.
 
     With config.tta also of two tighter crops, and of all these views of the horizontally flipped
     image. For a plain classifier, and where config.views is "raw", the raw view is the only one,
-    and tta is the image and its horizontal flip. The network runs once per view.
+    and tta is the image and its horizontal flip. The network runs once per view. large: the images
+    at a higher resolution, which the crops are then cut out of.
     """
     with autocast(config, images.device):
-        logits, boxes, attentions = _view_logits(model, images, config)
-        flipped = _view_logits(model, images.flip(3), config)[0] if config.tta else []
+        logits, boxes, attentions = _view_logits(model, images, config, large)
+        flipped = []
+        if config.tta:
+            mirrored = None if large is None else large.flipped()
+            flipped = _view_logits(model, images.flip(3), config, mirrored)[0]
     raw = F.softmax(logits[0], dim=1)
     refined = F.softmax(logits[1], dim=1) if len(logits) > 1 else None
     mean = _mean(logits[:2], config.final) if len(logits) > 1 else None
@@ -99,7 +106,7 @@ def pooled_features(model: nn.Module, images: Tensor, config: Config) -> Tensor:
 
 
 def _view_logits(
-    model: nn.Module, images: Tensor, config: Config
+    model: nn.Module, images: Tensor, config: Config, large: Large | None
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
     """Logits (B,N) float32 of the raw view, the refined view and, with tta, the tighter crops; the
     boxes of the refined view; the maps of the raw view. For a plain classifier, None for both. Of
@@ -112,14 +119,15 @@ def _view_logits(
     if config.views == "raw":
         boxes = attention_boxes(maps, images.shape[2:], threshold=threshold, padding=padding)
         return [raw.logits.float()], boxes, raw.attentions
-    views, boxes = attention_crop(images, maps, threshold=threshold, padding=padding)
+    views, boxes = crop(images, maps, threshold=threshold, padding=padding, large=large)
     logits = [raw.logits.float(), model(views).logits.float()]
     for extra_threshold, extra_padding in TTA_CROPS if config.tta else ():
-        views, _ = attention_crop(
+        views, _ = crop(
             images,
             maps,
             threshold=raised(threshold, extra_threshold),
             padding=padding + extra_padding,
+            large=large,
         )
         logits.append(model(views).logits.float())
     return logits, boxes, raw.attentions
@@ -164,10 +172,8 @@ def evaluate(
         metrics.bad += count_bad(batch, config)
         if len(batch.labels) == 0:
             continue
-        images = batch.images.to(
-            device, dtype, memory_format=torch.channels_last, non_blocking=True
-        )
-        prediction = predict_views(model, images, config)
+        images, large = batch.inputs(config, device, dtype)
+        prediction = predict_views(model, images, config, large)
         metrics.update(
             {view: getattr(prediction, view) for view in VIEWS},
             prediction.final,

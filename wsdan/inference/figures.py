@@ -11,9 +11,9 @@ from wsdan.constants import (
     DROP_THRESHOLD,
     NORMALIZATION,
 )
+from wsdan.data.zoom import Large, crop, crop_and_drop
 from wsdan.inference.refinement import object_maps
 from wsdan.precision import autocast
-from wsdan_kernels import attention_crop, attention_crop_drop
 
 CELL = 224  # pixels; larger views are downsized to it
 GAP = 4  # white pixels between views
@@ -29,7 +29,9 @@ COLOUR_MAP = (
 
 
 @torch.no_grad()
-def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
+def view_grid(
+    model: nn.Module, images: Tensor, config: Config, large: Large | None = None
+) -> Tensor:
     """One row per image: with its box, with the mean attention map, crop, drop and refined view.
 
     Deterministic: the crop and the drop view use the attention map with the largest mean, and the
@@ -37,7 +39,7 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
 
     Args:
         model: its mode is restored. images: (B,C,H,W), C 1, 3 or 4, normalized, on the
-            model's device; B >= 1.
+            model's device; B >= 1. large: what the views are cut from, if not the images.
 
     Returns:
         (3,h,w) uint8 on the CPU.
@@ -53,18 +55,18 @@ def view_grid(model: nn.Module, images: Tensor, config: Config) -> Tensor:
     attentions = attentions.float()
     largest = attentions.mean(dim=(2, 3)).argmax(dim=1)
     strongest = attentions[torch.arange(len(images), device=images.device), largest]
-    crops, drops = attention_crop_drop(
+    crops, drops = crop_and_drop(
         images,
         strongest,
         strongest,
         crop_threshold=sum(CROP_THRESHOLD) / 2,
         drop_threshold=sum(DROP_THRESHOLD) / 2,
         padding=CROP_PADDING,
+        large=large,
     )
     maps, threshold = object_maps(attentions, config)
-    refined, boxes = attention_crop(
-        images, maps, threshold=threshold, padding=config.refine_padding
-    )
+    box = {"threshold": threshold, "padding": config.refine_padding}
+    refined, boxes = crop(images, maps, **box, large=large)
     boxed = _with_box(image, boxes, images.shape[2:])
     overlaid = _with_attention(image, attentions.mean(dim=1))
     return _grid([boxed, overlaid, _cell(crops), _cell(drops), _cell(refined)])

@@ -10,7 +10,6 @@ from wsdan.data.images import BadImageError, load_image
 from wsdan.data.samples import TarMember
 from wsdan.data.sources import Source, Unreadable
 from wsdan.data.stream import StreamBatch, rank_batches, stream_loader, unreadable
-from wsdan.data.transforms import eval_transform
 from wsdan.errors import UserError, printable
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import VIEWS, Prediction
@@ -59,17 +58,18 @@ def predictions(
     """
     batches = rank_batches(sources, batch_size)
     begin = list(islice(batches, 2))
-    config = classifier.config
     loader = stream_loader(
         chain(begin, batches),
-        eval_transform(config.input_size, classifier.whole_image, config.in_channels),
-        config.max_pixels,
+        classifier.transform(),
+        classifier.config.max_pixels,
         workers if len(begin) > 1 else 0,
         classifier.device,
     )
     ahead = None
     for batch in loader:
-        prediction = classifier.predict(batch.images) if batch.sources else None
+        prediction = None
+        if batch.sources:
+            prediction = classifier.predict_batch(batch.images, batch.extents)
         if ahead is not None:
             yield _outcomes(classifier, *ahead, top, threshold)
         ahead = batch, prediction

@@ -77,10 +77,8 @@ def observe(
         metrics.bad += count_bad(batch, config)
         if len(batch.labels) == 0:
             continue
-        images = batch.images.to(
-            device, input_dtype(model), memory_format=torch.channels_last, non_blocking=True
-        )
-        prediction = predict_views(model, images, config)
+        images, large = batch.inputs(config, device, input_dtype(model))
+        prediction = predict_views(model, images, config, large)
         scores = {view: getattr(prediction, view) for view in VIEWS}
         metrics.update(scores, prediction.final, batch.labels.to(device))
         _add_scores(found, prediction, batch)

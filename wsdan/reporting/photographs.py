@@ -14,6 +14,7 @@ from wsdan.config import Config
 from wsdan.data.images import BadImageError, ImageDataset, load_image
 from wsdan.data.loaders import InMemoryDataset
 from wsdan.data.samples import Box
+from wsdan.data.zoom import joined
 from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.explaining.overlays import map_in_original, overlaid, shown_size
@@ -75,11 +76,11 @@ def _batch(
     inputs, images, sizes, known = [], [], [], []
     for example in examples:  # one original in memory at a time
         original, box = _original(dataset, example.index, classifier.config)
-        inputs.append(classifier.inputs([original]))
+        inputs.append(classifier.prepared([original]))
         images.append(original.convert("RGB").resize(_size(original.size), reducing_gap=3.0))
         sizes.append(original.size)
         known.append(box)
-    prediction = classifier.predict(torch.cat(inputs))
+    prediction = classifier.predict(*joined(inputs))
     maps = None
     if prediction.attentions is not None:
         maps = prediction.attentions.float().mean(dim=1).cpu().numpy()

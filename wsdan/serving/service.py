@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from wsdan.data.images import BadImageError, load_image
 from wsdan.data.samples import Encoded
+from wsdan.data.zoom import Inputs, joined
 from wsdan.errors import printable
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import Prediction
@@ -45,11 +45,11 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One image for the network. inputs: (C,H,W). size: of the original, width and height.
+    """One image for the network. inputs: a batch of one. size: of the original, width and height.
     photograph: the original, or smaller, where its renderings are asked for."""
 
     name: str | None
-    inputs: Tensor
+    inputs: Inputs
     size: tuple[int, int]
     options: Options
     photograph: Image.Image | None
@@ -114,7 +114,7 @@ class Service:
     def warm_up(self) -> None:
         """Run the network once: the first batch is slower than those after it."""
         image = self.classifier.read(Image.new("RGB", (8, 8)))
-        self.classifier.predict(self.classifier.inputs([image]))
+        self.classifier.predict(*self.classifier.prepared([image]))
         self.ready = True
 
     async def in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -157,7 +157,7 @@ class Service:
             )
         except MemoryError:
             raise BadImageError(f"{shown}: there is not enough memory for its pixels") from None
-        inputs, photograph = self.classifier.inputs([original])[0], None
+        inputs, photograph = self.classifier.prepared([original]), None
         if options.attention and self.has_attention:
             photograph = original.convert("RGB")
             photograph.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
@@ -165,8 +165,8 @@ class Service:
 
     def _run(self, jobs: list[Job]) -> list[Outcome]:
         """In the model's thread: one batch."""
-        inputs = torch.stack([job.inputs for job in jobs])
-        prediction = _on_cpu(self.classifier.predict(inputs))
+        inputs = joined([job.inputs for job in jobs])
+        prediction = _on_cpu(self.classifier.predict(*inputs))
         return [self._outcome(job, _of_one(prediction, i)) for i, job in enumerate(jobs)]
 
     def _outcome(self, job: Job, prediction: Prediction) -> Outcome:

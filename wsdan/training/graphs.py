@@ -48,17 +48,19 @@ class GraphedStep:
             torch.zeros((), dtype=torch.float32, device=device) for _ in optimizer.param_groups
         ]
 
-    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *batch: Tensor, **named: Tensor) -> dict[str, Tensor]:
         with self._lrs_on_device():
             if len(batch[0]) != self._batch_size:
-                return self._step(*batch)
+                return self._step(*batch, **named)
             self._steps += 1
             if self._steps <= WARM_UP:
-                return self._warm_up(*batch)
+                return self._warm_up(*batch, **named)
             if self._graph is None:
-                self._capture(*batch)
+                self._capture(*batch, **named)
             for static, tensor in zip(self._batch, batch, strict=True):
                 static.copy_(tensor)
+            for name, tensor in named.items():
+                self._named[name].copy_(tensor)
             self._graph.replay()
             return self._results
 
@@ -78,22 +80,23 @@ class GraphedStep:
             for group, value in zip(groups, values, strict=True):
                 group["lr"] = value
 
-    def _warm_up(self, *batch: Tensor) -> dict[str, Tensor]:
+    def _warm_up(self, *batch: Tensor, **named: Tensor) -> dict[str, Tensor]:
         """Run the step on the stream of the capture, which has its own workspaces."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            results = self._step(*batch)
+            results = self._step(*batch, **named)
         torch.cuda.current_stream().wait_stream(self._stream)
         return results
 
-    def _capture(self, *batch: Tensor) -> None:
+    def _capture(self, *batch: Tensor, **named: Tensor) -> None:
         self._batch = [tensor.clone() for tensor in batch]
+        self._named = {name: tensor.clone() for name, tensor in named.items()}
         self._optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
         graph = torch.cuda.CUDAGraph()
         try:
             # "thread_local": the thread that pins the next batches may allocate meanwhile.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._results = self._step(*self._batch)
+                self._results = self._step(*self._batch, **self._named)
         except RuntimeError as error:
             cause = error.__context__ or error  # ending a failed capture raises too
             reason = str(cause).splitlines()[0]

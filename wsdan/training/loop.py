@@ -141,8 +141,10 @@ def train_one_epoch(run: Run) -> None:
         size = _common_size(batch, config)
         if size >= 2:  # batch norm cannot train on a single image
             with profiler("data"):
-                images, labels, uniforms = (x[:size] for x in to_device(batch, run.device))
-            results = run.step(images, labels, uniforms)
+                tensors, others = to_device(batch, config, run.device)
+                tensors = [x[:size] for x in tensors]
+                others = {name: x[:size] for name, x in others.items()}
+            results = run.step(*tensors, **others)
             with profiler("optimizer"):
                 state.lr_scheduler.step()
                 if state.model_ema is not None:
@@ -207,7 +209,7 @@ def evaluate_epoch(run: Run, log: Any = None) -> dict[str, float]:
         metrics = {}
     _stop_or_save(run)
     if len(run.logged_images):
-        views = view_grid(model, run.logged_images, run.config)
+        views = view_grid(model, run.logged_images, run.config, run.logged_large)
         run.logger.log_image(views, run.state.progress.epoch)
     run.state.progress.seconds += time.perf_counter() - start
     return metrics
@@ -240,11 +242,15 @@ def epoch_record(state: RunState) -> dict[str, float]:
     }
 
 
-def to_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
-    """images (B,3,H,W) channels_last, labels (B,) and uniforms (B,4) of a batch, (B,6)
-    with --calmix."""
-    images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return [images, *(x.to(device, non_blocking=True) for x in (batch.labels, batch.uniforms))]
+def to_device(
+    batch: Batch, config: Config, device: torch.device
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """images (B,3,H,W) channels_last, labels (B,) and uniforms (B,4) of a batch, (B,6) with
+    --calmix; by name, what else a step takes."""
+    inputs = batch.inputs(config, device)
+    others = {} if inputs.large is None else inputs.large._asdict()
+    tensors = (x.to(device, non_blocking=True) for x in (batch.labels, batch.uniforms))
+    return [inputs.images, *tensors], others
 
 
 def save(run: Run, best: float | None = None) -> bool:

@@ -10,15 +10,11 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, MIX_THRESHOLD
+from wsdan.data.zoom import Large, crop_and_drop
 from wsdan.distributed import gather_rows
 from wsdan.networks.model import unwrapped, unwrapping
 from wsdan.profiling import NO_PROFILER, Profiler
-from wsdan_kernels import (
-    attention_boxes,
-    attention_crop_drop,
-    attention_swap,
-    sample_attention,
-)
+from wsdan_kernels import attention_boxes, attention_swap, sample_attention
 
 
 def wsdan_objective(
@@ -34,6 +30,7 @@ def wsdan_objective(
     class_weights: Tensor | None = None,
     move_centers: bool = True,
     uniforms: Tensor | None = None,
+    large: Large | None = None,
     generator: torch.Generator | None = None,
     profiler: Profiler = NO_PROFILER,
 ) -> dict[str, Tensor]:
@@ -67,6 +64,7 @@ def wsdan_objective(
         move_centers: False leaves the centers' update to the caller, from "pooled".
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`; with
             calmix (B,6), the last two for `mixed_views`.
+        large: the images at a higher resolution, which the crops are then cut out of.
         generator: on the images' device; draws `uniforms` if they are not given, and the random
             maps that the effect is measured against.
         profiler: times the phase "views".
@@ -83,7 +81,9 @@ def wsdan_objective(
     if move_centers and inner.training and torch.is_grad_enabled():
         inner.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
     with profiler("views"):
-        views = _views(images, raw.attentions.detach(), labels, calmix > 0, uniforms, generator)
+        if uniforms is None:
+            uniforms = _drawn(images, 6 if calmix > 0 else 4, generator)
+        views = _views(images, raw.attentions.detach(), labels, calmix > 0, uniforms, large)
     batches = [torch.cat(list(views.values()))] if joint_views else list(views.values())
     with _buffers_kept(model):
         outputs = [raw, *(model(batch, **options) for batch in batches)]
@@ -166,13 +166,11 @@ def _views(
     attentions: Tensor,
     labels: Tensor,
     mix: bool,
-    uniforms: Tensor | None,
-    generator: torch.Generator | None,
+    uniforms: Tensor,
+    large: Large | None,
 ) -> dict[str, Tensor]:
     """The "crops", "drops" and, with mix, "mixes" of a step, each (B,3,H,W)."""
-    if uniforms is None:
-        uniforms = _drawn(images, 6 if mix else 4, generator)
-    crops, drops = training_views(images, attentions, uniforms[:, :4])
+    crops, drops = training_views(images, attentions, uniforms[:, :4], large=large)
     views = {"crops": crops, "drops": drops}
     if mix:
         views["mixes"] = mixed_views(
@@ -193,23 +191,26 @@ def training_views(
     attentions: Tensor,
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
+    large: Large | None = None,
 ) -> tuple[Tensor, Tensor]:
     """images (B,3,H,W), attentions (B,M,h,w) -> crops and drops, each (B,3,H,W).
 
     uniforms: (B,4) in [0,1), drawn if not given: for the map to crop by, the map to drop by, the
-    crop's threshold and the drop's threshold.
+    crop's threshold and the drop's threshold. large: what the crops are cut from, if not the
+    images.
     """
     if uniforms is None:
         uniforms = _drawn(images, 4, generator)
     picks = sample_attention(attentions, 2, uniforms=uniforms[:, :2])
     rows = torch.arange(images.shape[0], device=images.device)
-    return attention_crop_drop(
+    return crop_and_drop(
         images,
         attentions[rows, picks[:, 0]],
         attentions[rows, picks[:, 1]],
         crop_threshold=_scaled(uniforms[:, 2], CROP_THRESHOLD),
         drop_threshold=_scaled(uniforms[:, 3], DROP_THRESHOLD),
         padding=CROP_PADDING,
+        large=large,
     )
 
 

@@ -13,6 +13,7 @@ from wsdan.config import Config
 from wsdan.data.decoding import DecodingLoader
 from wsdan.data.loaders import fingerprints, labels_of, train_loader, val_loader
 from wsdan.data.long_tail import class_weights
+from wsdan.data.zoom import Large
 from wsdan.distributed import call_on_main, is_main, warn_main
 from wsdan.inference.metrics import Evaluation
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
@@ -40,6 +41,7 @@ class Run:
         class_weights: (N,) on the device, of the cross-entropies (--class-weights).
         frozen: parameters of the backbone that do not train now (--freeze).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
+        logged_large: what the views are cut from, see `Inputs`.
         evaluation: the last evaluation and, if it is to be drawn, its PredictionLog.
     """
 
@@ -56,6 +58,7 @@ class Run:
     class_weights: Tensor | None = None
     frozen: list[nn.Parameter] = field(default_factory=list)
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
+    logged_large: Large | None = None
     evaluation: tuple[Evaluation, Any] | None = None
 
     @property
@@ -107,7 +110,10 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
         class_weights=weights,
     )
     if config.log_images and is_main():
-        run.logged_images = next(iter(val_batches)).images[: config.log_images].to(device)
+        first = next(iter(val_batches))
+        if len(first.labels) > 0:
+            shown = first.first(config.log_images).inputs(config, device)
+            run.logged_images, run.logged_large = shown
     return run
 
 

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from wsdan.config import Config
+from wsdan.data.zoom import Large
 from wsdan.distributed import all_over_ranks, gather_rows, world_size
 from wsdan.precision import autocast
 from wsdan.profiling import NO_PROFILER, Profiler
@@ -19,8 +20,9 @@ from wsdan.training.graphs import GraphedStep
 from wsdan.training.objective import OBJECTIVES
 from wsdan.training.rollback import Rollback
 
-# images (B,3,H,W), labels (B,), uniforms (B,4), with --calmix (B,6) -> what TrainingStep returns.
-Step = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+# images (B,3,H,W), labels (B,), uniforms (B,4), with --calmix (B,6), others by name -> what
+# TrainingStep returns.
+Step = Callable[..., dict[str, Tensor]]
 
 
 class Objective(nn.Module):
@@ -47,8 +49,13 @@ class Objective(nn.Module):
             "profiler": profiler,
         }
 
-    def forward(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
-        return self._objective(self.model, images, labels, uniforms=uniforms, **self._options)
+    def forward(
+        self, images: Tensor, labels: Tensor, uniforms: Tensor, **others: Tensor
+    ) -> dict[str, Tensor]:
+        options = {"uniforms": uniforms, **self._options}
+        if "pixels" in others:
+            options["large"] = Large(others["pixels"], others["extents"])
+        return self._objective(self.model, images, labels, **options)
 
 
 class TrainingStep:
@@ -86,8 +93,12 @@ class TrainingStep:
             # argument, newer versions of torch warn of it.
             self._objective.broadcast_buffers = False
 
-    def __call__(self, images: Tensor, labels: Tensor, uniforms: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, uniforms: Tensor, **others: Tensor
+    ) -> dict[str, Tensor]:
         """images (B,3,H,W), labels (B,) int64, uniforms (B,4), with --calmix (B,6).
+
+        others: of B rows; with a zoom "pixels" and "extents", the parts of a Large.
 
         Returns:
             The objective's scalars, detached; "correct" () int64, the number of images whose raw
@@ -98,7 +109,7 @@ class TrainingStep:
             all_labels = gather_rows(labels)
             self._rollback.save(all_labels)
             self._optimizer.zero_grad(set_to_none=True)
-        scalars, pooled = self._accumulate(images, labels, uniforms)
+        scalars, pooled = self._accumulate(images, labels, uniforms, others)
         if pooled:  # of all micro-batches and ranks, in order: equal centers in every rank
             with self._profiler("classifier and losses"):
                 self._model.centers.update_(gather_rows(torch.cat(pooled)), all_labels)
@@ -127,7 +138,7 @@ class TrainingStep:
         return finite_loss & finite_gradients
 
     def _accumulate(
-        self, images: Tensor, labels: Tensor, uniforms: Tensor
+        self, images: Tensor, labels: Tensor, uniforms: Tensor, others: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Accumulate the gradients of the micro-batches of a step.
 
@@ -136,24 +147,31 @@ class TrainingStep:
         # No part is a single image, which batch norm may not take, unless --batch-size is 1.
         smallest = min(self._config.batch_size, 2)
         count = max(min(self._config.accumulate, len(labels) // smallest), 1)
-        batches = zip(*(x.tensor_split(count) for x in (images, labels, uniforms)), strict=True)
+        tensors = (images, labels, uniforms, *others.values())
+        batches = zip(*(x.tensor_split(count) for x in tensors), strict=True)
         sums: dict[str, Tensor] = {}
         pooled = []
         for number, batch in enumerate(batches, start=1):
             weight = len(batch[1]) / len(labels)
+            named = dict(zip(others, batch[3:], strict=True))
             with self._gradient_sync(last=number == count):
-                scalars, features = self._micro_batch(*batch, weight)
+                scalars, features = self._micro_batch(*batch[:3], named, weight)
             pooled += features
             for name, value in scalars.items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums, pooled
 
     def _micro_batch(
-        self, images: Tensor, labels: Tensor, uniforms: Tensor, weight: float
+        self,
+        images: Tensor,
+        labels: Tensor,
+        uniforms: Tensor,
+        others: dict[str, Tensor],
+        weight: float,
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Forward and backward. Returns the weighted scalars, and the pooled features if any."""
         with self._profiler("classifier and losses"), autocast(self._config, images.device):
-            result = self._objective(images, labels, uniforms)
+            result = self._objective(images, labels, uniforms, **others)
         with self._profiler("backward"):
             self._scaler.scale(result["loss"] * weight).backward()
         scalars = {n: value.detach() * weight for n, value in result.items() if value.dim() == 0}

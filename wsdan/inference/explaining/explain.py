@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsdan.config import Config
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, NORMALIZATION
+from wsdan.data.zoom import Inputs, Large
 from wsdan.errors import UserError, shown
 from wsdan.inference.evaluate import Prediction
 from wsdan.inference.explaining.drawing import draw
@@ -31,8 +32,8 @@ class Classifying(Protocol):
     @property
     def whole_image(self) -> bool: ...
     def read(self, image: object) -> Image.Image: ...
-    def inputs(self, originals: list[Image.Image]) -> Tensor: ...
-    def predict(self, inputs: Tensor) -> Prediction: ...
+    def prepared(self, originals: list[Image.Image]) -> Inputs: ...
+    def predict(self, inputs: Tensor, large: Large | None) -> Prediction: ...
     def results(self, prediction: Prediction, names: list, sizes: list, **how) -> list[Result]: ...
     def box_in_original(self, box: list[int], size: tuple[int, int]) -> list[int] | None: ...
 
@@ -59,8 +60,8 @@ def explain(
         raise UserError(f"explain: the truth {shown(truth)} is no class of the model")
     original = classifier.read(image)
     name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-    inputs = classifier.inputs([original])
-    prediction = classifier.predict(inputs)
+    inputs = classifier.prepared([original])
+    prediction = classifier.predict(*inputs)
     if prediction.attentions is None or prediction.boxes is None:
         raise UserError("a plain classifier has no attention to explain (--method baseline)")
     (result,) = classifier.results(prediction, [name], [original.size], top=top)
@@ -86,7 +87,7 @@ def explain(
 def _parts(
     classifier: Classifying,
     size: tuple[int, int],
-    inputs: Tensor,
+    inputs: Inputs,
     prediction: Prediction,
     attentions: Tensor,
 ) -> tuple[list[Part], float | None]:
@@ -99,7 +100,8 @@ def _parts(
     before = float(prediction.final[0, label])
     regions = part_regions(attentions[maps], input_size)
     regions = torch.cat([regions, regions.any(dim=0, keepdim=True)])
-    *scores, together = classifier.predict(erased(inputs, regions)).final[:, label].tolist()
+    without = classifier.predict(*erased(inputs, regions))
+    *scores, together = without.final[:, label].tolist()
     mass = attentions.nan_to_num(0, 0, 0).mean(dim=(1, 2))
     parts = [
         Part(

@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsdan.constants import NORMALIZATION
+from wsdan.data.zoom import Inputs, Large
 from wsdan.inference.results import Result
 
 MOST_PARTS = 4
@@ -101,12 +103,24 @@ def part_regions(attentions: Tensor, input_size: tuple[int, int]) -> Tensor:
     return (up >= PART_THRESHOLD * peak) & (peak > 0) & peak.isfinite()
 
 
-def erased(inputs: Tensor, regions: Tensor) -> Tensor:
-    """An input (1,C,H,W), normalized, without each of the regions (P,H,W): (P,C,H,W).
+def erased(inputs: Inputs, regions: Tensor) -> Inputs:
+    """The inputs of one image without each of the regions (P,H,W), a batch of P.
 
-    They are 0, the mean color of ImageNet, as what the drop of training erases.
+    They are 0, the mean color of ImageNet, as what the drop of training erases; in the larger image
+    that views are cut from, that color's byte.
     """
-    return torch.where(regions[:, None], torch.zeros((), dtype=inputs.dtype), inputs)
+    images, large = inputs
+    images = torch.where(regions[:, None], torch.zeros((), dtype=images.dtype), images)
+    if large is None:
+        return Inputs(images)
+    pixels, extents = large
+    height, width = extents[0].tolist()
+    hidden = F.interpolate(regions[:, None].float(), (height, width), mode="nearest") > 0
+    mean = (torch.tensor(NORMALIZATION[pixels.shape[1]][0]) * 255).round().to(torch.uint8)
+    pixels = pixels.repeat(len(regions), 1, 1, 1)
+    seen = pixels[:, :, :height, :width]
+    seen[:] = torch.where(hidden, mean[:, None, None], seen)
+    return Inputs(images, Large(pixels, extents.expand(len(regions), -1)))
 
 
 def _overlap(a: Tensor, b: Tensor) -> float:
