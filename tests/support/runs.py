@@ -52,10 +52,10 @@ def acting_at(number: int, act: Callable[[], None]) -> Callable:
     def build(*arguments):
         step, calls = build_step(*arguments), itertools.count(1)
 
-        def acting(*batch):
+        def acting(*batch, **others):
             if next(calls) == number:
                 act()
-            return step(*batch)
+            return step(*batch, **others)
 
         return acting
 
