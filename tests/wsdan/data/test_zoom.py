@@ -14,8 +14,8 @@ from wsdan.data.images import ImageDataset
 from wsdan.data.loaders import train_loader, val_loader
 from wsdan.data.samples import Sample
 from wsdan.data.transforms import eval_transform, resized_size, train_transform
-from wsdan.data.zoom import Inputs, Large, canvas_size, joined, network_inputs, packed, refine
-from wsdan_kernels import attention_refine
+from wsdan.data.zoom import Inputs, Large, canvas_size, crop, joined, network_inputs, packed
+from wsdan_kernels import attention_crop
 
 CPU = torch.device("cpu")
 SIZES = [(200, 150), (90, 40), (44, 300)]  # width and height; beside 35 / 0.875 = 40
@@ -145,10 +145,10 @@ def test_flipped_images_have_flipped_views():
 
 def test_without_larger_images_the_views_are_those_of_the_operators():
     torch.manual_seed(0)
-    images, maps = torch.randn(2, 3, 24, 24), torch.rand(2, 4, 6, 6)
+    images, maps = torch.randn(2, 3, 24, 24), torch.rand(2, 6, 6)
     how = {"threshold": 0.6, "padding": 0.05}
-    found = refine(images, maps, **how, large=None)
-    expected = attention_refine(images, maps, **how)
+    found = crop(images, maps, **how, large=None)
+    expected = attention_crop(images, maps, **how)
     assert all(map(torch.equal, found, expected))
     assert network_inputs(images, None, (24, 24), CPU).large is None
 
