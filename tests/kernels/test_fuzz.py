@@ -6,7 +6,9 @@ import re
 
 import fuzz
 import fuzzers
+import parity
 import pytest
+import torch
 
 pytestmark = pytest.mark.skipif(fuzz.UNAVAILABLE is not None, reason="no C++ library")
 BAD = 130
@@ -80,6 +82,15 @@ def test_blocks_that_end_out_of_turn(monkeypatch):
     log.add(1000, {})
     log.add(1100, {})
     assert (log.next, log.done) == (1300, [])
+
+
+def test_a_box_of_the_last_column_lies_within():
+    """As where rounding lets the last column alone reach a threshold of 1."""
+    outer = torch.tensor([0, 21, 22, 22])
+    inside = torch.tensor([[22, 21, 23, 22], [3, 21, 22, 22], [0, 21, 22, 22]])
+    outside = torch.tensor([[23, 21, 24, 22], [3, 21, 23, 22], [22, 20, 23, 21]])
+    assert parity.contains(outer, inside).all()
+    assert not parity.contains(outer, outside).any()
 
 
 def test_time_ends_a_run(capsys):

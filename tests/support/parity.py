@@ -284,8 +284,14 @@ def check_boxes(found, maps, thresholds, height, width, padding, rule, align_cor
 
 
 def contains(outer, inner):
-    """outer, inner (...,4) -> (...) bool."""
-    return (outer[..., :2] <= inner[..., :2]).all(-1) & (outer[..., 2:] >= inner[..., 2:]).all(-1)
+    """outer, inner (...,4) -> (...) bool.
+
+    An inner box of one row or column may be the last one that outer reached, which outer leaves
+    out: see check_boxes.
+    """
+    first, last = inner[..., :2], inner[..., 2:]
+    last = torch.where(last - first == 1, first, last)
+    return (outer[..., :2] <= first).all(-1) & (outer[..., 2:] >= last).all(-1)
 
 
 def check_drop(found, images, maps, thresholds, rule, align_corners):
