@@ -53,7 +53,8 @@ def train(images: Images, kind: str) -> dict[str, object]:
             sampler.set_epoch(epoch, 0)
             model.train()
             for batch in images.training:
-                results = step(*to_device(batch, CPU))
+                tensors, others = to_device(batch, config, CPU)
+                results = step(*tensors, **others)
                 scheduler.step()
             losses.append(float(results["loss"]))
         found = evaluate(model, images.validation, config, CPU).metrics

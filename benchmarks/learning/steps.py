@@ -89,7 +89,7 @@ def batches(config: Config) -> Iterator[Batch]:
     while True:
         loader.batch_sampler.set_epoch(epoch, 0)
         for batch in loader:
-            images, labels, uniforms = to_device(batch, torch.device("cpu"))
+            (images, labels, uniforms), _ = to_device(batch, config, torch.device("cpu"))
             yield images.double(), labels, uniforms.double()
         epoch += 1
 
