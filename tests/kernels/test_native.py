@@ -4,7 +4,6 @@ import multiprocessing
 import os
 from pathlib import Path
 
-import fuzz
 import parity
 import pytest
 import torch
@@ -269,7 +268,7 @@ def test_the_lowest_level_of_instructions():
     code = """
 import sys, fuzz, torch
 assert torch.ops.wsdan_native.cpu_level() == "baseline"
-sys.exit(fuzz.run_cases(100, 0))
+sys.exit(fuzz.main(["--cases", "100"]))
 """
     result = run_python("-c", code, WSDAN_CPU_LEVEL="baseline", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -282,11 +281,6 @@ def test_an_unknown_level_is_the_reason_given():
     assert "does not load" in result.stdout and result.returncode == 0, result.stderr
     assert "WSDAN_CPU_LEVEL must be baseline, avx2 or avx512" in result.stdout
     assert result.stdout.strip().endswith("but is sse9")
-
-
-def test_a_slice_of_the_fuzz_driver(capsys):
-    failed = fuzz.run_cases(200, 0)
-    assert failed == 0, capsys.readouterr().out
 
 
 SANITIZED = os.environ.get("WSDAN_SANITIZED")
