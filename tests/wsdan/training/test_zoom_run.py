@@ -222,7 +222,7 @@ def test_every_way_to_a_prediction_gives_the_same(tree, trained, tmp_path, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pixels", ["uint8", "float"])
-@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("kind", ["torch"])
 def test_an_exported_program_equals_the_checkpoint(kind, pixels, tree, trained, tmp_path):
     from wsdan.exporting.comparison import ours
     from wsdan.exporting.graph import INPUTS, given
