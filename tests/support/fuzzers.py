@@ -97,15 +97,26 @@ def draw_images(rng, batch, seed, budget=70_000):
     return arranged(images, rng.choice(STRIDES))
 
 
-def draw_map_side(rng, side, reduce):
-    """A side of maps for features of this one: any, or with steps of 1/4 to 4 for a maximum."""
-    if reduce != "max":
+def draw_map_side(rng, side, exact):
+    """A side of maps for features of this one: any, or with steps of 1/4 to 4 from which whole
+    numbers are resized without rounding."""
+    if not exact:
         return rng.choice((*SIDES[:18], side))
     return rng.choice(
         [1, side]
         + [(side - 1) * n + 1 for n in (2, 4) if side <= 64]
         + [(side - 1) // n + 1 for n in (2, 4) if (side - 1) % n == 0]
     )
+
+
+def exact_maps(reduce, dtype):
+    """Whether a case needs maps that are resized without rounding.
+
+    A maximum hangs on it. In half precision a resized value near the middle of two that the type
+    has becomes either, by the last bit of float32: seldom, so that tests of few cases do not see
+    it, and a thousand times the tolerance of the float32 result where there are few positions.
+    """
+    return reduce == "max" or dtype in (torch.bfloat16, torch.float16)
 
 
 def fuzz_pool(rng, seed):
@@ -118,19 +129,21 @@ def fuzz_pool(rng, seed):
     signed = rng.random() < 0.5
     normalize = rng.choice(["all", "part", "none"])
     divisors = [n for n in range(1, maps + 1) if maps % n == 0]
-    reduce = rng.choice(["mean", "sum", "max"])
+    reduce, dtype = rng.choice(["mean", "sum", "max"]), rng.choice(DTYPES)
     map_size = None
     if rng.random() < 0.4:
-        map_size = tuple(draw_map_side(rng, side, reduce) for side in (height, width))
+        exact = exact_maps(reduce, dtype)
+        map_size = tuple(draw_map_side(rng, side, exact) for side in (height, width))
     return check_pool(
         (batch, maps, channels, height, width),
-        rng.choice(DTYPES),
+        dtype,
         strides=rng.choice(STRIDES),
         upstream_strides=rng.choice(STRIDES),
         signed=signed,
         poison=rng.choice([float("nan"), float("inf")]) if rng.random() < 0.1 else None,
         seed=seed,
         map_size=map_size,
+        whole=map_size is not None and exact,
         reduce=reduce,
         signed_sqrt=not signed and rng.random() < 0.7,
         normalize=normalize,

@@ -204,12 +204,13 @@ def at_size_of(features, attentions, backend):
 
 def check_pool(
     shape, dtype, *, strides, upstream_strides, signed, poison, seed, backend="cpu",
-    map_size=None, **options,
+    map_size=None, whole=False, **options,
 ):  # fmt: skip
     """shape B M C h w. The root of values near 0 amplifies rounding: signed ones have no root.
 
-    map_size: of the maps, where it is not h w. A maximum under resized maps must not hang on
-    rounding: values are whole then, and the steps from size to size should be halves and quarters.
+    map_size: of the maps, where it is not h w. whole: values are whole numbers, as they also are
+    for a maximum under resized maps, which must not hang on rounding: the steps from size to size
+    should be halves and quarters.
     """
     batch, maps, channels, height, width = shape
     map_size = map_size or (height, width)
@@ -217,7 +218,7 @@ def check_pool(
         "features": values((batch, channels, height, width), dtype, seed),
         "attentions": values((batch, maps, *map_size), dtype, seed + 1),
     }
-    if map_size != (height, width) and options.get("reduce") == "max":
+    if whole or (map_size != (height, width) and options.get("reduce") == "max"):
         inputs = {name: (2 * value).round() for name, value in inputs.items()}
     if not signed:
         inputs = {name: value.relu() + 0.0625 for name, value in inputs.items()}
