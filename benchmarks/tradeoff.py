@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from wsdan.config import Config
 from wsdan.data.loaders import Batch, val_loader
+from wsdan.data.zoom import Inputs
 from wsdan.errors import UserError
 from wsdan.inference.classifier import Classifier
 from wsdan.inference.evaluate import predict_views
@@ -61,13 +62,13 @@ def measure(
     for number, batch in enumerate(tqdm(batches, unit="batch", leave=False, disable=None)):
         if batch.bad:
             raise UserError(batch.bad[0])
-        inputs = batch.images.to(device, memory_format=torch.channels_last)
-        images += len(inputs)
+        inputs = batch.inputs(config, device)
+        images += len(batch.labels)
         for way in found:
             settings = dataclasses.replace(config, **way.settings)
             seconds, scores = _timed(classifier, inputs, settings, way.view)
-            if number > 0 and len(inputs) == config.batch_size:
-                way.seconds.append(seconds / len(inputs))
+            if number > 0 and len(batch.labels) == config.batch_size:
+                way.seconds.append(seconds / len(batch.labels))
             finite = scores.isfinite().all(dim=1)
             way.right += int(((scores.argmax(1) == batch.labels) & finite).sum())
     if not found[0].seconds:
@@ -76,12 +77,13 @@ def measure(
 
 
 def _timed(
-    classifier: Classifier, inputs: Tensor, config: Config, view: str
+    classifier: Classifier, inputs: Inputs, config: Config, view: str
 ) -> tuple[float, Tensor]:
     """Seconds of one prediction, and its scores (B,N) of a view, on the CPU."""
     start = time.perf_counter()
-    scores = getattr(predict_views(classifier.model, inputs, config), view)
-    if inputs.device.type == "cuda":
+    prediction = predict_views(classifier.model, inputs.images, config, inputs.large)
+    scores: Tensor = getattr(prediction, view)
+    if scores.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start, scores.cpu()
 

@@ -18,13 +18,15 @@ PASSES = {"raw": 1, "raw, flipped": 2, "refined": 2, "mean": 2, "tta": 8}
 
 
 @pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
+def checkpoint(tmp_path, monkeypatch, request):
+    """Its --zoom is 1 unless a test is parametrized with another."""
     monkeypatch.setattr(loaders, "SYNTHETIC_VAL", 10)
-    return make_checkpoint(
-        tmp_path / "a.pt", list(CLASSES), data="synthetic", root=None, image_size=32, batch_size=4
-    )
+    settings = {"data": "synthetic", "root": None, "image_size": 32, "batch_size": 4}
+    settings["zoom"] = getattr(request, "param", 1.0)
+    return make_checkpoint(tmp_path / "a.pt", list(CLASSES), **settings)
 
 
+@pytest.mark.parametrize("checkpoint", [1.0, 2.0], indirect=True)
 def test_each_way_has_its_passes_and_the_accuracy_of_wsdan_eval(
     checkpoint, tmp_path, monkeypatch, capsys
 ):
