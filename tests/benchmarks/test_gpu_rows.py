@@ -13,7 +13,7 @@ from harness import gpu, gpu_measure, gpu_rows, report, run
 from measured import TINY, found_of, rows_of
 from tape import mock_cuda_graphs
 
-VIEWS = ("views", "boxes", "crop", "drop", "refine")
+VIEWS = ("views", "boxes", "crop", "drop", "refine", "swap")
 STEPS = {"auto", "graph"} if parity.GPU == "cuda" else {"auto"}
 EMULATED = parity.GPU == "cpu" and build.missing() is None
 CPP = {"cuda"} if EMULATED or parity.GPU == "cuda" else {"cpu"}  # views without any compiler

@@ -8,6 +8,7 @@ import torch
 from exports import CLASSES, SIDE, export, make_checkpoint, make_photographs
 from paths import ROOT
 
+from wsdan.data.zoom import Inputs
 from wsdan.errors import UserError
 from wsdan.exporting.comparison import compare, ours
 from wsdan.exporting.graph import to_pixels
@@ -38,7 +39,7 @@ def test_photographs_get_the_same_probabilities_and_boxes(checkpoint, file, tmp_
     originals = [classifier.read(path) for path in make_photographs(tmp_path, 16)]
     inputs = classifier.inputs(originals)
     for size in (1, 3, 16):
-        expected = ours(classifier, inputs[:size])
+        expected = ours(classifier, Inputs(inputs[:size]))
         found = model(to_pixels(inputs[:size], torch.uint8))
         assert list(found) == ["raw", "refined", "mean", "boxes"]
         for view in ("raw", "refined", "mean"):

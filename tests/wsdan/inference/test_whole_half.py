@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from batches import make_batch
 from PIL import Image
 
 from wsdan.checkpoint import save_checkpoint
@@ -90,11 +91,8 @@ def test_a_classifier_and_an_evaluation_take_images_as_they_are_read(dtype, tmp_
     scores = [{item["class"]: item["mean"] for item in found["top"]} for found in (before, result)]
     assert scores[1] == pytest.approx(scores[0], abs=0.02)
 
-    class Few:
-        images, labels, bad = random_images(), LABELS, []
-        boxes = torch.full((4, 4), torch.nan)
-
-    metrics = evaluate(classifier.model, [Few], config, torch.device("cpu")).metrics
+    batch = make_batch(random_images(), LABELS)
+    metrics = evaluate(classifier.model, [batch], config, torch.device("cpu")).metrics
     assert metrics["images"] == 4
 
 

@@ -22,7 +22,7 @@ def observed(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     kept = []
 
-    def predict(model, images, config):
+    def predict(model, images, config, large):
         raw, refined = (torch.randn(8, 3, generator=generator).softmax(1) for _ in range(2))
         boxes = torch.tensor([[0, 0, 16, 16], [0, 0, 8, 16]] * 4, dtype=torch.int32)
         kept.append((raw, (raw + refined) / 2))

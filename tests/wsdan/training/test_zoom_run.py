@@ -178,7 +178,7 @@ def test_two_ranks_evaluate_as_one_and_train_equally(trained):
     found, other = (json.loads((trained / f"rank{i}.json").read_text()) for i in range(2))
     assert found == other
     assert torch.equal(*(torch.load(trained / f"rank{i}.pt") for i in range(2)))
-    classifier = Classifier(trained / "last.pt", "cpu", fold=False)
+    classifier = Classifier(trained / "last.pt", "cpu")
     batches = val_loader(classifier.config, classifier.classes)
     metrics = evaluate(classifier.model, batches, classifier.config, CPU).metrics
     assert found["images"] == metrics["images"] == 18
@@ -191,7 +191,7 @@ def test_every_way_to_a_prediction_gives_the_same(tree, trained, tmp_path, capsy
     from wsdan.data.zoom import joined
     from wsdan.exporting.comparison import ours
 
-    classifier = Classifier(trained / "last.pt", "cpu", fold=False)
+    classifier = Classifier(trained / "last.pt", "cpu")
     paths = sorted((tree / "val").rglob("*.png"))
     expected = classifier([str(path) for path in paths])
     assert len({result.top[0]["refined"] for result in expected}) > 3
