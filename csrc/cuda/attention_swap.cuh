@@ -164,10 +164,10 @@ __device__ T& row_total(int row) {
     return totals[row * kUncropThreads + static_cast<int>(threadIdx.x)];
 }
 
-// grad_swapped (B,C,H,W) -> grad_images (B,C,H,W). Three blocks a multiprocessor, asked for by
+// grad_swapped (B,C,H,W) -> grad_images (B,C,H,W). Two blocks a multiprocessor, asked for by
 // number: left to itself ptxas keeps to 40 registers for the sake of more, and spills.
 template <typename S>
-__global__ void __launch_bounds__(kUncropThreads, 3) attention_swap_backward_kernel(
+__global__ void __launch_bounds__(kUncropThreads, 2) attention_swap_backward_kernel(
     Images<const S> grads, Swaps swaps, Images<S> images, Tiles tiles
 ) {
     using T = Computed<S>;
