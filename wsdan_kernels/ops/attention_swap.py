@@ -2,7 +2,7 @@
 
 import torch
 
-from wsdan_kernels import _checks, _native
+from wsdan_kernels import _checks
 from wsdan_kernels.ops import attention_drop, crop_resize
 from wsdan_kernels.ops._declare import CUDA_IMAGES, Kernel, declare
 from wsdan_kernels.reference import attention_swap as reference
@@ -31,12 +31,8 @@ def check_partners(op, images, partners, dtypes=_checks.INTEGER):
     _checks.index_range(op, "partners", partners, images[1].shape[0])
 
 
-def _native_kernel(schema):
-    run = _native.kernel(schema, 1, _fake)
-    return lambda images, boxes, *rest: run(images, crop_resize.int32_boxes(boxes), *rest)
-
-
-_native_forward, _native_backward = _native_kernel(_FORWARD), _native_kernel(_BACKWARD)
+_native_forward = crop_resize.native_kernel(_FORWARD, _fake)
+_native_backward = crop_resize.native_kernel(_BACKWARD, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native_forward, devices=("cpu",)),

@@ -44,12 +44,13 @@ def int32_boxes(boxes):
     return boxes if boxes.dtype == torch.int32 else boxes.clamp(limits.min, limits.max).int()
 
 
-def _native_kernel(schema):
-    run = _native.kernel(schema, 1, _fake)
-    return lambda images, boxes, *options: run(images, int32_boxes(boxes), *options)
+def native_kernel(schema, fake):
+    """The native kernel of an operator whose first arguments are images and boxes."""
+    run = _native.kernel(schema, 1, fake)
+    return lambda images, boxes, *rest: run(images, int32_boxes(boxes), *rest)
 
 
-_native_forward, _native_backward = _native_kernel(_FORWARD), _native_kernel(_BACKWARD)
+_native_forward, _native_backward = native_kernel(_FORWARD, _fake), native_kernel(_BACKWARD, _fake)
 KERNELS = {
     "reference": Kernel(reference.forward),
     "cpu": Kernel(_native_forward, devices=("cpu",)),
