@@ -1,6 +1,7 @@
 """Runs with --zoom: the objective, resuming, ranks, and every way to a prediction."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,17 +156,20 @@ def test_another_zoom_is_another_run(tree, trained, capsys):
     assert "--zoom was 2.5 there and is 2.0 now" in capsys.readouterr().err
 
 
-def in_two_ranks(rank: int, folder: str) -> None:
+def evaluate_and_step(rank: int, checkpoint: str, folder: str, world_size: int) -> None:
+    """Batches of one image: rounding depends on a batch's size, and a box on rounding."""
     with process_group(CPU):
-        classifier = Classifier(f"{folder}/last.pt", "cpu", fold=False)
-        batches = val_loader(classifier.config, classifier.classes)
-        metrics = evaluate(classifier.model, batches, classifier.config, CPU).metrics
+        classifier = Classifier(checkpoint, "cpu")
+        config = replace(classifier.config, batch_size=1)
+        batches = val_loader(config, classifier.classes)
+        metrics = evaluate(classifier.model, batches, config, CPU).metrics
         Path(folder, f"rank{rank}.json").write_text(json.dumps(metrics))
         large, labels, uniforms = large_batch(8)
         images = large.reduced((48, 48), torch.float32)
         model = new_model().train()
         step = build_step(model, build_optimizer(model, settings()), settings())
-        part = slice(4 * rank, 4 * rank + 4)
+        count = 8 // world_size
+        part = slice(count * rank, count * rank + count)
         others = {name: value[part] for name, value in large._asdict().items()}
         step(images[part], labels[part], uniforms[part], **others)
         weights = torch.cat([item.detach().flatten() for item in model.parameters()])
@@ -173,17 +177,18 @@ def in_two_ranks(rank: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="no distributed package")
-def test_two_ranks_evaluate_as_one_and_train_equally(trained):
-    run_ranks(in_two_ranks, str(trained))
-    found, other = (json.loads((trained / f"rank{i}.json").read_text()) for i in range(2))
-    assert found == other
-    assert torch.equal(*(torch.load(trained / f"rank{i}.pt") for i in range(2)))
-    classifier = Classifier(trained / "last.pt", "cpu")
-    batches = val_loader(classifier.config, classifier.classes)
-    metrics = evaluate(classifier.model, batches, classifier.config, CPU).metrics
-    assert found["images"] == metrics["images"] == 18
+def test_two_ranks_evaluate_as_one_and_train_equally(trained, tmp_path):
+    found = {}
+    for size in (1, 2):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        run_ranks(evaluate_and_step, str(trained / "last.pt"), str(folder), size, world_size=size)
+        found[size] = [json.loads((folder / f"rank{i}.json").read_text()) for i in range(size)]
+    assert found[2][0] == found[2][1]
+    assert torch.equal(*(torch.load(tmp_path / "2" / f"rank{i}.pt") for i in range(2)))
+    assert found[2][0]["images"] == found[1][0]["images"] == 18
     for name in ("raw", "refined", "mean", "refined_area"):
-        assert found[name] == pytest.approx(metrics[name], abs=1e-4)
+        assert found[2][0][name] == pytest.approx(found[1][0][name], abs=1e-4)
 
 
 def test_every_way_to_a_prediction_gives_the_same(tree, trained, tmp_path, capsys):
