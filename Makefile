@@ -11,7 +11,7 @@ NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.p
 	golden.py registered.py nonfinite.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
-.PHONY: help setup lint format test test-fast bench fuzz million gpu-check sanitize
+.PHONY: help setup lint format docs test test-fast bench fuzz million gpu-check sanitize
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format:  ## format Python and C++
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP_FILES)
+
+docs:  ## the site, in build/site/index.html; a warning is an error; needs pip install -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 test:  ## all tests, in two processes
 	$(PYTHON) -m pytest -n 2
