@@ -1,4 +1,4 @@
-"""What MkDocs does to the pages beyond Markdown: error texts, formulas, files from outside docs/."""
+"""What MkDocs does to the pages: error texts, formulas, files from outside docs/."""
 
 import re
 import sys
@@ -15,7 +15,6 @@ import errors  # beside this file
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 _LINK = re.compile(r"(?<=\]\()((?:\.\./)+)([^)#\s]+)")
-_FENCE_WORDS = re.compile(r"^(```\w+) [^\n`]+$", re.MULTILINE)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -24,6 +23,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in OUTSIDE.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         text = re.sub(r"(?<=\]\()docs/", "", text)
+        for other, its_page in OUTSIDE.items():
+            text = text.replace(f"]({other})", f"]({its_page})")
         files.append(File.generated(config, page, content=text))
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
@@ -41,7 +42,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = OUTSIDE.get(path, path.replace("benchmarks/results/", "results/"))
         return "../" * depth + path
 
-    markdown = _FENCE_WORDS.sub(r"\1", _LINK.sub(inside, markdown))
+    markdown = _LINK.sub(inside, markdown)
     if page.file.src_uri == errors.PAGE.name:
         markdown = errors.filled(markdown)
     return markdown

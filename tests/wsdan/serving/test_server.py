@@ -55,7 +55,7 @@ def test_a_large_upload_is_refused_before_it_is_sent(running):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_curl_commands_of_the_documentation_run(running, tmp_path):
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    (commands,) = re.findall(r"^```\n(curl .*?)^```", text, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(curl .*?)^```", text, re.DOTALL | re.MULTILINE)
     for name in ("photo.jpg", "other.png"):
         (tmp_path / name).write_bytes(FILES["file"][1])
     commands = commands.replace("http://127.0.0.1:8000/", running[1]).replace("curl ", "curl -sS ")
