@@ -71,7 +71,8 @@ def pooling():
     for number in range(3):
         shown(axes[number], image[0], f"map {number}", maps[0, number])
     axes[3].imshow(pooled.numpy(), cmap="PuOr", aspect="auto", vmin=-0.4, vmax=0.4)
-    axes[3].set(title="pooled (M,C)", xlabel="channel", xticks=range(0, 12, 3), yticks=range(3), ylabel="map")
+    axes[3].set(title="pooled (M,C)", xlabel="channel", ylabel="map")
+    axes[3].set(xticks=range(0, 12, 3), yticks=range(3))
     return figure
 
 
