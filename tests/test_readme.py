@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and docs: their code runs, and what they name exists."""
+"""README, CONTRIBUTING and docs: what they name exists; test_pages.py runs their code."""
 
 import contextlib
 import functools
@@ -6,17 +6,17 @@ import io
 import re
 
 import pytest
-import torch
+from pages import LANGUAGES, PAGES, PROGRAMS, blocks_of, commands_of
 from paths import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Options of other programs that the pages name: pip, torchrun, the benchmarks and reports.
+NOT_RUN = 27  # blocks of code; those that another test runs are not among them
+# Options of other programs that the pages name: pip, torchrun, docker, the benchmarks and reports.
 OTHER_OPTIONS = {
     "--no-build-isolation", "--no-deps",
     "--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--max-restarts",
     "--base", "--batch", "--json", "--only", "--plot", "--repeats", "--capability",
     "--results", "--seconds", "--rows", "--table", "--kernel", "--study", "--seeds", "--passes",
-    "--held-out", "--quick",
+    "--held-out", "--quick", "--shm-size",
 }  # fmt: skip
 
 
@@ -24,12 +24,6 @@ def each_page(function):
     return pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))(
         function
     )
-
-
-def blocks(text: str, language: str = r"[^\n]*") -> list[str]:
-    """The contents of the fenced blocks; language: a regular expression."""
-    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [content for name, content in fenced if re.fullmatch(language, name)]
 
 
 def in_backticks(text: str) -> list[str]:
@@ -40,7 +34,8 @@ def in_backticks(text: str) -> list[str]:
 
 def code(text: str) -> list[str]:
     """The lines of fenced blocks, and what stands in backticks."""
-    return [line for block in blocks(text) for line in block.splitlines()] + in_backticks(text)
+    lines = [line for block in blocks_of(text) for line in block.content.splitlines()]
+    return lines + in_backticks(text)
 
 
 @functools.cache
@@ -74,27 +69,38 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
-def test_the_python_blocks_run(root):
-    text = (root / "README.md").read_text(encoding="utf-8")
-    examples = blocks(text, "python")
-    assert len(examples) == 3
-    names = {
-        "loader": [(torch.randn(2, 3, 64, 64), torch.tensor([3, 7]))],
-        "features": torch.randn(2, 16, 4, 4),
-        "attentions": torch.rand(2, 8, 4, 4),
-    }
-    for example in examples:
-        exec(example, names)
-    assert torch.isfinite(names["losses"]["loss"])
-    assert names["pooled"].shape == (2, 8, 16)
-    assert names["views"].shape == (2, 3, 64, 64)
-    assert names["boxes"].shape == (2, 4)
-    assert callable(names["batch_augment"])
+def test_every_block_has_its_language():
+    for page in PAGES:
+        for block in blocks_of(page.read_text(encoding="utf-8")):
+            assert block.language in LANGUAGES, f"{page.name}: {block.language}"
+            first = block.content.split()[0]
+            if block.language == "":
+                assert first not in PROGRAMS | {"import", "from"}, f"{page.name}: {first}"
+            if block.language == "sh" and block.mark == "":
+                assert {words[0] for words in commands_of(block.content)} == {"wsdan"}, page.name
+
+
+def test_blocks_that_are_not_run_say_why_and_are_counted():
+    marked = [
+        (page, block)
+        for page in PAGES
+        for block in blocks_of(page.read_text(encoding="utf-8"))
+        if block.mark
+    ]
+    for page, block in marked:
+        assert block.reason, page.name
+        if block.mark == "run-by":
+            other = (ROOT / block.reason).read_text(encoding="utf-8")
+            assert page.name in other, f"{page.name}: {block.reason} does not read it"
+    not_run = sum(block.mark == "not-run" for _, block in marked)
+    assert not_run == NOT_RUN, "a block that can run should; NOT_RUN counts the others"
+    everywhere = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert len(re.findall("<!--(?:not-run|run-by)", everywhere)) == len(marked)
 
 
 def test_the_example_of_a_reader_is_the_reader(root):
     page = (root / "docs/development/adding-a-dataset-layout.md").read_text(encoding="utf-8")
-    shown = blocks(page, "python")[0]
+    shown = next(x.content for x in blocks_of(page) if x.language == "python")
     assert shown == (root / "wsdan/data/readers/pets.py").read_text(encoding="utf-8")
 
 
@@ -143,7 +149,7 @@ def test_files_in_commands_exist(page):
 def test_the_map_of_the_tree_is_right():
     """Each path in the map exists, and every folder of code below the top is there."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (tree,) = (block for block in blocks(text) if "csrc/" in block)
+    (tree,) = (block.content for block in blocks_of(text) if "csrc/" in block.content)
     shown, top = set(), ROOT
     for line in filter(None, tree.splitlines()):
         names = re.split(r"  +", line.strip())[0].split()

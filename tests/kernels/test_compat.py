@@ -9,6 +9,8 @@ import published_steps as published
 import pytest
 import torch
 from golden import assert_gradient_parity, assert_parity, load, named
+from pages import blocks_of
+from paths import ROOT
 
 from wsdan_kernels.compat import cal, fgir, guyuc, paper, wvinzh
 
@@ -243,6 +245,13 @@ def test_install_replaces_and_undoes(fork):
     with pytest.raises(RuntimeError, match="in the body"), guyuc.install():
         raise RuntimeError("in the body")
     assert [dict(vars(module)) for module in fork] == before
+
+
+def test_the_line_of_the_page_installs(fork):
+    page = (ROOT / "docs" / "forks.md").read_text(encoding="utf-8")
+    (line,) = (block.content for block in blocks_of(page) if "install()" in block.content)
+    exec(line, {})
+    assert fork[0].BAP is guyuc.BAP and fork[2].batch_augment is guyuc.batch_augment
 
 
 def test_install_names_what_is_not_there(fork):
