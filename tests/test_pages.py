@@ -1,5 +1,6 @@
 """The code of the pages runs; the texts of errors and the operators have their places in docs/."""
 
+import inspect
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ import torch
 from pages import PAGES, run_shell, to_run
 from paths import ROOT
 from PIL import Image
+from runs import ranks
 from torch.utils.data import DataLoader, TensorDataset
 
 import wsdan_kernels
@@ -87,31 +89,67 @@ def test_the_python_blocks_run(page, workplace):
         assert names["views"].shape == (2, 3, 64, 64) and names["boxes"].shape == (2, 4)
 
 
-def scripts() -> list:
-    return [
-        pytest.param(block, id=f"script-{number}")
-        for number, block in enumerate(to_run(SCRIPTS, "python"))
-    ]
+def script(title: str) -> str:
+    """The script below a heading of the page, of at most twenty lines of code."""
+    text = SCRIPTS.read_text(encoding="utf-8")
+    found = re.findall(r"^## (.+?)\n(?:(?!^##).)*?^```python\n(.*?)^```", text, re.M | re.S)
+    code = dict(found)[title]
+    assert len(found) == 5 == len(to_run(SCRIPTS, "python"))
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 20
+    return code
+
+
+def few_images() -> DataLoader:
+    images = TensorDataset(torch.randn(4, 3, 64, 64), torch.tensor([3, 7, 3, 7]))
+    return DataLoader(images, batch_size=2)
+
+
+def test_the_operators_in_a_network():
+    names = {"loader": few_images()}
+    exec(script("The operators in your network"), names)
+    assert names["crops"].shape == names["drops"].shape == names["images"].shape
+    assert all(part.weight.grad.any() for part in (names["body"], names["attention"]))
 
 
 @pytest.mark.slow  # they import lightning and transformers
-@pytest.mark.parametrize("block", scripts())
-def test_a_script_trains(block, tmp_path, monkeypatch):
-    for name in re.findall(r"^(?:import|from) (lightning|transformers)", block, re.MULTILINE):
-        pytest.importorskip(name, reason="pip install 'wsdan[frameworks]'")
+@pytest.mark.parametrize(
+    ("title", "package"),
+    [
+        ("A plain loop", "torch"),
+        ("Lightning", "lightning"),
+        ("Hugging Face Trainer", "transformers"),
+    ],
+)
+def test_a_script_trains(title, package, tmp_path, monkeypatch):
+    pytest.importorskip(package, reason="pip install 'wsdan[frameworks]'")
     monkeypatch.chdir(tmp_path)
-    if "init_process_group" in block:  # a group of one
-        for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("MASTER_PORT", "0")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    images = TensorDataset(torch.randn(4, 3, 64, 64), torch.tensor([3, 7, 3, 7]))
-    names = {"loader": DataLoader(images, batch_size=2), "__name__": "script"}
-    exec(block, names)
+    names = {"loader": few_images(), "__name__": "script"}
+    exec(script(title), names)
     model = names["model"] if "model" in names else names["trainer"].model
-    centers = [value for name, value in model.state_dict().items() if name.endswith("centers")]
-    assert len(centers) == 1 and centers[0].abs().sum() > 0  # the steps were those of WS-DAN
-    assert len(block.strip().splitlines()) <= 25
+    assert centers_of(model).abs().sum() > 0  # the steps were those of WS-DAN
+
+
+@pytest.mark.slow
+def test_the_script_of_two_processes_trains(tmp_path):
+    path = tmp_path / "script.py"
+    before = (
+        "import os, sys, torch\nrank = int(os.environ['RANK'])\n"
+        "images, labels = torch.randn(4, 3, 64, 64), torch.tensor([[3, 7], [3, 9]])\n"
+        "loader = [(images[2 * rank :][:2], labels[rank])]\n"
+    )
+    after = "torch.save(model.module.state_dict(), f'{sys.argv[1]}/{rank}.pt')\n"
+    path.write_text(before + script("Your DistributedDataParallel") + after)
+    done = ranks(str(tmp_path), script=str(path), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    centers = first["feature_centers"]
+    assert torch.equal(centers, second["feature_centers"])
+    assert centers.abs().sum(1).nonzero().flatten().tolist() == [3, 7, 9]
+
+
+def centers_of(model) -> torch.Tensor:
+    (centers,) = (x for name, x in model.state_dict().items() if name.endswith("centers"))
+    return centers
 
 
 def test_every_text_of_an_error_has_its_place():
@@ -147,16 +185,28 @@ def test_texts_are_collected_through_helpers(tmp_path):
     assert [item.text for item in missing] == ["too small"]
 
 
-def test_every_operator_has_a_section_and_a_figure():
+def test_every_operator_has_a_section_with_mathematics_and_a_figure():
     text = "".join(page.read_text(encoding="utf-8") for page in OPERATORS)
-    shown = set(re.findall(r"^::: [\w.]+\.(\w+)$", text, re.MULTILINE))
-    functions = {
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE))
+    assert set(sections) == {
         name for name in wsdan_kernels.__all__
         if name[0].islower() and name not in {"available", "explain", "load_exported"}
     }  # fmt: skip
-    assert shown == functions
-    drawn = re.findall(r"^def (\w+)\(\):$", (ROOT / "docs/site/figures.py").read_text(), re.M)
-    assert set(re.findall(r"\.\./images/(\w+)\.png", text)) == set(drawn)
+    for name, section in sections.items():
+        assert re.search(rf"^::: [\w.]+\.{name}$", section, re.MULTILINE), name
+        assert re.search(rf"!\[.+\]\(\.\./images/{name}\.png\)", section), name
+        assert "$" in section or name in {"attention_crop", "attention_crop_drop"}, name
+
+
+def test_every_argument_of_an_operator_is_described():
+    for name in wsdan_kernels.__all__:
+        function = getattr(wsdan_kernels, name)
+        if inspect.isfunction(function) and "backend" in inspect.signature(function).parameters:
+            described = re.search(r"Args:\n(.*?)\n\n", inspect.getdoc(function), re.DOTALL)[1]
+            heads = re.findall(r"^    ([\w, ]+): ", described, re.MULTILINE)
+            named = {word for head in heads for word in head.split(", ")}
+            missing = set(inspect.signature(function).parameters) - named - {"backend"}
+            assert not missing, f"{name}: {missing}"
 
 
 @pytest.mark.slow
@@ -164,5 +214,8 @@ def test_a_figure_is_drawn_from_the_operators(tmp_path, monkeypatch):
     import figures  # docs/site/figures.py
 
     monkeypatch.setattr(figures, "IMAGES", tmp_path)
-    figures.main(["crop_drop", "centers"])
-    assert {path.name for path in tmp_path.iterdir()} == {"crop_drop.png", "centers.png"}
+    figures.main(["attention_crop_drop", "update_centers_"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "attention_crop_drop.png",
+        "update_centers_.png",
+    }

@@ -26,8 +26,10 @@ def attention_crop(
     """Attention cropping (arXiv:1901.09891 section 3.2): the box of each map, resized to (H,W).
 
     Args:
-        images: (B,C,H,W) floating point or uint8. maps: (B,h,w) floating point, same device.
-        threshold: a float in [0,1] or a (B,) tensor. padding: share of the image's side, >= 0.
+        images: (B,C,H,W) floating point or uint8.
+        maps: (B,h,w) floating point, on the same device.
+        threshold: a float in [0,1] or a (B,) tensor.
+        padding: share of the image's side, at least 0.
         rule, align_corners: see `attention_boxes`; align_corners is that of the map's resize.
 
     Returns:
@@ -64,9 +66,11 @@ def attention_crop_drop(
     """Both training views in one call: `attention_crop` and `attention_drop` of the same images.
 
     Args:
-        images: (B,C,H,W) floating point or uint8. crop_maps, drop_maps: (B,h,w) floating point.
+        images: (B,C,H,W) floating point or uint8.
+        crop_maps, drop_maps: (B,h,w) floating point, on the same device.
         crop_threshold, drop_threshold: floats in [0,1] or (B,) tensors (paper: U(0.4,0.6) and
-            U(0.2,0.5)). padding, rule, align_corners: as in `attention_crop`.
+            U(0.2,0.5)).
+        padding, rule, align_corners: as in `attention_crop`.
 
     Returns:
         crops and drops, each (B,C,H,W) of the images' dtype.
@@ -108,8 +112,8 @@ def attention_refine(
     """Object localisation and refinement (section 3.3): crop by the mean of all maps.
 
     Args:
-        images: (B,C,H,W) floating point or uint8. attentions: (B,M,h,w) floating point, on the
-            same device.
+        images: (B,C,H,W) floating point or uint8.
+        attentions: (B,M,h,w) floating point, on the same device.
         threshold, padding, rule, align_corners: as in `attention_crop`.
 
     Returns:

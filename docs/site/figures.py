@@ -3,6 +3,7 @@
 python docs/site/figures.py [NAME...]    all, or those named, to docs/images/NAME.png
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor
 
 import wsdan_kernels as wk
@@ -20,6 +22,7 @@ from wsdan.data.synthetic import draw
 IMAGES = Path(__file__).parents[1] / "images"
 SIDE, GRID = 256, 32
 TEAL, ORANGE = "#00796b", "#e65100"
+CLASSES = (TEAL, ORANGE, "#5e35b1")
 _SEED, _FIRST, _SECOND = 4, 3, 9
 
 
@@ -64,7 +67,7 @@ def features_of(image: Tensor) -> Tensor:
     return torch.cat((small, small.square(), *edges), 1)
 
 
-def pooling():
+def bilinear_attention_pool():
     image, maps = scene(_FIRST)
     pooled = wk.bilinear_attention_pool(features_of(image), maps)[0]
     figure, axes = row(4)
@@ -76,7 +79,7 @@ def pooling():
     return figure
 
 
-def attend():
+def attend_and_pool():
     image, _ = scene(_FIRST)
     features = features_of(image)
     weight = torch.randn((3, 12), generator=torch.Generator().manual_seed(1))
@@ -89,7 +92,7 @@ def attend():
     return figure
 
 
-def sample():
+def sample_attention():
     _, maps = scene(_FIRST)
     drawn = wk.sample_attention(maps, 2000, generator=torch.Generator().manual_seed(0))[0]
     counts = torch.bincount(drawn, minlength=3) / 2000
@@ -103,7 +106,7 @@ def sample():
     return figure
 
 
-def boxes():
+def attention_boxes():
     image, maps = scene(_FIRST)
     figure, axes = row(3)
     for axis, threshold in zip(axes, (0.2, 0.5, 0.8), strict=True):
@@ -125,7 +128,7 @@ def crop_resize():
     return figure
 
 
-def drop():
+def attention_drop():
     image, maps = scene(_FIRST)
     figure, axes = row(3)
     for axis, threshold in zip(axes, (0.2, 0.5, 0.8), strict=True):
@@ -134,21 +137,43 @@ def drop():
     return figure
 
 
-def crop_drop():
+def attention_crop():
+    image, maps = scene(_FIRST)
+    views, found = wk.attention_crop(image, maps[:, 1], threshold=0.5)
+    return _boxed(image, maps[0, 1], found[0], [(views[0], "its crop")])
+
+
+def attention_crop_drop():
     image, maps = scene(_FIRST)
     crops, drops = wk.attention_crop_drop(
         image, maps[:, 0], maps[:, 1], crop_threshold=0.5, drop_threshold=0.5
     )
-    refined, found = wk.attention_refine(image, maps)
     figure, axes = row(4)
-    views = (image, crops, drops, refined)
-    for axis, view, title in zip(axes, views, ("image", "crop", "drop", "refined"), strict=True):
-        shown(axis, view[0], title)
-    outline(axes[0], found[0])
+    shown(axes[0], image[0], "map to crop", maps[0, 0])
+    shown(axes[1], image[0], "map to drop", maps[0, 1])
+    shown(axes[2], crops[0], "crop")
+    shown(axes[3], drops[0], "drop")
     return figure
 
 
-def otsu():
+def attention_refine():
+    image, maps = scene(_FIRST)
+    views, found = wk.attention_refine(image, maps, threshold=0.3)
+    return _boxed(image, maps[0].mean(0), found[0], [(views[0], "refined view")])
+
+
+def _boxed(image: Tensor, map_: Tensor, box: Tensor, views: list):
+    """An image (1,3,H,W), a map (h,w) with its box, and views (3,H,W) with titles."""
+    figure, axes = row(2 + len(views))
+    shown(axes[0], image[0], "image")
+    shown(axes[1], image[0], "map and box", map_)
+    outline(axes[1], box)
+    for axis, (view, title) in zip(axes[2:], views, strict=True):
+        shown(axis, view, title)
+    return figure
+
+
+def otsu_thresholds():
     image, maps = scene(_FIRST)
     mean = maps.mean(1)
     threshold = wk.otsu_thresholds(mean)
@@ -162,7 +187,7 @@ def otsu():
     return figure
 
 
-def swap():
+def attention_swap():
     scenes = [scene(index) for index in (_FIRST, _SECOND)]
     images = torch.cat([image for image, _ in scenes])
     maps = torch.cat([maps[:, 0] for _, maps in scenes])
@@ -177,34 +202,65 @@ def swap():
     return figure
 
 
-def centers():
+def _classes() -> tuple[Tensor, Tensor, Tensor]:
+    """Sixty points (60,2) of three classes, their labels, and centers that are not theirs yet."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     means = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [-0.4, 1.0], [-0.5, -0.8]]))
     points = means[labels] + 0.18 * torch.randn((60, 2), generator=generator)
-    moved = torch.nn.functional.normalize(torch.randn((3, 2), generator=generator))
+    return points, labels, torch.nn.functional.normalize(torch.randn((3, 2), generator=generator))
+
+
+def _plane(axis, points: Tensor, labels: Tensor, centers: Tensor, title: str) -> None:
+    for label, colour in enumerate(CLASSES):
+        axis.scatter(*points[labels == label].T, s=10, color=colour)
+        axis.scatter(*centers[label], s=160, marker="*", color=colour, edgecolor="black", zorder=3)
+    axis.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
+    axis.set_title(title, fontsize=10)
+
+
+def center_loss():
+    points, labels, centers = _classes()
+    near = torch.stack([points[labels == label].mean(0) for label in range(3)])
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.3), dpi=100, layout="constrained")
-    for axis, when in zip(axes, ("before", "after eight updates"), strict=True):
-        for label, colour in enumerate((TEAL, ORANGE, "#5e35b1")):
-            axis.scatter(*points[labels == label].T, s=10, color=colour)
-            axis.scatter(*moved[label], s=160, marker="*", color=colour, edgecolor="black")
-        loss = wk.center_loss(points, moved, labels).item()
-        axis.set_title(f"{when}: loss {loss:.2f}", fontsize=10)
-        axis.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
-        for _ in range(8):
-            wk.update_centers_(moved, points, labels, duplicates="mean", beta=0.4)
+    for axis, where in zip(axes, (centers, near), strict=True):
+        unit = torch.nn.functional.normalize(where)
+        for point, label in zip(points, labels, strict=True):
+            axis.plot(*torch.stack((point, unit[label])).T, color=CLASSES[label], linewidth=0.4)
+        loss = wk.center_loss(points, where, labels).item()
+        _plane(axis, points, labels, unit, f"loss {loss:.2f}: the mean of the squared lengths")
     return figure
 
 
-FIGURES = (pooling, attend, sample, boxes, crop_resize, drop, crop_drop, otsu, swap, centers)
+def update_centers_():
+    points, labels, centers = _classes()
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.3), dpi=100, layout="constrained")
+    _plane(axes[0], points, labels, centers, "before")
+    path = [centers.clone()]
+    for _ in range(8):
+        wk.update_centers_(centers, points, labels, duplicates="mean", beta=0.4)
+        path.append(centers.clone())
+    for steps, colour in zip(torch.stack(path, 1), CLASSES, strict=True):
+        axes[1].plot(*steps.T, color=colour, marker=".", linewidth=1)
+    _plane(axes[1], points, labels, centers, "after eight updates")
+    return figure
+
+
+FIGURES = (
+    bilinear_attention_pool, attend_and_pool, sample_attention, attention_boxes, crop_resize,
+    attention_drop, attention_crop, attention_crop_drop, attention_refine, otsu_thresholds,
+    attention_swap, center_loss, update_centers_,
+)  # fmt: skip
 
 
 def main(names: list[str]) -> None:
     for function in FIGURES:
         if not names or function.__name__ in names:
-            figure = function()
-            figure.savefig(IMAGES / f"{function.__name__}.png", metadata={"Software": None})
+            figure, file = function(), io.BytesIO()
+            figure.savefig(file)
             plt.close(figure)
+            small = Image.open(file).convert("RGB").quantize(256)
+            small.save(IMAGES / f"{function.__name__}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import errors  # beside this file
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 _LINK = re.compile(r"(?<=\]\()((?:\.\./)+)([^)#\s]+)")
+_REPEATED = re.compile(r'<h3 id="([\w.]+)" class="doc doc-heading">.*?</h3>', re.DOTALL)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -49,8 +50,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas as MathML, which browsers draw without a script."""
-    return _FORMULA.sub(_mathml, html)
+    """Formulas as MathML, which browsers draw without a script; an operator's name stands once."""
+    for heading in page.toc:
+        for section in heading.children:
+            section.children = [x for x in section.children if x.title != section.title]
+    return _FORMULA.sub(_mathml, _REPEATED.sub(r'<div class="doc" id="\1"></div>', html))
 
 
 def _mathml(found: re.Match) -> str:

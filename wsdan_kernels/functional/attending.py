@@ -88,15 +88,16 @@ def attention_boxes(
         image_size: (H,W) in pixels, integers from 1 to 2^24.
         threshold: a float in [0,1] or a (B,) tensor for one box an image; a sequence of T floats
             or a (B,T) tensor for T boxes an image.
-        padding: share of the image's side, >= 0.
+        padding: share of the image's side, at least 0.
+        rule: "paper" or "guyuc".
+        align_corners: of the resize of the map.
         validate: raise instead of giving the whole image (costs a host synchronisation).
 
     Returns:
-        (B,4) or (B,T,4) int32: x1 y1 x2 y2, half-open.
+        (B,4) or (B,T,4) int32, x1 y1 x2 y2, half-open.
 
     Raises:
-        TypeError, ValueError: for a wrong argument, with its rule and the value. ValueError naming
-            the first such sample with validate=True.
+        TypeError, ValueError: for a wrong argument; with validate=True also for the first such map.
     """
     op = "attention_boxes"
     _check_maps(op, "maps", maps)
@@ -214,7 +215,8 @@ def attention_drop(
         images: (B,C,H,W) floating point or uint8.
         maps: (B,h,w) floating point, on the same device.
         threshold: a float in [0,1] or a (B,) tensor.
-        rule: "paper" or "guyuc"; align_corners: of the resize of the map.
+        rule: "paper" or "guyuc".
+        align_corners: of the resize of the map.
 
     Returns:
         (B,C,H,W) of the images' dtype.

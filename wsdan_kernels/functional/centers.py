@@ -49,8 +49,9 @@ def update_centers_(
 
     Args:
         centers: (N,D) floating point, written in place; must not require a gradient.
-        features: (B,D) of the same dtype and device. labels: (B,) int64 or int32 in [0,N); on a
-            GPU one out of range moves no center (triton), see center_loss.
+        features: (B,D) of the same dtype and device.
+        labels: (B,) int64 or int32 in [0,N); on a GPU one out of range moves no center (triton),
+            see center_loss.
         beta: in [0,1].
         duplicates: a label that occurs several times in the batch moves its center by the sum of
             the steps ("accumulate", the official code) or by their mean ("mean").

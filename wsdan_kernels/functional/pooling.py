@@ -36,10 +36,10 @@ def bilinear_attention_pool(
         reduce: "mean" over k, "sum", or "max" (its gradient goes to the lowest k among ties).
         signed_sqrt: False leaves S = P.
         normalize: the norm runs over (m,c) together ("all"), over c ("part"), or not at all (None).
-        groups: with "all", the maps are normalised in this many equal groups along M. For
-            counterfactual pooling, concatenate both sets of maps along M and use groups=2: the
-            features are then read once.
-        eps: >= 0, inside the root. scale: factor on the result (the paper's classifier takes 100).
+        groups: with "all", the maps are normalised in this many equal groups along M: 2 for maps
+            and counterfactual ones, concatenated, so that the features are read once.
+        eps: inside the root, at least 0.
+        scale: factor on the result (the paper's classifier takes 100).
 
     Returns:
         (B,M,C); float64 for float64 inputs, else float32. Accumulated in that dtype.
@@ -97,7 +97,8 @@ def attend_and_pool(
         features: (B,C,h,w) float32, float64, bfloat16 or float16; B may be 0.
         weight: (M,C,1,1) or (M,C), of the convolution; used in the dtype of the features.
         norm: the BatchNorm2d(M) after it, affine, with running statistics.
-        reduce: "mean" or "sum". signed_sqrt, normalize, eps, scale: see `bilinear_attention_pool`.
+        reduce: "mean" or "sum".
+        signed_sqrt, normalize, eps, scale: see `bilinear_attention_pool`.
 
     Returns:
         pooled (B,M,C), float64 for float64 features, else float32; and the maps (B,M,h,w) in the
