@@ -5,8 +5,9 @@ texts which stand there in the built site:
 
     <!-- errors: wsdan/data/cache.py; "must be odd" -->
 
-A path takes the texts raised in that file, a quoted part those that contain it. A part wins over
-a path; the first section of either kind has the text. Only the source is read, nothing imported.
+A path takes the texts of that file or, where it ends with a slash, of the files below; a quoted
+part takes those that contain it. Of several keys a part wins, then a file, then the inner folder.
+Texts are those of exceptions, warnings and the parser. Only the source is read, nothing imported.
 
     python docs/site/errors.py    prints the texts that no section has
 """
@@ -28,6 +29,7 @@ INTERNAL = {"AssertionError", "AttributeError", "IndexError", "KeyError", "OSErr
 # Functions that change how their first argument looks, not what it says.
 FORMATTERS = {"int", "list_keys", "one_line", "printable", "reason_of", "repr", "shape_text",
               "shortened", "shown", "sorted", "str", "_gigabytes", "_number_text"}  # fmt: skip
+SAYS = "self.error"  # of argparse's parsers
 MOST = 12  # alternatives of one text
 _MARK = re.compile(r"<!-- errors: (.*?) -->", re.DOTALL)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -65,7 +67,7 @@ class Source:
                 first, _, rest = name.partition(".")
                 full = imports[first] + ("." + rest if rest else "") if first in imports else name
                 self.calls[full if "." in full else _full(file, full)].append((file, inside, child))
-                if name.rpartition(".")[2].endswith("Error"):
+                if name.rpartition(".")[2].endswith(("Error", "warn")) or name == SAYS:
                     self.errors.append((file, inside, child))
             self._visit(file, imports, within, child)
 
@@ -194,18 +196,22 @@ def placed(page: str, texts: list[Text]) -> tuple[list[list[str]], list[Text]]:
     keys = families(page)
     found, missing = [[] for _ in keys], []
     for item in texts:
-        quoted = [n for n, ks in enumerate(keys) if any(_part(k) in item.text for k in ks)]
-        sections = quoted or [n for n, ks in enumerate(keys) if item.file in ks]
-        if not sections:
+        fits = [max(fit(key, item) for key in section) for section in keys]
+        best = fits.index(max(fits))
+        if fits[best] == 0:
             missing.append(item)
-        elif item.text not in found[sections[0]]:
-            found[sections[0]].append(item.text)
+        elif item.text not in found[best]:
+            found[best].append(item.text)
     return found, missing
 
 
-def _part(key: str) -> str:
-    """The text of a quoted key; what no text contains for a path."""
-    return key[1:-1] if key.startswith('"') else "\0"
+def fit(key: str, item: Text) -> int:
+    """How well a key suits a text; 0: not at all."""
+    if key.startswith('"'):
+        return 1000 * (key[1:-1] in item.text)
+    if key.endswith("/"):
+        return len(key) * item.file.startswith(key)
+    return 999 * (key == item.file)
 
 
 def filled(page: str, root: Path = ROOT) -> str:

@@ -1,6 +1,7 @@
 """The replacements of the published functions, in the published training steps."""
 
 import random
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -33,6 +34,9 @@ STEPS = {
     "fgir": (published.cal_step, published.FGIR, FGIR),
     "wvinzh": (published.wvinzh_step, published.WVINZH, wvinzh),
 }
+PAGE = {
+    "guyuc": r"WS-DAN\.PyTorch", "cal": "CAL", "wvinzh": "WS_DAN_PyTorch", "fgir": "FGIR-Backbones",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -245,6 +249,24 @@ def test_install_replaces_and_undoes(fork):
     with pytest.raises(RuntimeError, match="in the body"), guyuc.install():
         raise RuntimeError("in the body")
     assert [dict(vars(module)) for module in fork] == before
+
+
+@pytest.mark.parametrize("name", list(PAGE))
+def test_the_imports_of_the_page_run_the_published_step(name):
+    """The names that a fork imports, in place of its own: the losses stay."""
+    text = (ROOT / "docs" / "forks.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {PAGE[name]}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
+    imports = [x.content for x in blocks_of(section) if "install" not in x.content]
+    swapped = {}
+    exec(imports[-1], swapped)
+    swapped["BAP"] = swapped.pop("BAP_Counterfactual", swapped.get("BAP"))
+    step, loops, _ = STEPS[name]
+    stays = {"guyuc": {"choose_attention"}, "fgir": {"CenterLoss"}}.get(name, set())
+    assert set(vars(loops)) - set(swapped) == stays
+    mixed = SimpleNamespace(**{**vars(loops), **swapped})
+    expected = published.losses(step, loops, torch.float64)
+    for value, truth in zip(published.losses(step, mixed, torch.float64), expected, strict=True):
+        assert abs(float(value - truth)) <= 1e-12 * abs(float(truth))
 
 
 def test_the_line_of_the_page_installs(fork):
