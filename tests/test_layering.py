@@ -39,6 +39,7 @@ ALLOWED = {
 # The rooms of wsdan, lowest first: a file imports from its own room and from those below.
 ROOMS = (
     {"constants", "errors", "files", "output", "recipes"},
+    {"remote"},
     {"configs", "validation"},
     {"config", "yaml_files"},
     {"parser"},
@@ -57,8 +58,10 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # What a reader of a data set may import of wsdan: no configuration, no sampler, no other reader.
 READER = {
     "wsdan.data.formats", "wsdan.data.readers._layout", "wsdan.data.readers._mistakes",
-    "wsdan.data.readers._numbered", "wsdan.data.readers._tar", "wsdan.data.samples",
-    "wsdan.errors", "wsdan.validation",
+    "wsdan.data.readers._numbered", "wsdan.data.readers._remote", "wsdan.data.readers._tar",
+    "wsdan.data.samples",
+    "wsdan.errors", "wsdan.remote.addresses", "wsdan.remote.errors", "wsdan.remote.files",
+    "wsdan.remote.store", "wsdan.validation",
 }  # fmt: skip
 KERNELS = sorted((ROOT / "wsdan_kernels").rglob("*.py"))
 PROGRAM = sorted((ROOT / "wsdan").rglob("*.py"))

@@ -14,6 +14,8 @@ from wsdan.checkpoint_content import check_content
 from wsdan.config import RENAMED, Config
 from wsdan.errors import UserError, shown
 from wsdan.files import written_whole
+from wsdan.remote.addresses import RemotePath, is_remote
+from wsdan.remote.files import local_copy
 from wsdan.validation import check_checkpoint_file, check_installed
 
 FORMAT = "wsdan-checkpoint"
@@ -51,11 +53,14 @@ def save_checkpoint(path: Path, config: Config, classes: list[str], state: dict)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a checkpoint, of this or an earlier version; its "config" is a Config.
+    """Read a checkpoint, of this or an earlier version; its "config" is a Config. path: of a file,
+    or a remote address.
 
     Raises UserError for a missing, truncated, damaged or foreign file, and for one whose content is
     wrong, see `check_content`.
     """
+    if isinstance(path, str) and is_remote(path):
+        return _load_remote(path, device)
     path = Path(path)
     check_checkpoint_file(path)
     read = _read_safetensors if path.suffix == SAFETENSORS else _read_archive
@@ -67,6 +72,15 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise UserError(f"checkpoint {path}: truncated or not ours: {reason_of(error)}") from None
     check_any_version(content, path)
     return content
+
+
+def _load_remote(address: str, device: torch.device | str) -> dict:
+    """The same of the object of an address; messages name the address."""
+    with local_copy(RemotePath(address)) as copy:
+        try:
+            return load_checkpoint(copy, device)
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), address)) from None
 
 
 def _read_archive(path: Path, device: torch.device | str) -> object:

@@ -79,7 +79,8 @@ class Config:
     )
     root: str | None = _setting(
         None,
-        "the dataset's folder; of --data folder: train/ and val/ (or test/), one folder per class",
+        "the dataset's folder, or an address such as s3://BUCKET/DIR; of --data folder: train/ and "
+        "val/ (or test/), one folder per class",
         metavar="DIR",
     )
     image_size: int | str | None = _setting(
@@ -239,6 +240,11 @@ class Config:
     )
     out: str | None = _setting(
         None, "output folder (default: a new numbered folder under runs/)", metavar="DIR"
+    )
+    mirror: str | None = _setting(
+        None,
+        "copy the run's checkpoints to an address, such as s3://BUCKET/RUN, after each is written",
+        metavar="ADDRESS",
     )
     log: str | None = _setting(
         None,

@@ -45,6 +45,12 @@ def _open_at_once(path: str, flags: int) -> int:
     return descriptor
 
 
+def cache_folder() -> Path:
+    """The folder of --cache disk and of the indexes of remote shards: $WSDAN_CACHE_DIR, or
+    ~/.cache/wsdan."""
+    return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
+
+
 def size_text(path: Path) -> str:
     """The size of a file in MB of 10^6 bytes, or in kB if it is below one."""
     size = path.stat().st_size

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from wsdan.constants import AUTO, NORMALIZATION, SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
 from wsdan.errors import UserError, shown
+from wsdan.remote.addresses import is_remote
+from wsdan.remote.store import check_installed_for
 
 AT_LEAST = {
     "epochs": 1,
@@ -108,6 +110,14 @@ def check_together(config) -> None:
         raise UserError("--compile and --profile exclude each other: compiled code has no phases")
     if (config.resume or config.overwrite) and config.out is None:
         raise UserError("--resume and --overwrite need --out, the folder of the run")
+    if config.out is not None and is_remote(config.out):
+        raise UserError(
+            "--out is a folder of this machine; --mirror ADDRESS copies a run's checkpoints there"
+        )
+    if config.mirror is not None and not is_remote(config.mirror):
+        raise UserError(
+            f"--mirror must be an address, such as s3://BUCKET/RUN; got {shown(config.mirror)}"
+        )
     if config.sampler == "balanced" and config.class_weights:
         raise UserError("--sampler balanced and --class-weights exclude each other: each suffices")
     if config.method == "baseline" and (
@@ -224,6 +234,9 @@ def check_paths(config) -> None:
     """Raise UserError where a file or folder that the configuration names is not there."""
     if config.root is not None:
         check_folder("--root", config.root)
+    if config.mirror is not None:
+        check_text("--mirror", config.mirror)
+        check_installed_for(config.mirror)
     if config.weights is not None and not config.resume:
         check_file("--weights", split_weights(config.weights)[0])
 
@@ -239,8 +252,12 @@ def check_reachable(option: str, path: str | Path) -> None:
 
 
 def check_folder(option: str, path: str | Path) -> None:
-    """Raise UserError unless `path` is a folder; `option` is named."""
-    if not os.path.isdir(path):
+    """Raise UserError unless `path` is a folder, or of an address, whose form alone is checked;
+    `option` is named."""
+    if is_remote(path):
+        check_text(option, str(path))
+        check_installed_for(str(path))
+    elif not os.path.isdir(path):
         raise UserError(f"{option}: no such folder: {path}")
 
 
@@ -304,10 +321,13 @@ def check_new_folder(option: str, path: str | Path) -> None:
 
 
 def check_checkpoint(source: str | Path) -> None:
-    """Raise UserError unless `source` is a file, a folder of save_pretrained or hf:ID of the hub,
-    of which only the form is checked."""
+    """Raise UserError unless `source` is a file, a folder of save_pretrained or hf:ID of the hub
+    or an address, of which only the form is checked."""
     text = os.fspath(source)
-    if text.startswith(HUB):
+    if is_remote(text):
+        check_text("checkpoint", text)
+        check_installed_for(text)
+    elif text.startswith(HUB):
         check_text("checkpoint", text)
         if text == HUB:
             raise UserError(f"checkpoint {text}: expected {HUB}ID, a repository of the hub")

@@ -18,7 +18,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="FILE",
-        help="last.pt or best.pt, a folder of save_pretrained, or hf:ID of Hugging Face's hub",
+        help="last.pt or best.pt, or an address of one (s3://, https://, ...), a folder of "
+        "save_pretrained, or hf:ID of Hugging Face's hub",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="device to run on")
     parser.add_argument(

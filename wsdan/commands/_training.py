@@ -10,6 +10,9 @@ from wsdan.data.readers import detect
 from wsdan.networks.names import check_name
 from wsdan.output import unwritable
 from wsdan.recipes import PLAIN
+from wsdan.remote.addresses import is_remote
+from wsdan.remote.mirror import fetch_run
+from wsdan.remote.store import check_installed_for
 from wsdan.validation import check_folder, check_paths, check_reachable, check_step
 from wsdan.yaml_files import load_yaml
 
@@ -23,6 +26,9 @@ def train_with(settings: dict) -> tuple[Path, dict[str, float]]:
     if settings.get("out") is not None:
         check_reachable("--out", settings["out"])
     if settings.get("resume") and settings.get("out") is not None:
+        if is_remote(settings.get("mirror")) and not is_remote(settings["out"]):
+            check_installed_for(settings["mirror"])
+            fetch_run(Path(settings["out"]), settings["mirror"])
         saved = settings_of_run(Path(settings["out"]))
         if settings.get("precision") == "auto":  # it keeps what it took at its start
             settings = settings | {"precision": saved.get("precision", "auto")}

@@ -26,6 +26,8 @@ from wsdan.data.samples import Sample, TarMember
 from wsdan.data.transforms import Size, resized_size
 from wsdan.distributed import gather_objects, local_rank
 from wsdan.errors import UserError
+from wsdan.files import cache_folder
+from wsdan.remote.addresses import RemotePath
 from wsdan.validation import height_and_width
 
 HEADER = struct.Struct("<III")  # checksum of the rest; width and height of the original image
@@ -110,11 +112,6 @@ def open_cache(config: Config, samples: list[Sample], side: Size) -> ImageCache 
     return ImageCache(shared, side, None, config.zoom) if cache is None else cache
 
 
-def cache_folder() -> Path:
-    """The folder of --cache disk: $WSDAN_CACHE_DIR, or ~/.cache/wsdan."""
-    return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
-
-
 def _create_on_disk(needed: int, samples: list[Sample], side: Size, zoom: float) -> ImageCache:
     folder = cache_folder()
     path = folder / f"{_key(samples, side, zoom)}{SUFFIX}"
@@ -175,12 +172,15 @@ def _key(samples: list[Sample], side: Size, zoom: float) -> str:
     )
     for source, _, _ in samples:
         file = source.shard if isinstance(source, TarMember) else source
+        offset = source.offset if isinstance(source, TarMember) else 0
+        if isinstance(file, RemotePath):
+            digest.update(repr((str(file), offset, file.stamp)).encode())
+            continue
         try:
             state = os.stat(file)
             stamp = (state.st_size, state.st_mtime_ns)
         except OSError:
             stamp = None  # the loader reports the unreadable image
-        offset = source.offset if isinstance(source, TarMember) else 0
         digest.update(repr((os.path.abspath(file), offset, stamp)).encode())
     return digest.hexdigest()[:32]
 

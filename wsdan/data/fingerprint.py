@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wsdan.data.samples import Sample
+from wsdan.remote.addresses import place
 
 
 def fingerprint(samples: list[Sample], root: str | Path) -> Tensor:
@@ -16,7 +17,7 @@ def fingerprint(samples: list[Sample], root: str | Path) -> Tensor:
 
     The same images in a folder elsewhere have the same fingerprint. No file is opened.
     """
-    prefix = os.path.join(str(Path(root)), "")
+    prefix = os.path.join(str(place(root)), "")
     names = [_hash(str(sample.source).removeprefix(prefix)) for sample in samples]
     labels = [sample.label for sample in samples]
     return torch.from_numpy(np.array([names, labels], dtype=np.int64).T.copy())

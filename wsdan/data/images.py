@@ -19,6 +19,9 @@ from wsdan.data.cache import ImageCache
 from wsdan.data.formats import formats, heif_hint
 from wsdan.data.samples import Box, Encoded, Sample, Source, TarMember
 from wsdan.data.transforms import Transform
+from wsdan.remote.addresses import RemotePath
+from wsdan.remote.errors import NotThereError, RemoteError
+from wsdan.remote.files import read_object, read_part
 from wsdan.validation import file_fault
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -37,6 +40,10 @@ STRIP = 1 << 20  # pixels that are converted at once where an image is converted
 
 class BadImageError(Exception):
     """A file that is not a readable image; the message names the file and the reason."""
+
+
+class UnreachableError(BadImageError):
+    """An image whose bytes could not be fetched: it is not bad, and no run goes on without it."""
 
 
 class Item(NamedTuple):
@@ -129,12 +136,16 @@ def open_image(source: str | Source | Encoded, max_pixels: int) -> Iterator[Imag
     Raises BadImageError like `load_image`, for errors of the block too.
     """
     try:
-        in_memory = isinstance(source, TarMember | Encoded)
+        in_memory = not isinstance(source, str | Path)
         file = io.BytesIO(read_bytes(source)) if in_memory else _checked(source)
         with _open(file, max_pixels) as image:
             yield image
     except MemoryError:
         raise
+    except RemoteError as error:
+        if isinstance(error, NotThereError) and isinstance(source, RemotePath):
+            raise BadImageError(f"{source}: not a readable image: no such file") from None
+        raise UnreachableError(str(error)) from None
     except Exception as error:  # on a damaged file, decoders raise errors of any kind
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -146,8 +157,12 @@ def read_bytes(source: str | Source | Encoded) -> bytes:
     """The encoded bytes of an image. Opens the file each time: workers share no file position."""
     if isinstance(source, Encoded):
         return source.content
+    if isinstance(source, RemotePath):
+        return read_object(source)
     if not isinstance(source, TarMember):
         return _checked(source).read_bytes()
+    if isinstance(source.shard, RemotePath):
+        return read_part(source.shard, source.offset, source.size)
     with open(_checked(source.shard), "rb") as file:
         file.seek(source.offset)
         return file.read(source.size)

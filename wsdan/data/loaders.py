@@ -13,7 +13,7 @@ from wsdan.config import Config
 from wsdan.data.cache import open_cache
 from wsdan.data.decoding import DecodingLoader, RawImageDataset
 from wsdan.data.fingerprint import fingerprint
-from wsdan.data.images import BadImageError, ImageDataset, Item
+from wsdan.data.images import BadImageError, ImageDataset, Item, UnreachableError
 from wsdan.data.samplers import (
     NUM_MIX_UNIFORMS,
     NUM_UNIFORMS,
@@ -50,7 +50,8 @@ class Batch:
     views. boxes: (B,4) float32, boxes of the objects in the pixels of the network's input, NaN if
     unknown. names: of the files. sizes: (width, height) of the original images, upright, in pixels.
     indices: in the dataset. bad: the error messages. extents: (B,2) int64, height and width of the
-    image on each canvas, or None; see wsdan.data.zoom.Large.
+    image on each canvas, or None; see wsdan.data.zoom.Large. failure: why images, which are not
+    bad, could not be fetched from a remote address, or None.
     """
 
     images: Tensor
@@ -62,6 +63,7 @@ class Batch:
     indices: list[int]
     bad: list[str]
     extents: Tensor | None = None
+    failure: str | None = None
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory, for asynchronous copies to the GPU."""
@@ -216,7 +218,9 @@ def _collate(
     items: list[tuple[Item | BadImageError, Tensor]], canvas: tuple[int, int] | None = None
 ) -> Batch:
     """canvas: the size (H',W') of those that images larger than the input are put on."""
-    bad = [str(item) for item, _ in items if isinstance(item, BadImageError)]
+    errors = [item for item, _ in items if isinstance(item, BadImageError)]
+    bad = [str(error) for error in errors if not isinstance(error, UnreachableError)]
+    failure = next((str(error) for error in errors if isinstance(error, UnreachableError)), None)
     good = [pair for pair in items if not isinstance(pair[0], BadImageError)]
     images, extents = torch.empty(0), None
     if good and canvas is not None:
@@ -233,4 +237,5 @@ def _collate(
         indices=[item.index for item, _ in good],
         bad=bad,
         extents=extents,
+        failure=failure,
     )

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in the image's pixels, half-open
 
@@ -13,7 +14,7 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in the image's pixels,
 class TarMember(NamedTuple):
     """An image inside an uncompressed tar file: `size` bytes from `offset` on."""
 
-    shard: Path
+    shard: Path | RemotePath
     name: str
     offset: int
     size: int
@@ -33,7 +34,7 @@ class Encoded(NamedTuple):
 
 
 # A path is text where a dataset has millions of images: half the memory of a Path, made faster.
-Source = str | Path | TarMember
+Source = str | Path | TarMember | RemotePath
 
 
 class ImageRecord(NamedTuple):

@@ -1,14 +1,15 @@
 """The samples of a run, from whichever dataset layout."""
 
 import importlib
-from pathlib import Path
 from typing import Literal
 
 from wsdan.config import Config
 from wsdan.data.formats import left_out_text
+from wsdan.data.readers._remote import check_layout
 from wsdan.data.samples import Listing, Split, assign_labels
 from wsdan.distributed import warn_main
 from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath, place
 from wsdan.validation import check_folder
 
 MOST_NAMED = 5  # classes or shards that a warning lists
@@ -31,8 +32,10 @@ def open_split(
             in `classes`, a class without training images without `allow_empty`, or a damaged shard
             without `skip_bad_images`.
     """
-    root = Path(config.root)
-    check_folder("--root", root)
+    root = place(config.root)
+    check_folder("--root", config.root)
+    if isinstance(root, RemotePath):
+        check_layout(config.data, root)
     reader = importlib.import_module(f"wsdan.data.readers.{config.data}")
     listing = reader.read(root, split)
     if listing.damage and not config.skip_bad_images:

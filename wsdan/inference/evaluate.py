@@ -20,6 +20,7 @@ from wsdan.inference.metrics import BINS, ClassificationMetrics, Evaluation
 from wsdan.inference.refinement import object_maps, raised
 from wsdan.networks.model import unwrapped
 from wsdan.precision import autocast, input_dtype
+from wsdan.remote.errors import RemoteError
 from wsdan_kernels import attention_boxes
 
 VIEWS = {
@@ -204,7 +205,10 @@ def _wrong_images(scores: Tensor, batch: Batch) -> list[WrongImage]:
 
 
 def count_bad(batch: Batch, config: Config) -> int:
-    """The number of unreadable images in a batch. Raises UserError without skip_bad_images."""
+    """The number of unreadable images in a batch. Raises UserError without skip_bad_images, and
+    RemoteError where images could not be fetched, which are not bad."""
+    if batch.failure is not None:
+        raise RemoteError(batch.failure)
     if batch.bad and not config.skip_bad_images:
         raise UserError(f"{batch.bad[0]} (--skip-bad-images counts such files and goes on)")
     return len(batch.bad)

@@ -23,6 +23,8 @@ from wsdan.data.transforms import input_side
 from wsdan.errors import UserError, one_line, shown
 from wsdan.files import written_whole
 from wsdan.inference.model_card import model_card
+from wsdan.remote.addresses import RemotePath, is_remote
+from wsdan.remote.store import info
 from wsdan.validation import (
     HUB,
     PRETRAINED,
@@ -50,22 +52,25 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class Loaded:
     """A classifier's parts, as a checkpoint or a folder of `save_pretrained` holds them.
 
-    path: the file or the folder. weights: a state dict, the averaged one where there is one and it
+    path: of the file or folder. weights: a state dict, the averaged one where there is one and it
     was not declined. metrics: of the validation of just these weights in their run; {} if unknown.
     """
 
-    path: Path
+    path: Path | RemotePath
     config: Config
     classes: list[str]
     weights: dict[str, Tensor] = field(repr=False)
     metrics: dict[str, float]
 
 
-def load_parts(source: str | Path, *, raw_weights: bool = False) -> Loaded:
-    """Read a checkpoint, a folder of `save_pretrained`, or "hf:ID" or "hf:ID@REVISION" of the hub.
+def load_parts(source: str | Path | RemotePath, *, raw_weights: bool = False) -> Loaded:
+    """Read a checkpoint, a folder of `save_pretrained`, or "hf:ID" or "hf:ID@REVISION" of the hub,
+    or a checkpoint behind a remote address.
 
     Raises UserError.
     """
+    if is_remote(source):
+        return _load_remote(str(source), raw_weights)
     text = os.fspath(source)
     if text.startswith(HUB):
         name, _, revision = text.removeprefix(HUB).partition("@")
@@ -73,15 +78,28 @@ def load_parts(source: str | Path, *, raw_weights: bool = False) -> Loaded:
     if os.path.isfile(os.path.join(text, PRETRAINED)):
         return _load_folder(Path(text))
     state = load_checkpoint(text)
-    averaged = state.get("ema")
-    weights = state["model"] if raw_weights or not averaged else averaged
-    measured = weights is (averaged or state["model"])
+    weights = _weights(state, raw_weights)
+    measured = weights is (state.get("ema") or state["model"])
     metrics = _metrics_beside(Path(text), state) if measured else {}
     return Loaded(Path(text), state["config"], state["classes"], weights, metrics)
 
 
-def signature(path: Path) -> list[tuple[int, int]]:
+def _load_remote(address: str, raw_weights: bool) -> Loaded:
+    """The checkpoint of an address; its metrics are not looked for."""
+    path = RemotePath(address)
+    state = load_checkpoint(address)
+    return Loaded(path, state["config"], state["classes"], _weights(state, raw_weights), {})
+
+
+def _weights(state: dict[str, Any], raw_weights: bool) -> dict[str, Tensor]:
+    averaged = state.get("ema")
+    return state["model"] if raw_weights or not averaged else averaged
+
+
+def signature(path: Path | RemotePath) -> list[tuple[int, int]] | str:
     """By which a checkpoint's file, or the files of a folder, are known to be as they were."""
+    if isinstance(path, RemotePath):
+        return info(path).stamp
     files = [path / name for name in (PRETRAINED, WEIGHTS)] if path.is_dir() else [path]
     return [(item.stat().st_mtime_ns, item.stat().st_size) for item in files]
 

@@ -11,10 +11,10 @@ from wsdan.constants import CONFIG, CURVES, FIGURES, METRICS, PREDICTIONS, REPRO
 from wsdan.errors import UserError
 from wsdan.files import remove_temporary, written_whole
 from wsdan.output import warn
+from wsdan.remote.mirror import BEST, LAST, check_mirror
 from wsdan.training.lock import LOCK, RunLock, check_unlocked
 
 RUNS = Path("runs")
-LAST, BEST = "last.pt", "best.pt"
 _FILES = (LAST, BEST, METRICS, CONFIG, REPRODUCED, "metrics.csv", "loggers.json")
 _PLOTS = (CURVES, *FIGURES, PREDICTIONS)
 CONFIG_HEAD = "# The settings of a run of wsdan train\n"  # by which its config.yaml is known
@@ -34,6 +34,8 @@ def check_run_folder(config: Config) -> None:
             if path.exists() and not path.is_file():
                 raise UserError(f"--out: {path} is no file; a run writes one of this name")
         check_unlocked(folder)
+        if config.mirror is not None and not (config.resume or config.overwrite):
+            check_mirror(config.mirror)
         _check_content(config, folder)
 
 

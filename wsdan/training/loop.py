@@ -15,6 +15,7 @@ from wsdan.constants import METRICS
 from wsdan.data.loaders import Batch
 from wsdan.distributed import (
     broadcast_,
+    call_on_main,
     gather_objects,
     is_main,
     print_main,
@@ -32,6 +33,8 @@ from wsdan.inference.evaluate import (
 )
 from wsdan.inference.figures import view_grid
 from wsdan.networks.model import describe_start
+from wsdan.remote.addresses import is_remote
+from wsdan.remote.errors import RemoteError
 from wsdan.training.folder import BEST, LAST
 from wsdan.training.launch import (
     check_device,
@@ -63,7 +66,9 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         StoppedError: after SIGTERM or Ctrl-C; last.pt holds the run up to its last step.
     """
     config = config.resolved()
-    if config.root is not None:  # so that a resumed or evaluated run finds it from anywhere
+    if config.root is not None and not is_remote(
+        config.root
+    ):  # so that a resumed or evaluated run finds it from anywhere
         config = dataclasses.replace(config, root=os.path.abspath(config.root))
     device = pick_device(config.device)
     check_device(config, device)
@@ -81,6 +86,8 @@ def _train(
     run = open_run(config, device, stop, lock)
     print_main(_summary(run))
     with run.logger:
+        if run.mirror is not None:
+            call_on_main(run.mirror.begin)
         metrics = train_epochs(run)
     print_main(accuracy_table(metrics))
     if config.profile:
@@ -102,6 +109,8 @@ def train_epochs(run: Run) -> dict[str, float]:
         best = None
         last = progress.epoch + 1 == config.epochs
         if last or (progress.epoch + 1) % config.eval_every == 0:
+            if is_remote(config.root):
+                save(run)  # an evaluation whose images cannot be fetched ends the run
             metrics = evaluate_epoch(run, new_log(run) if last else None)
             record |= {f"val_{name}": value for name, value in metrics.items()}
             if final_accuracy(metrics) > progress.best:
@@ -113,7 +122,7 @@ def train_epochs(run: Run) -> dict[str, float]:
         saved = save(run, best)
         run.logger.print(record)  # last: whoever reads it can rely on last.pt
     if not saved:
-        raise UserError(f"training is done, but {run.folder} could not take its last checkpoint")
+        raise UserError(f"training is done, but {_places(run)} could not take its last checkpoint")
     if not metrics:  # resumed after the last epoch
         metrics = evaluate_run(run, run.val_loader, new_log(run))
     return metrics
@@ -136,6 +145,7 @@ def train_one_epoch(run: Run) -> None:
     title = f"epoch {progress.epoch + 1}/{config.epochs}"
     shown = EpochProgress(batches, title, first, len(sampler), sampler.step_size)
     for batch in profiler.data(shown):
+        _check_fetched(run, batch)
         progress.bad += count_bad(batch, config)
         progress.seen += sampler.step_size
         size = _common_size(batch, config)
@@ -270,7 +280,10 @@ def save(run: Run, best: float | None = None) -> bool:
         if best_saved:
             run.state.progress.best = best
         progress["best"] = run.state.progress.best  # the old one, if best.pt was not written
-    return _save_file(run, LAST, state) and best_saved
+    saved = _save_file(run, LAST, state) and best_saved
+    if run.mirror is None:
+        return saved
+    return run.mirror.update(LAST, *([BEST] if best is not None and best_saved else [])) and saved
 
 
 def _save_file(run: Run, name: str, state: dict) -> bool:
@@ -282,13 +295,31 @@ def _save_file(run: Run, name: str, state: dict) -> bool:
     return True
 
 
+def _check_fetched(run: Run, batch: Batch) -> None:
+    """Save and raise RemoteError, in all ranks, where a rank's images could not be fetched."""
+    if not is_remote(run.config.root):
+        return
+    failures = [text for text in gather_objects(batch.failure) if text is not None]
+    if failures:
+        path, command = run.folder / LAST, resume_command(run.folder)
+        kept = f"{path} holds the run up to its last step; to go on: {command}"
+        if not save(run):
+            kept = f"a checkpoint in {_places(run)} could not be written"
+        raise RemoteError(f"{failures[0]}; {kept}")
+
+
+def _places(run: Run) -> str:
+    """Where the checkpoints go, for a message."""
+    return str(run.folder) if run.config.mirror is None else f"{run.folder} or {run.config.mirror}"
+
+
 def _stop_or_save(run: Run) -> None:
     """Save and raise StoppedError after a signal, else save if config.save_every says so."""
     progress, number = run.state.progress, run.stop.agreed()
     if number is not None:
         if not save(run):
-            path = run.folder / LAST
-            raise UserError(f"stopped by {number.name}, but {path} could not be written")
+            where = f"a checkpoint in {_places(run)} could not be written"
+            raise UserError(f"stopped by {number.name}, but {where}")
         at = f"epoch {progress.epoch + 1}, {progress.seen} images into it"
         command = resume_command(run.folder)
         raise StoppedError(number, f"stopped by {number.name} at {at}; to go on: {command}")

@@ -17,6 +17,8 @@ from wsdan.data.zoom import Large
 from wsdan.distributed import call_on_main, is_main, warn_main
 from wsdan.inference.metrics import Evaluation
 from wsdan.profiling import NO_PROFILER, Profiler, StepProfiler, device_clock
+from wsdan.remote.errors import RemoteError
+from wsdan.remote.mirror import Mirror
 from wsdan.training.folder import keep_metrics_before, load_last, open_run_folder
 from wsdan.training.launch import check_data
 from wsdan.training.lock import RunLock
@@ -38,6 +40,7 @@ class Run:
         folder: the output folder.
         stop: the requests to stop.
         lock: of the folder, in the first process.
+        mirror: of --mirror, in the first process used.
         class_weights: (N,) on the device, of the cross-entropies (--class-weights).
         frozen: parameters of the backbone that do not train now (--freeze).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
@@ -54,6 +57,7 @@ class Run:
     logger: RunLogger
     stop: StopSignals
     lock: RunLock = field(default_factory=RunLock)
+    mirror: Mirror | None = None
     profiler: Profiler = NO_PROFILER
     class_weights: Tensor | None = None
     frozen: list[nn.Parameter] = field(default_factory=list)
@@ -106,11 +110,14 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
         logger=RunLogger(folder if is_main() else None, config, state.progress.epoch),
         stop=stop,
         lock=lock,
+        mirror=None if config.mirror is None else Mirror(folder, config.mirror),
         profiler=profiler,
         class_weights=weights,
     )
     if config.log_images and is_main():
         first = next(iter(val_batches))
+        if first.failure is not None:
+            raise RemoteError(first.failure)
         if len(first.labels) > 0:
             shown = first.first(config.log_images).inputs(config, device)
             run.logged_images, run.logged_large = shown

@@ -13,7 +13,9 @@ import pkgutil
 from pathlib import Path
 
 from wsdan.data.readers._mistakes import mend
+from wsdan.data.readers._remote import detect_remote
 from wsdan.errors import UserError
+from wsdan.remote.addresses import is_remote, place
 
 
 def names() -> list[str]:
@@ -29,6 +31,8 @@ def detect(root: str | Path) -> str:
     Raises UserError, one line, if `root` is no folder, or of no layout (it says what was looked
     for), or of several.
     """
+    if is_remote(root):
+        return detect_remote(place(root), names())
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"--root: no such folder: {root}")

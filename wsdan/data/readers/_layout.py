@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from wsdan.data.readers._mistakes import is_class
+from wsdan.data.readers._remote import read_text
 from wsdan.data.samples import ImageRecord
 from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath
 from wsdan.validation import file_fault
 
 # What a split is called in file and folder names: the first that exists is read.
@@ -82,7 +84,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def require_images(records: list[ImageRecord], data: str, where: Path) -> None:
-    """Raise UserError if any of the image files that `where` lists is missing."""
+    """Raise UserError if any of the image files that `where` lists is missing on this machine."""
     missing = [str(record.source) for record in records if not os.path.isfile(record.source)]
     if not missing:
         return
@@ -108,11 +110,12 @@ def read_key_values(path: Path, data: str) -> dict[str, str]:
     return table
 
 
-def read_lines(path: Path, data: str) -> list[str]:
+def read_lines(path: Path | RemotePath, data: str) -> list[str]:
     """The lines of a text file that are not empty. Raises UserError if it is not UTF-8 text."""
-    _check_regular(path, data)
+    if isinstance(path, Path):
+        _check_regular(path, data)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--data {data}: cannot read {path}: {error}") from None
     return [line for line in text.splitlines() if line.strip()]

@@ -3,11 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from wsdan.data.formats import is_image
+from wsdan.data.formats import is_image, is_image_name
 from wsdan.data.readers._layout import SPLIT_NAMES, files_below, identity
 from wsdan.data.readers._mistakes import is_class
+from wsdan.data.readers._remote import class_files
 from wsdan.data.samples import ImageRecord, Listing
 from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath
 
 LAYOUT = "train/ and val/ (or test/), one folder per class in each"
 
@@ -17,7 +19,7 @@ def recognises(root: Path) -> bool:
     return (root / "train").is_dir()
 
 
-def read(root: Path, split: str) -> Listing:
+def read(root: Path | RemotePath, split: str) -> Listing:
     """The images of one split; classes are its folders, sorted.
 
     Links to folders are followed; each real folder is read once. Names that begin with a dot are
@@ -25,6 +27,8 @@ def read(root: Path, split: str) -> Listing:
 
     Raises UserError if the split's folder is missing, or images lie outside the class folders.
     """
+    if isinstance(root, RemotePath):
+        return _read_remote(root, SPLIT_NAMES[split])
     folder = _split_folder(root, SPLIT_NAMES[split])
     classes = sorted(
         path.name for path in folder.iterdir() if path.is_dir() and is_class(path.name)
@@ -45,6 +49,31 @@ def read(root: Path, split: str) -> Listing:
         records += [ImageRecord(path, name) for path in images]
     empty = sorted(set(classes) - {record.class_name for record in records})
     return Listing(str(folder), classes, records, tuple(empty), left_out)
+
+
+def _read_remote(root: RemotePath, names: tuple[str, ...]) -> Listing:
+    """The same of remote images, by the suffixes of their names alone."""
+    for name in names:
+        folder = root / name
+        files, loose = class_files(folder)
+        if files or loose:
+            break
+    else:
+        wanted = " or ".join(f"{name}/" for name in names)
+        raise UserError(f"--root: {root} has no {wanted} folder with one folder a class")
+    if not files and any(is_image_name(entry.path.name) for entry in loose):
+        raise UserError(
+            f"{folder}: images lie directly in it; move those of each class to {folder}/CLASS/"
+        )
+    records, left_out = [], Counter(entry.path.suffix.lower() for entry in loose)
+    for name in sorted(files):
+        for entry in files[name]:
+            if is_image_name(entry.path.name):
+                records.append(ImageRecord(RemotePath(str(entry.path), entry.stamp), name))
+            else:
+                left_out[entry.path.suffix.lower()] += 1
+    empty = sorted(files.keys() - {record.class_name for record in records})
+    return Listing(str(folder), sorted(files), records, tuple(empty), left_out)
 
 
 def _refuse(error: OSError) -> None:

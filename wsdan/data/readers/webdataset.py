@@ -16,9 +16,12 @@ from typing import BinaryIO
 
 from wsdan.data.formats import is_image_name
 from wsdan.data.readers._layout import SPLIT_NAMES, read_lines
+from wsdan.data.readers._remote import find, there
 from wsdan.data.readers._tar import damage_line, read_members
 from wsdan.data.samples import ImageRecord, Listing, TarMember, sort_class_names
 from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath
+from wsdan.remote.files import open_index
 from wsdan.validation import file_fault
 
 # As in the WebDataset format, the key ends at the first dot of the file's name.
@@ -35,7 +38,7 @@ def recognises(root: Path) -> bool:
     return any(root.glob("train*.tar"))
 
 
-def read(root: Path, split: str) -> Listing:
+def read(root: Path | RemotePath, split: str) -> Listing:
     """The images of one split.
 
     With root/classes.txt, one class name per line, integer labels are indices into it, and other
@@ -47,7 +50,7 @@ def read(root: Path, split: str) -> Listing:
     """
     shards = _find(root, SPLIT_NAMES[split])
     classes = None
-    if (root / CLASSES).exists():
+    if there(root / CLASSES):
         classes = [line.strip() for line in read_lines(root / CLASSES, "webdataset")]
     records, left_out, damage = [], Counter(), []
     for shard in shards:
@@ -60,14 +63,14 @@ def read(root: Path, split: str) -> Listing:
     return Listing(where, classes, records, left_out=left_out, damage=tuple(damage))
 
 
-def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
+def _find(root: Path | RemotePath, names: tuple[str, ...]) -> list:
     for name in names:
-        compressed = [path for kind in COMPRESSED for path in root.glob(f"{name}*{kind}")]
+        compressed = [path for path in find(root, f"{name}*") if path.name.endswith(COMPRESSED)]
         if compressed:
             raise UserError(
                 f"--data webdataset: shards must be uncompressed .tar files; got {compressed[0]}"
             )
-        shards = sorted(root.glob(f"{name}*.tar"))
+        shards = find(root, f"{name}*.tar")
         if shards:
             return shards
     wanted = " or ".join(f"{name}*.tar" for name in names)
@@ -75,14 +78,14 @@ def _find(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _read(
-    shard: Path, classes: list[str] | None, left_out: Counter
+    shard: Path | RemotePath, classes: list[str] | None, left_out: Counter
 ) -> tuple[list[ImageRecord], str | None]:
     """The samples of one shard, in their order; and a line about its damage, if it has any."""
-    fault = file_fault(shard)
+    fault = file_fault(shard) if isinstance(shard, Path) else None
     if fault is not None:
         raise UserError(f"{shard}: {fault}")
     try:
-        with open(shard, "rb") as file:
+        with open(shard, "rb") if isinstance(shard, Path) else open_index(shard) as file:
             members, damage = read_members(file)
             images, labels, others = _sort(shard, members, left_out)
             texts = {key: _content(file, *item, f"{shard}/{key}") for key, item in labels.items()}

@@ -1,0 +1,110 @@
+"""Layouts behind remote addresses: which there are, and what their readers look up there."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from wsdan.data.readers._mistakes import is_class
+from wsdan.data.samples import ImageRecord
+from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath
+from wsdan.remote.errors import NotThereError
+from wsdan.remote.store import Entry, entries, files_below, is_file, matching, read_whole
+
+LAYOUTS = ("csv", "folder", "webdataset")
+MAX_LISTED = 10  # missing images in an error
+
+
+def check_layout(data: str, root: RemotePath) -> None:
+    """Raise UserError for a layout that is read from a folder of this machine only."""
+    if data not in LAYOUTS:
+        raise UserError(
+            f"--data {data}: is read from a folder of this machine; {root} may be of "
+            f"{', '.join(LAYOUTS)}"
+        )
+
+
+def detect_remote(root: RemotePath, known: list[str]) -> str:
+    """The name of the layout below an address, by one listing, or for addresses without listings
+    by train.csv. Raises UserError."""
+    try:
+        found = {item.path.name for item in entries(root)}
+    except NotThereError:
+        found = set()
+    names = {"train.csv"} if not found and is_file(root / "train.csv") else found
+    shards = any(name.startswith("train") and name.endswith(".tar") for name in names)
+    layouts = {"csv": "train.csv" in names, "folder": "train" in names, "webdataset": shards}
+    fitting = [name for name, fits in layouts.items() if fits and name in known]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UserError(
+            f"{root} may be read as {' or '.join(fitting)}; say which with --data {fitting[0]}"
+        )
+    raise UserError(f"{root}: no dataset found; looked for train.csv, train/ and train*.tar")
+
+
+def find(root: Path | RemotePath, pattern: str) -> list:
+    """The files in a folder whose names match a pattern, sorted."""
+    return matching(root, pattern) if isinstance(root, RemotePath) else sorted(root.glob(pattern))
+
+
+def there(path: Path | RemotePath) -> bool:
+    """Whether there is such a file."""
+    return is_file(path) if isinstance(path, RemotePath) else path.is_file()
+
+
+def read_text(path: Path | RemotePath) -> str:
+    """The text of a file in UTF-8. Raises OSError, UnicodeDecodeError or RemoteError."""
+    if isinstance(path, RemotePath):
+        return read_whole(path).decode("utf-8-sig")
+    return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+
+
+def class_files(folder: RemotePath) -> tuple[dict[str, list[Entry]], list[Entry]]:
+    """The files below a split's folder by class, the first part of their names, sorted; and those
+    that lie in it directly. Hidden names are skipped, and __MACOSX."""
+    classes: dict[str, list[Entry]] = {}
+    loose = []
+    for entry in files_below(folder):
+        first, *others = str(entry.path).removeprefix(f"{folder}/").split("/")
+        if all(map(is_class, (first, *others))):
+            classes.setdefault(first, []).append(entry) if others else loose.append(entry)
+    return classes, loose
+
+
+def with_stamps(records: list[ImageRecord], data: str, where: object) -> list[ImageRecord]:
+    """The records, of remote images, with the stamps of one listing of each folder.
+
+    A folder without listings, as of most servers of https, is not asked; an image that is missing
+    there is an error when it is read. Raises UserError for images that a listing does not have.
+    """
+    folders: dict[RemotePath, dict[RemotePath, str]] = {}
+    for folder in dict.fromkeys(record.source.parent for record in records):
+        folders[folder] = _stamps(folder)
+    missing, found = [], []
+    for record in records:
+        stamps = folders[record.source.parent]
+        stamp = stamps.get(record.source)
+        if stamp is None and (stamps or not _is_web(record.source)):
+            missing.append(str(record.source))
+        found.append(record._replace(source=RemotePath(str(record.source), stamp or "")))
+    if missing:
+        more = ", ..." if len(missing) > MAX_LISTED else ""
+        raise UserError(
+            f"--data {data}: {len(missing)} of {len(records)} images that {where} names are "
+            f"missing: {', '.join(missing[:MAX_LISTED])}{more}"
+        )
+    return found
+
+
+def _stamps(folder: RemotePath) -> dict[RemotePath, str]:
+    try:
+        listed: Iterable[Entry] = entries(folder)
+    except NotThereError:
+        return {}
+    # A page of links tells no sizes.
+    return {item.path: item.stamp if item.size is not None else "" for item in listed}
+
+
+def _is_web(path: RemotePath) -> bool:
+    return str(path).partition("://")[0].lower() in ("http", "https")

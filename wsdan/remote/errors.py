@@ -1,0 +1,73 @@
+"""What a store answers: which errors pass, and what the others mean, in words."""
+
+from wsdan.errors import UserError
+
+# Packages whose exceptions are those of a network or a store, besides OSError.
+_CLIENTS = {
+    "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "httpx",
+    "huggingface_hub", "paramiko", "requests", "urllib3",
+}  # fmt: skip
+_PASSING = {408, 425, 429}  # of the status codes below 500
+_FORBIDDEN = "access is forbidden (403): the credentials do not allow it"
+_NO_CREDENTIALS = (
+    "no credentials were found; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `aws configure`, "
+    "give those of s3, GOOGLE_APPLICATION_CREDENTIALS those of gs, HF_TOKEN those of hf"
+)
+
+
+class RemoteError(UserError):
+    """A file behind an address could not be read or written, after all attempts."""
+
+
+class NotThereError(RemoteError):
+    """There is no such object, folder or bucket."""
+
+
+def is_of_the_store(error: BaseException) -> bool:
+    """Whether an exception is one of the network or of a client library, and no mistake in code."""
+    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError | EOFError) or bool(modules & _CLIENTS)
+
+
+def final_error(address: str, error: BaseException) -> RemoteError | None:
+    """The error that no further attempt would change, in words; None for one that may pass."""
+    status, name = status_of(error), type(error).__name__
+    if "Credential" in name or name in ("ProfileNotFound", "TokenRetrievalError"):
+        return RemoteError(f"{address}: {_NO_CREDENTIALS}")
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and status is None and cause is not None:
+        # fsspec says so of every address of http that gives no answer.
+        return final_error(address, cause)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return NotThereError(f"{address}: no such file, folder or bucket (404)")
+    if status == 401:
+        return RemoteError(f"{address}: credentials are needed (401)")
+    if isinstance(error, PermissionError) or status == 403:
+        return RemoteError(f"{address}: {_FORBIDDEN}")
+    if isinstance(error, NotImplementedError):
+        return RemoteError(f"{address}: such addresses can be read, not written")
+    refused = status is not None and 400 <= status < 500 and status not in _PASSING
+    if refused or name in ("ParamValidationError", "InvalidURL"):
+        return RemoteError(f"{address}: refused: {reason_of(error)}")
+    return None
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status in an exception or its causes; None if there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        found = [getattr(error, "status", None), getattr(error, "code", None)]
+        if isinstance(response, dict):
+            found.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+        else:
+            found.append(getattr(response, "status_code", None))
+        for value in found:
+            if isinstance(value, int) and 100 <= value < 600:
+                return value
+        error = error.__cause__
+    return None
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an exception, or of its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
