@@ -53,8 +53,11 @@ def final_error(address: str, error: BaseException) -> RemoteError | None:
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """The HTTP status in an exception or its causes; None if there is none."""
-    while error is not None:
+    """The HTTP status in an exception or its causes; None if there is none.
+
+    aiohttp's errors of a connection that was cut bear a 400, which no server sent.
+    """
+    while error is not None and type(error).__module__ != "aiohttp.http_exceptions":
         response = getattr(error, "response", None)
         found = [getattr(error, "status", None), getattr(error, "code", None)]
         if isinstance(response, dict):
@@ -70,4 +73,6 @@ def status_of(error: BaseException | None) -> int | None:
 
 def reason_of(error: BaseException) -> str:
     """The first line of an exception, or of its name."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -66,9 +66,8 @@ def train(config: Config) -> tuple[Path, dict[str, float]]:
         StoppedError: after SIGTERM or Ctrl-C; last.pt holds the run up to its last step.
     """
     config = config.resolved()
-    if config.root is not None and not is_remote(
-        config.root
-    ):  # so that a resumed or evaluated run finds it from anywhere
+    if config.root is not None and not is_remote(config.root):
+        # So that a resumed or evaluated run finds it from anywhere.
         config = dataclasses.replace(config, root=os.path.abspath(config.root))
     device = pick_device(config.device)
     check_device(config, device)

@@ -30,8 +30,8 @@ from wsdan.validation import option_name
 # Settings that may change when a run is resumed; any other change makes it a different run. The
 # number of images in a step may change if it divides the number the epoch has seen.
 MAY_CHANGE = {
-    "out", "mirror", "resume", "overwrite", "allow_changed_data", "profile", "root", "device", "workers",
-    "cache", "decode", "epochs", "eval_every", "save_every", "max_skipped", "log_images",
+    "out", "mirror", "resume", "overwrite", "allow_changed_data", "profile", "root", "device",
+    "workers", "cache", "decode", "epochs", "eval_every", "save_every", "max_skipped", "log_images",
     "max_pixels", "allow_empty",
     "skip_bad_images", "batch_size", "accumulate", "compile", "cuda_graph", "pretrained", "weights",
     "ignore_classifier", "log", "final", "tta", "refine_threshold", "refine_padding", "plots",

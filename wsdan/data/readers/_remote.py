@@ -53,6 +53,11 @@ def there(path: Path | RemotePath) -> bool:
     return is_file(path) if isinstance(path, RemotePath) else path.is_file()
 
 
+def exists(path: Path | RemotePath) -> bool:
+    """The same of this machine's FIFOs and folders too, which are then refused."""
+    return is_file(path) if isinstance(path, RemotePath) else path.exists()
+
+
 def read_text(path: Path | RemotePath) -> str:
     """The text of a file in UTF-8. Raises OSError, UnicodeDecodeError or RemoteError."""
     if isinstance(path, RemotePath):

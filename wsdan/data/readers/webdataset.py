@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from wsdan.data.formats import is_image_name
 from wsdan.data.readers._layout import SPLIT_NAMES, read_lines
-from wsdan.data.readers._remote import find, there
+from wsdan.data.readers._remote import exists, find
 from wsdan.data.readers._tar import damage_line, read_members
 from wsdan.data.samples import ImageRecord, Listing, TarMember, sort_class_names
 from wsdan.errors import UserError
@@ -50,7 +50,7 @@ def read(root: Path | RemotePath, split: str) -> Listing:
     """
     shards = _find(root, SPLIT_NAMES[split])
     classes = None
-    if there(root / CLASSES):
+    if exists(root / CLASSES):
         classes = [line.strip() for line in read_lines(root / CLASSES, "webdataset")]
     records, left_out, damage = [], Counter(), []
     for shard in shards:
