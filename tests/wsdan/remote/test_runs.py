@@ -61,7 +61,7 @@ def test_a_run_stopped_and_resumed_from_its_mirror_is_that_of_the_disk(
     run = [*TRAIN, "--root", address, "--workers", "1", "--mirror", "s3://bucket/run"]
     with monkeypatch.context() as patch:
         stop = partial(os.kill, os.getpid(), signal.SIGTERM)
-        patch.setattr(wsdan.training.run, "build_step", acting_at(3, stop))
+        patch.setattr(wsdan.training.run, "build_step", acting_at(2, stop))
         s3.faults = [None, "cut", None, "busy"] * 10
         assert main([*run, "--out", str(broken)]) == 128 + signal.SIGTERM
     assert main([*run, "--out", str(other)]) == 2  # the mirror holds a run
