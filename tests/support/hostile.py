@@ -52,7 +52,7 @@ TEXTS = [
     "x" * 70_000, "x " * 5000, "[" * 5000, "{a: " * 5000, "'" * 5001, "-", "--", "---", "-x", "--x",
 ]  # fmt: skip
 PATHS = [
-    "memory://", "memory://none", "file:///none", "x://y", "://", "s3:/b",
+    "memory://", "memory://none", "file:///proc/none", "x://y", "://", "s3:/b",
     ".", "d", "f.txt", "a.pt", "a.png", "pipe", "loop", "gone/x", "f.txt/x", "d/new", "../" * 2000,
     "/dev/null", "/dev/zero", "/dev/full", "/dev/null/x", "/proc/self/mem", "/proc/x", "a.pt:x",
     "timm/x", "timm/", "tiny:x", "resnet18:x", "resnet18:layer4:15", ":", "448x224", "0x0", "x448",

@@ -4,7 +4,7 @@ from wsdan.errors import UserError
 
 # Packages whose exceptions are those of a network or a store, besides OSError.
 _CLIENTS = {
-    "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "httpx",
+    "aiobotocore", "aiohttp", "asyncio", "azure", "botocore", "gcsfs", "google", "http", "httpx",
     "huggingface_hub", "paramiko", "requests", "urllib3",
 }  # fmt: skip
 _PASSING = {408, 425, 429}  # of the status codes below 500

@@ -29,13 +29,13 @@ def check_run_folder(config: Config) -> None:
         raise UserError(f"--out: {exists} is no folder")
     if not os.access(exists, os.W_OK | os.X_OK):
         raise UserError(f"--out: cannot write to {exists}")
+    if config.mirror is not None and not (config.resume or config.overwrite):
+        check_mirror(config.mirror)
     if config.out is not None:
         for path in (folder / name for name in (*_FILES, LOCK)):
             if path.exists() and not path.is_file():
                 raise UserError(f"--out: {path} is no file; a run writes one of this name")
         check_unlocked(folder)
-        if config.mirror is not None and not (config.resume or config.overwrite):
-            check_mirror(config.mirror)
         _check_content(config, folder)
 
 
