@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(503 if fault == "busy" else 403, {}, BUSY if fault == "busy" else DENIED)
             return
         if fault == "stalled":
-            time.sleep(1.5)  # longer than the client waits
+            time.sleep(3)  # longer than the client waits
         connection = http.client.HTTPConnection("127.0.0.1", self.server.target)
         connection.request(self.command, self.path, body, dict(self.headers))
         answer = connection.getresponse()

@@ -26,10 +26,10 @@ def api():
 
 @pytest.fixture
 def s3(api, monkeypatch, tmp_path):
-    """The proxy, through which s3:// goes; short waits."""
+    """The proxy, through which s3:// goes; short pauses."""
     from s3fs import S3FileSystem
 
-    from wsdan.remote import retries, store
+    from wsdan.remote import retries
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
@@ -38,7 +38,6 @@ def s3(api, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(retries, "RETRIES", retries.Retries(attempts=5, first=0.01, seconds=60))
-    monkeypatch.setattr(store, "READ", 1)
     reset = urllib.request.Request(f"http://127.0.0.1:{api}/moto-api/reset", b"", method="POST")
     urllib.request.urlopen(reset).close()
     put_object(api, "bucket", b"")

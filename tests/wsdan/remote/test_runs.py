@@ -50,6 +50,7 @@ def test_a_shard_is_indexed_once(s3, upload, tmp_path):
     assert not any(part for _, _, part in s3.requests)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_from_its_mirror_is_that_of_the_disk(
     s3, upload, tmp_path, monkeypatch
 ):
@@ -73,6 +74,7 @@ def test_a_run_stopped_and_resumed_from_its_mirror_is_that_of_the_disk(
     assert main(["eval", "--checkpoint", "s3://bucket/run/best.pt", "--workers", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_a_network_that_is_gone_ends_the_run_which_resumes(
     s3, upload, tmp_path, monkeypatch, capsys
 ):
@@ -106,6 +108,7 @@ def test_a_network_that_is_gone_in_a_loading_process(s3, upload, tmp_path, capsy
     assert "gave up after 5 attempts" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_csv_lists_and_checkpoints_of_a_web_server(tmp_path, capsys):
     pytest.importorskip("aiohttp")
     make_table(tmp_path / "data")
