@@ -1,16 +1,9 @@
 """An S3 API on loopback, behind a proxy that makes faults."""
 
 import logging
-import urllib.request
 
 import pytest
 from stores import Proxy, serving
-
-
-def put_object(port: int, path: str, content: bytes) -> None:
-    """An unsigned request, which moto takes."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", content, method="PUT")
-    urllib.request.urlopen(request).close()
 
 
 @pytest.fixture(scope="session")
@@ -38,25 +31,31 @@ def s3(api, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("WSDAN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(retries, "RETRIES", retries.Retries(attempts=5, first=0.01, seconds=60))
-    reset = urllib.request.Request(f"http://127.0.0.1:{api}/moto-api/reset", b"", method="POST")
-    urllib.request.urlopen(reset).close()
-    put_object(api, "bucket", b"")
     proxy = Proxy(api)
     with serving(proxy) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         S3FileSystem.clear_instance_cache()
+        system = S3FileSystem(skip_instance_cache=True)
+        system.makedirs("bucket", exist_ok=True)
+        for name in system.find("bucket"):
+            system.rm_file(name)
+        proxy.requests.clear()
         yield proxy
     S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
-def upload(s3, api):
+def upload(s3):
     """Uploads a folder of this machine to an address of the bucket, which it returns."""
 
     def put(folder, name="data"):
+        from s3fs import S3FileSystem
+
+        system = S3FileSystem(skip_instance_cache=True)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                put_object(api, f"bucket/{name}/{path.relative_to(folder)}", path.read_bytes())
+                system.pipe_file(f"bucket/{name}/{path.relative_to(folder)}", path.read_bytes())
+        s3.requests.clear()
         return f"s3://bucket/{name}"
 
     return put
