@@ -1,6 +1,7 @@
 """Files that are written whole: under a temporary name of this process, which is then renamed."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,19 @@ def cache_folder() -> Path:
     """The folder of --cache disk and of the indexes of remote shards: $WSDAN_CACHE_DIR, or
     ~/.cache/wsdan."""
     return Path(os.environ.get("WSDAN_CACHE_DIR") or Path.home() / ".cache" / "wsdan")
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let processes of this machine, and of others where the file system has locks, into the block
+    one after another."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def size_text(path: Path) -> str:

@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, Signature=0"
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-FAULTS = ("busy", "cut", "stalled")
+FAULTS = ("busy", "cut", "stalled")  # that pass
+WAIT = 2  # seconds of a client that expects them
+STALL, SLOW = 3, 0.8  # seconds before an answer; between its quarters
+OWN_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
 
 
 class Proxy(ThreadingHTTPServer):
@@ -34,9 +38,29 @@ class Proxy(ThreadingHTTPServer):
             return self.down
         return self.faults.pop(0) if self.faults else None
 
+    def fail(self, fault: str | None) -> None:
+        """From now on, at every request; None: no more."""
+        self.down = fault
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict | None = None
+    ) -> tuple[int, dict, bytes]:
+        """The answer of the server behind: status, headers, content."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.target)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, dict(answer.getheaders()), content
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object of the bucket, past the proxy."""
+        status, _, text = self.ask("PUT", f"/bucket/{key}", content, {"Authorization": SIGNED})
+        assert status == 200, text
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,28 +80,30 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(503 if fault == "busy" else 403, {}, BUSY if fault == "busy" else DENIED)
             return
         if fault == "stalled":
-            time.sleep(3)  # longer than the client waits
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.target)
-        connection.request(self.command, self.path, body, dict(self.headers))
-        answer = connection.getresponse()
-        content = answer.read()
-        headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("connection", "date")}
+            time.sleep(STALL)
+        status, headers, content = self.server.ask(
+            self.command, self.path, body, dict(self.headers)
+        )
         with contextlib.suppress(OSError):  # a client that has left
-            self._answer(answer.status, headers, content, cut=fault == "cut")
-        connection.close()
+            self._answer(status, headers, content, fault)
 
-    def _answer(self, status: int, headers: dict, content: bytes, cut: bool = False) -> None:
+    def _answer(self, status: int, headers: dict, content: bytes, fault: str | None = None) -> None:
         self.send_response(status)
         for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "server"):
+            if name.lower() not in OWN_HEADERS:
                 self.send_header(name, value)
-        length = headers.get("Content-Length", len(content))
-        self.send_header("Content-Length", str(length))
+        self.send_header("Content-Length", headers.get("Content-Length", str(len(content))))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content[: len(content) // 2] if cut else content)
-        if cut:
-            self.close_connection = True
+        self.close_connection = fault == "cut"
+        if self.command == "HEAD":
+            return
+        if fault == "slow":
+            quarter = len(content) // 4
+            for start in range(0, len(content) - quarter, quarter):
+                self.wfile.write(content[start : start + quarter])
+                time.sleep(SLOW)
+            content = content[start + quarter :]
+        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = pass_on  # noqa: N815
 
@@ -85,8 +111,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class RangeHandler(SimpleHTTPRequestHandler):
-    """Serves files, and parts of them."""
+class FileHandler(SimpleHTTPRequestHandler):
+    """Serves whole files, and folders as pages of links: python -m http.server."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class RangeHandler(FileHandler):
+    """Serves files, and parts of them, but no listings."""
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
@@ -102,8 +135,8 @@ class RangeHandler(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(part)
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def list_directory(self, path: object) -> None:
+        self.send_error(403)
 
 
 @contextlib.contextmanager
@@ -119,8 +152,6 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
         thread.join()
 
 
-def files_of(folder: Path) -> ThreadingHTTPServer:
+def files_of(folder: Path, handler: type = RangeHandler) -> ThreadingHTTPServer:
     """A server of a folder's files."""
-    return ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(RangeHandler, directory=str(folder))
-    )
+    return ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))

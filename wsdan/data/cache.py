@@ -165,7 +165,10 @@ def _gigabytes(count: int) -> str:
 
 
 def _key(samples: list[Sample], side: Size, zoom: float) -> str:
-    """A file name that depends on the images, their sizes and the libraries' versions."""
+    """A file name that depends on the images, their sizes and the libraries' versions.
+
+    Raises UserError for remote images of which a change would not be seen.
+    """
     sizes = side if zoom == 1 else (side, zoom)
     digest = hashlib.sha256(
         repr((VERSION, sizes, torchvision.__version__, PIL.__version__)).encode()
@@ -174,6 +177,11 @@ def _key(samples: list[Sample], side: Size, zoom: float) -> str:
         file = source.shard if isinstance(source, TarMember) else source
         offset = source.offset if isinstance(source, TarMember) else 0
         if isinstance(file, RemotePath):
+            if not file.versioned:
+                raise UserError(
+                    f"--cache disk: the server of {file} tells neither ETag nor time, by which a "
+                    "changed image would be known; --cache ram needs none"
+                )
             digest.update(repr((str(file), offset, file.stamp)).encode())
             continue
         try:

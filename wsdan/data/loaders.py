@@ -21,7 +21,7 @@ from wsdan.data.samplers import (
     RankBatchSampler,
     SeededDataset,
 )
-from wsdan.data.samples import Sample
+from wsdan.data.samples import Sample, TarMember
 from wsdan.data.splits import open_split
 from wsdan.data.synthetic import SyntheticDataset, draw
 from wsdan.data.transforms import (
@@ -34,6 +34,7 @@ from wsdan.data.workers import ending, leave_signals_to_the_parent
 from wsdan.data.zoom import Inputs, canvas_size, network_inputs, packed
 from wsdan.distributed import rank, warn_main, world_size
 from wsdan.errors import UserError
+from wsdan.remote.addresses import RemotePath
 
 SYNTHETIC_TRAIN = 1536
 SYNTHETIC_VAL = 800
@@ -147,6 +148,15 @@ def labels_of(dataset: Dataset) -> list[int]:
     if isinstance(dataset, InMemoryDataset):
         return dataset.labels
     return [sample.label for sample in dataset.samples]
+
+
+def fetches(loader: DataLoader | DecodingLoader) -> bool:
+    """Whether the images come from remote addresses; those of a split all do, or none."""
+    dataset = loader.dataset.dataset
+    if isinstance(dataset, InMemoryDataset):
+        return False
+    source = dataset.samples[0].source
+    return isinstance(source.shard if isinstance(source, TarMember) else source, RemotePath)
 
 
 def val_loader(config: Config, classes: list[str]) -> DataLoader | DecodingLoader:

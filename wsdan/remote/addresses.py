@@ -20,6 +20,16 @@ def place(text: "str | Path | RemotePath") -> "Path | RemotePath":
     return RemotePath(text) if is_remote(text) else Path(text)
 
 
+def protocol_of(address: object) -> str:
+    """What stands before ://, in small letters."""
+    return str(address).partition("://")[0].lower()
+
+
+def is_web(address: object) -> bool:
+    """Whether an address is one of http or https, where listings are pages of links at most."""
+    return protocol_of(address) in ("http", "https")
+
+
 class RemotePath:
     """The address of a file or folder, with the part of pathlib's interface that readers need.
 
@@ -27,7 +37,7 @@ class RemotePath:
     store raise RemoteError.
 
     Args:
-        stamp: size and ETag (or time) of the object, as it was listed; "" if unknown.
+        stamp: size, and ETag or time, of the object as it was listed; "" if unknown.
     """
 
     __slots__ = ("address", "stamp")
@@ -57,8 +67,14 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
-        return self.address.rpartition("/")[2]
+        """The last part; of the web, without the ?query of a signed address."""
+        address = self.address.partition("?")[0] if is_web(self) else self.address
+        return address.rpartition("/")[2]
+
+    @property
+    def versioned(self) -> bool:
+        """Whether the stamp tells the object from another of the same size."""
+        return bool(self.stamp.partition(" ")[2])
 
     @property
     def suffix(self) -> str:

@@ -19,7 +19,11 @@ class RemoteError(UserError):
     """A file behind an address could not be read or written, after all attempts."""
 
 
-class NotThereError(RemoteError):
+class RefusedError(RemoteError):
+    """The store refused the access: 401, 403, 404 and others."""
+
+
+class NotThereError(RefusedError):
     """There is no such object, folder or bucket."""
 
 
@@ -41,14 +45,14 @@ def final_error(address: str, error: BaseException) -> RemoteError | None:
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return NotThereError(f"{address}: no such file, folder or bucket (404)")
     if status == 401:
-        return RemoteError(f"{address}: credentials are needed (401)")
+        return RefusedError(f"{address}: credentials are needed (401)")
     if isinstance(error, PermissionError) or status == 403:
-        return RemoteError(f"{address}: {_FORBIDDEN}")
+        return RefusedError(f"{address}: {_FORBIDDEN}")
     if isinstance(error, NotImplementedError):
         return RemoteError(f"{address}: such addresses can be read, not written")
     refused = status is not None and 400 <= status < 500 and status not in _PASSING
     if refused or name in ("ParamValidationError", "InvalidURL"):
-        return RemoteError(f"{address}: refused: {reason_of(error)}")
+        return RefusedError(f"{address}: refused: {reason_of(error)}")
     return None
 
 
@@ -59,14 +63,14 @@ def status_of(error: BaseException | None) -> int | None:
     """
     while error is not None and type(error).__module__ != "aiohttp.http_exceptions":
         response = getattr(error, "response", None)
-        found = [getattr(error, "status", None), getattr(error, "code", None)]
         if isinstance(response, dict):
-            found.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+            value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        elif hasattr(error, "status"):
+            value = error.status
         else:
-            found.append(getattr(response, "status_code", None))
-        for value in found:
-            if isinstance(value, int) and 100 <= value < 600:
-                return value
+            value = getattr(error, "code", getattr(response, "status_code", None))
+        if isinstance(value, int) and 100 <= value < 600:
+            return value
         error = error.__cause__
     return None
 

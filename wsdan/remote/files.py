@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from wsdan.files import cache_folder, written_whole
+from wsdan.files import cache_folder, one_at_a_time, written_whole
 from wsdan.output import warn
 from wsdan.remote.addresses import RemotePath
+from wsdan.remote.errors import RemoteError
 from wsdan.remote.store import info, read_range, read_whole
 
 LEAST, MOST = 1 << 18, 1 << 23  # bytes that are read ahead at first, and at most
@@ -114,22 +115,43 @@ def open_index(path: RemotePath) -> Iterator[RemoteFile]:
     """A shard, to read its headers and labels from.
 
     What was read is kept in `cache_folder`, by address, size and ETag; the next time it comes from
-    there, without a request but that for the object's state. Raises RemoteError.
+    there, without a request but that for the object's state. Of the processes that read a shard at
+    the same time, one fetches it. A store that tells neither ETag nor time has nothing kept.
+
+    Raises RemoteError.
     """
     entry = info(path)
-    if not path.stamp:
+    if entry.size is None:
+        raise RemoteError(f"{path}: its server does not tell its size, which a shard needs")
+    if path.stamp != entry.stamp:
         path.stamp = entry.stamp
+    if not path.versioned:
+        yield RemoteFile(path, entry.size, {})
+        return
     digest = hashlib.sha256(f"{path} {entry.stamp}".encode()).hexdigest()[:32]
     kept = cache_folder() / "shards" / digest
-    pieces = _read_pieces(kept)
-    count = len(pieces)
-    yield RemoteFile(path, entry.size or 0, pieces)
-    if len(pieces) > count and sum(map(len, pieces.values())) <= LARGEST_INDEX:
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            _write_pieces(kept, pieces)
-        except OSError as error:
-            warn(f"{kept}: the index of {path} cannot be kept: {error.strerror}")
+    with _kept_pieces(kept, path) as pieces:
+        yield RemoteFile(path, entry.size, pieces)
+
+
+@contextlib.contextmanager
+def _kept_pieces(kept: Path, path: RemotePath) -> Iterator[dict[int, bytes]]:
+    """The pieces in a file, which is written again if there are more of them at the end."""
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        warn(f"{kept}: the index of {path} cannot be kept: {error.strerror}")
+        yield {}
+        return
+    with one_at_a_time(kept.parent):
+        pieces = _read_pieces(kept)
+        count = len(pieces)
+        yield pieces
+        if count < len(pieces) and sum(map(len, pieces.values())) <= LARGEST_INDEX:
+            try:
+                _write_pieces(kept, pieces)
+            except OSError as error:
+                warn(f"{kept}: the index of {path} cannot be kept: {error.strerror}")
 
 
 @contextlib.contextmanager

@@ -1,14 +1,10 @@
 """The copy of a run's files at a remote address (--mirror), and fetching them from there."""
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from wsdan.constants import CONFIG, METRICS
 from wsdan.errors import UserError
-from wsdan.files import written_whole
+from wsdan.files import one_at_a_time, written_whole
 from wsdan.output import warn
 from wsdan.remote.addresses import RemotePath
 from wsdan.remote.errors import NotThereError, RemoteError
@@ -68,7 +64,7 @@ def fetch_run(folder: Path, address: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder):
+        with one_at_a_time(folder):
             if (folder / LAST).exists():
                 return
             found = {name: _content(RemotePath(address) / name) for name in ORDER}
@@ -85,14 +81,3 @@ def _content(path: RemotePath) -> bytes | None:
         return read_whole(path)
     except NotThereError:
         return None
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system that knows no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,13 @@ cache of instances is by process.
 
 import importlib.util
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from wsdan.files import TEMPORARY
-from wsdan.remote.addresses import RemotePath
+from wsdan.remote.addresses import RemotePath, is_web, protocol_of
 from wsdan.remote.errors import NotThereError, RemoteError
 from wsdan.remote.retries import persistently
 
@@ -19,7 +20,15 @@ CONNECT, READ = 10, 30  # seconds of a connection, and of a wait for the next by
 CHUNK = 1 << 23  # bytes of a request for a part of a large object
 # Stores where an object appears as a whole when its upload is complete, in one request or several.
 WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "hf", "abfs", "abfss", "az", "memory"}
+# In what a store tells of an object, the first by which its content is known.
+_TAGS = (
+    "ETag", "etag", "md5Hash", "blob_id", "Content-MD5", "LastModified", "Last-Modified", "mtime",
+)  # fmt: skip
 _HINTS = {"hf": "hub", "s3": "remote", "s3a": "remote", "http": "remote", "https": "remote"}
+
+# The file systems of this process and of those it was forked from, whose connections would be
+# closed, with a traceback, where the last reference to one ends in the fork.
+_held: dict[int, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Entry:
 def check_installed_for(address: str) -> None:
     """Raise RemoteError where a package that the address needs is not installed, or the protocol
     is unknown."""
-    protocol = _protocol(address)
+    protocol = protocol_of(address)
     extra = _HINTS.get(protocol, "remote")
     if importlib.util.find_spec("fsspec") is None:
         raise RemoteError(f"{address} needs fsspec; pip install 'wsdan[{extra}]'")
@@ -45,7 +54,7 @@ def check_installed_for(address: str) -> None:
         get_filesystem_class(protocol)
     except ImportError as error:
         how = f"pip install 'wsdan[{extra}]'" if protocol in _HINTS else str(error)
-        raise RemoteError(f"{address} needs another package: {how}") from None
+        raise RemoteError(f"{address} needs another package; {how}") from None
     except ValueError:
         raise RemoteError(f"{address}: no protocol {protocol[:20]} is known") from None
 
@@ -55,7 +64,7 @@ def _opened(address: str) -> tuple[Any, str]:
     check_installed_for(address)
     from fsspec.core import url_to_fs
 
-    protocol = _protocol(address)
+    protocol = protocol_of(address)
     options: dict[str, Any] = {"use_listings_cache": False}
     if protocol in ("s3", "s3a"):
         once = {"total_max_attempts": 1}  # `persistently` repeats
@@ -73,6 +82,7 @@ def _opened(address: str) -> tuple[Any, str]:
         raise RemoteError(f"{address}: {str(error).splitlines()[0]}") from None
     if protocol in ("s3", "s3a"):
         system.retries = 1
+    _held[id(system)] = system
     return system, path
 
 
@@ -116,8 +126,7 @@ def entries(path: RemotePath) -> list[Entry]:
 
     def access() -> list[Entry]:
         system, where = _opened(str(path))
-        found = system.ls(where, detail=True)
-        return [_entry(_below(path, system, where, item["name"]), item) for item in found]
+        return _listed(path, system, where, system.ls(where, detail=True))
 
     return sorted(persistently(str(path), access), key=lambda entry: entry.path)
 
@@ -128,9 +137,8 @@ def files_below(path: RemotePath) -> list[Entry]:
     def access() -> list[Entry]:
         system, where = _opened(str(path))
         # Where it must ask folder by folder, an error of one must not count as an empty folder.
-        how = {} if _protocol(path) in WHOLE_UPLOADS else {"on_error": "raise"}
-        found = system.find(where, detail=True, **how).values()
-        return [_entry(_below(path, system, where, item["name"]), item) for item in found]
+        how = {} if protocol_of(path) in WHOLE_UPLOADS else {"on_error": "raise"}
+        return _listed(path, system, where, system.find(where, detail=True, **how).values())
 
     found = persistently(str(path), access)
     return sorted((item for item in found if not item.folder), key=lambda entry: entry.path)
@@ -162,14 +170,21 @@ def read_range(path: RemotePath, start: int, end: int) -> bytes:
 def read_whole(path: RemotePath) -> bytes:
     """An object, in one request after another for its parts; those of one version of it.
 
-    Raises RemoteError.
+    Of the web, in a single request: not every server gives parts. Raises RemoteError.
     """
+
+    def access() -> bytes:
+        system, where = _opened(str(path))
+        return system.cat_file(where)
+
+    if is_web(path):
+        return persistently(str(path), access)
     for _ in range(3):
         before = info(path)
         if before.folder:
             raise RemoteError(f"{path}: is a folder; name the file in it, such as best.pt")
         if before.size is None:
-            return persistently(str(path), lambda: _opened(str(path))[0].cat_file(str(path)))
+            return persistently(str(path), access)
         starts = range(0, before.size, CHUNK)
         parts = [read_range(path, at, min(at + CHUNK, before.size)) for at in starts]
         if len(parts) < 2 or info(path).stamp == before.stamp:
@@ -182,7 +197,7 @@ def write_whole(path: RemotePath, data: bytes) -> None:
 
     Stores that do not promise this of an upload take it under another name, and rename it.
     """
-    at_once = _protocol(path) in WHOLE_UPLOADS
+    at_once = protocol_of(path) in WHOLE_UPLOADS
     target = path if at_once else RemotePath(f"{path}.{uuid.uuid4().hex}{TEMPORARY}")
 
     def access() -> None:
@@ -199,8 +214,12 @@ def write_whole(path: RemotePath, data: bytes) -> None:
     persistently(str(path), access)
 
 
-def _protocol(address: object) -> str:
-    return str(address).partition("://")[0].lower()
+def _listed(path: RemotePath, system: Any, where: str, items: Iterable[dict]) -> list[Entry]:
+    """The entries of a listing. The links by which a page of the web is sorted are none."""
+    names = [(item["name"], item) for item in items]
+    if is_web(path):
+        names = [(name, item) for name, item in names if "?" not in name]
+    return [_entry(_below(path, system, where, name), item) for name, item in names]
 
 
 def _below(path: RemotePath, system: Any, where: str, name: str) -> RemotePath:
@@ -213,7 +232,7 @@ def _below(path: RemotePath, system: Any, where: str, name: str) -> RemotePath:
 
 
 def _entry(path: RemotePath, item: dict) -> Entry:
-    tags = (item.get(key) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime"))
-    tag = next((str(value) for value in tags if value), "")
+    tag = next((str(item[key]) for key in _TAGS if item.get(key)), "")
     size = item.get("size")
-    return Entry(path, item.get("type") == "directory", size, f"{size} {tag}")
+    stamp = "" if size is None else f"{size} {tag}"
+    return Entry(path, item.get("type") == "directory", size, stamp)

@@ -108,8 +108,6 @@ def train_epochs(run: Run) -> dict[str, float]:
         best = None
         last = progress.epoch + 1 == config.epochs
         if last or (progress.epoch + 1) % config.eval_every == 0:
-            if is_remote(config.root):
-                save(run)  # an evaluation whose images cannot be fetched ends the run
             metrics = evaluate_epoch(run, new_log(run) if last else None)
             record |= {f"val_{name}": value for name, value in metrics.items()}
             if final_accuracy(metrics) > progress.best:
@@ -207,6 +205,8 @@ def evaluate_epoch(run: Run, log: Any = None) -> dict[str, float]:
     Raises StoppedError, with last.pt written, after a signal.
     """
     start = time.perf_counter()
+    # Now: a rank whose images cannot be fetched could not do so alone.
+    saved = run.fetches and save(run, mirrored=False)
     model = run.state.eval_model()
     broadcast_(list(model.buffers()))
     try:
@@ -216,6 +216,8 @@ def evaluate_epoch(run: Run, log: Any = None) -> dict[str, float]:
         if run.stop.agreed() is None:
             raise
         metrics = {}
+    except RemoteError as error:
+        raise RemoteError(f"{error}; {_kept(run, saved)}") from None
     _stop_or_save(run)
     if len(run.logged_images):
         views = view_grid(model, run.logged_images, run.config, run.logged_large)
@@ -262,8 +264,8 @@ def to_device(
     return [inputs.images, *tensors], others
 
 
-def save(run: Run, best: float | None = None) -> bool:
-    """Write last.pt and, if the accuracy `best` is given, best.pt.
+def save(run: Run, best: float | None = None, mirrored: bool = True) -> bool:
+    """Write last.pt and, if the accuracy `best` is given, best.pt; copy them to --mirror.
 
     Returns whether all was written; a warning says why not. All ranks must call it. Raises
     UserError if another run has taken over the folder.
@@ -280,7 +282,7 @@ def save(run: Run, best: float | None = None) -> bool:
             run.state.progress.best = best
         progress["best"] = run.state.progress.best  # the old one, if best.pt was not written
     saved = _save_file(run, LAST, state) and best_saved
-    if run.mirror is None:
+    if run.mirror is None or not mirrored:
         return saved
     return run.mirror.update(LAST, *([BEST] if best is not None and best_saved else [])) and saved
 
@@ -296,15 +298,22 @@ def _save_file(run: Run, name: str, state: dict) -> bool:
 
 def _check_fetched(run: Run, batch: Batch) -> None:
     """Save and raise RemoteError, in all ranks, where a rank's images could not be fetched."""
-    if not is_remote(run.config.root):
+    if not run.fetches:
         return
     failures = [text for text in gather_objects(batch.failure) if text is not None]
     if failures:
-        path, command = run.folder / LAST, resume_command(run.folder)
-        kept = f"{path} holds the run up to its last step; to go on: {command}"
-        if not save(run):
-            kept = f"a checkpoint in {_places(run)} could not be written"
-        raise RemoteError(f"{failures[0]}; {kept}")
+        saved = save(run, mirrored=False)
+        if run.mirror is not None and is_main():
+            run.mirror.update(LAST)
+        raise RemoteError(f"{failures[0]}; {_kept(run, saved)}")
+
+
+def _kept(run: Run, saved: bool) -> str:
+    """What is left of a run that ends, for a message."""
+    if not saved:
+        return f"{run.folder / LAST} could not be written"
+    command = resume_command(run.folder)
+    return f"{run.folder / LAST} holds the run up to its last step; to go on: {command}"
 
 
 def _places(run: Run) -> str:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from wsdan.config import Config
 from wsdan.data.decoding import DecodingLoader
-from wsdan.data.loaders import fingerprints, labels_of, train_loader, val_loader
+from wsdan.data.loaders import fetches, fingerprints, labels_of, train_loader, val_loader
 from wsdan.data.long_tail import class_weights
 from wsdan.data.zoom import Large
 from wsdan.distributed import call_on_main, is_main, warn_main
@@ -40,6 +40,7 @@ class Run:
         folder: the output folder.
         stop: the requests to stop.
         lock: of the folder, in the first process.
+        fetches: whether images come from remote addresses.
         mirror: of --mirror, in the first process used.
         class_weights: (N,) on the device, of the cross-entropies (--class-weights).
         frozen: parameters of the backbone that do not train now (--freeze).
@@ -57,6 +58,7 @@ class Run:
     logger: RunLogger
     stop: StopSignals
     lock: RunLock = field(default_factory=RunLock)
+    fetches: bool = False
     mirror: Mirror | None = None
     profiler: Profiler = NO_PROFILER
     class_weights: Tensor | None = None
@@ -110,6 +112,7 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
         logger=RunLogger(folder if is_main() else None, config, state.progress.epoch),
         stop=stop,
         lock=lock,
+        fetches=fetches(train_batches) or fetches(val_batches),
         mirror=None if config.mirror is None else Mirror(folder, config.mirror),
         profiler=profiler,
         class_weights=weights,

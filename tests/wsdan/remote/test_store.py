@@ -1,9 +1,9 @@
 """Objects behind addresses: reading by ranges, writing whole, faults, and errors in one line."""
 
-import importlib.util
+import sys
 
 import pytest
-from stores import FAULTS
+from stores import FAULTS, WAIT
 
 from wsdan.errors import UserError
 from wsdan.remote import files, store
@@ -25,14 +25,22 @@ def test_addresses(text, remote):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_reading_goes_on_after_a_fault(fault, s3, monkeypatch):
-    store.write_whole(PATH, CONTENT)
+    s3.put("folder/object", CONTENT)
     if fault == "stalled":
-        monkeypatch.setattr(store, "READ", 2)
-    s3.faults = [fault, fault]
+        monkeypatch.setattr(store, "READ", WAIT)
+    s3.faults = [fault]
     assert store.read_range(PATH, 300, 9000) == CONTENT[300:9000]
     s3.faults = [None, fault]
     assert store.read_whole(PATH) == CONTENT
-    assert not s3.faults
+    assert len(s3.requests) == 5
+
+
+def test_a_slow_link_is_waited_for(s3, monkeypatch):
+    s3.put("folder/object", CONTENT)
+    monkeypatch.setattr(store, "READ", WAIT)
+    s3.faults = ["slow"]
+    assert store.read_range(PATH, 0, len(CONTENT)) == CONTENT
+    assert len(s3.requests) == 1
 
 
 def test_an_upload_that_dies_leaves_the_old_object(s3):
@@ -99,12 +107,17 @@ def test_missing_credentials_are_named(s3, monkeypatch):
     S3FileSystem.clear_instance_cache()
     with pytest.raises(UserError, match="no credentials were found; AWS_ACCESS_KEY_ID"):
         store.read_whole(PATH)
+    S3FileSystem.clear_instance_cache()
     assert len(s3.requests) == 0
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"needs fsspec; pip install 'wsdan\[remote\]'"):
+@pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
+def test_a_missing_package_is_named(missing, monkeypatch):
+    from fsspec.registry import _registry
+
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(UserError, match=r"needs .*; pip install 'wsdan\[remote\]'"):
         store.read_whole(PATH)
 
 

@@ -1,13 +1,12 @@
 """Layouts behind remote addresses: which there are, and what their readers look up there."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from wsdan.data.readers._mistakes import is_class
 from wsdan.data.samples import ImageRecord
 from wsdan.errors import UserError
-from wsdan.remote.addresses import RemotePath
-from wsdan.remote.errors import NotThereError
+from wsdan.remote.addresses import RemotePath, is_web
+from wsdan.remote.errors import NotThereError, RefusedError
 from wsdan.remote.store import Entry, entries, files_below, is_file, matching, read_whole
 
 LAYOUTS = ("csv", "folder", "webdataset")
@@ -24,13 +23,8 @@ def check_layout(data: str, root: RemotePath) -> None:
 
 
 def detect_remote(root: RemotePath, known: list[str]) -> str:
-    """The name of the layout below an address, by one listing, or for addresses without listings
-    by train.csv. Raises UserError."""
-    try:
-        found = {item.path.name for item in entries(root)}
-    except NotThereError:
-        found = set()
-    names = {"train.csv"} if not found and is_file(root / "train.csv") else found
+    """The name of the layout below an address, by one listing. Raises UserError."""
+    names = _names(root)
     shards = any(name.startswith("train") and name.endswith(".tar") for name in names)
     layouts = {"csv": "train.csv" in names, "folder": "train" in names, "webdataset": shards}
     fitting = [name for name, fits in layouts.items() if fits and name in known]
@@ -41,6 +35,21 @@ def detect_remote(root: RemotePath, known: list[str]) -> str:
             f"{root} may be read as {' or '.join(fitting)}; say which with --data {fitting[0]}"
         )
     raise UserError(f"{root}: no dataset found; looked for train.csv, train/ and train*.tar")
+
+
+def _names(root: RemotePath) -> set[str]:
+    """Of the files and folders below an address. Few servers of the web list them: there train.csv
+    comes first, and no listing is none."""
+    if is_web(root) and is_file(root / "train.csv"):
+        return {"train.csv"}
+    try:
+        return {item.path.name for item in entries(root)}
+    except NotThereError:
+        return set()
+    except RefusedError:
+        if is_web(root):
+            return set()
+        raise
 
 
 def find(root: Path | RemotePath, pattern: str) -> list:
@@ -80,17 +89,16 @@ def class_files(folder: RemotePath) -> tuple[dict[str, list[Entry]], list[Entry]
 def with_stamps(records: list[ImageRecord], data: str, where: object) -> list[ImageRecord]:
     """The records, of remote images, with the stamps of one listing of each folder.
 
-    A folder without listings, as of most servers of https, is not asked; an image that is missing
-    there is an error when it is read. Raises UserError for images that a listing does not have.
+    Raises UserError for images that a listing does not have. The web is not asked: an image that
+    is missing there is an error when it is read.
     """
     folders: dict[RemotePath, dict[RemotePath, str]] = {}
     for folder in dict.fromkeys(record.source.parent for record in records):
-        folders[folder] = _stamps(folder)
+        folders[folder] = {} if is_web(folder) else _stamps(folder)
     missing, found = [], []
     for record in records:
-        stamps = folders[record.source.parent]
-        stamp = stamps.get(record.source)
-        if stamp is None and (stamps or not _is_web(record.source)):
+        stamp = folders[record.source.parent].get(record.source)
+        if stamp is None and not is_web(record.source):
             missing.append(str(record.source))
         found.append(record._replace(source=RemotePath(str(record.source), stamp or "")))
     if missing:
@@ -104,12 +112,6 @@ def with_stamps(records: list[ImageRecord], data: str, where: object) -> list[Im
 
 def _stamps(folder: RemotePath) -> dict[RemotePath, str]:
     try:
-        listed: Iterable[Entry] = entries(folder)
+        return {item.path: item.stamp for item in entries(folder)}
     except NotThereError:
         return {}
-    # A page of links tells no sizes.
-    return {item.path: item.stamp if item.size is not None else "" for item in listed}
-
-
-def _is_web(path: RemotePath) -> bool:
-    return str(path).partition("://")[0].lower() in ("http", "https")
