@@ -46,6 +46,7 @@ AT_MOST = {
 }
 AT_MOST_ELSE = 2**31 - 1
 LARGEST_FLOAT = 3.4e38  # float32 has no larger ones
+ADDRESS = "is an address, which only --root, --checkpoint and --mirror take"
 IS_FOLDER = "is a folder"
 HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
 PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
@@ -364,8 +365,9 @@ def file_fault(path: str | Path) -> str | None:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        return "no such file" if missing else getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return ADDRESS if is_remote(path) else "no such file"
+        return getattr(error, "strerror", None) or str(error)
     if stat.S_ISREG(mode):
         return None
     if stat.S_ISDIR(mode):

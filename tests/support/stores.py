@@ -13,7 +13,6 @@ from pathlib import Path
 SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, Signature=0"
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-FAULTS = ("busy", "cut", "stalled")  # that pass
 WAIT = 2  # seconds of a client that expects them
 STALL, SLOW = 3, 0.8  # seconds before an answer; between its quarters
 OWN_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}

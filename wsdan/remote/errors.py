@@ -4,8 +4,8 @@ from wsdan.errors import UserError
 
 # Packages whose exceptions are those of a network or a store, besides OSError.
 _CLIENTS = {
-    "aiobotocore", "aiohttp", "asyncio", "azure", "botocore", "gcsfs", "google", "http", "httpx",
-    "huggingface_hub", "paramiko", "requests", "urllib3",
+    "adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google",
+    "http", "httpx", "huggingface_hub", "paramiko", "requests", "s3fs", "urllib3",
 }  # fmt: skip
 _PASSING = {408, 425, 429}  # of the status codes below 500
 _FORBIDDEN = "access is forbidden (403): the credentials do not allow it"
@@ -30,7 +30,17 @@ class NotThereError(RefusedError):
 def is_of_the_store(error: BaseException) -> bool:
     """Whether an exception is one of the network or of a client library, and no mistake in code."""
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, OSError | EOFError) or bool(modules & _CLIENTS)
+    known = isinstance(error, OSError | EOFError | NotImplementedError)
+    return known or bool(modules & _CLIENTS) or _is_of_an_address(error)
+
+
+def _is_of_an_address(error: BaseException) -> bool:
+    """Whether it is a ValueError by which a client refuses an address."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return type(error) is ValueError and name.partition(".")[0] in _CLIENTS
 
 
 def final_error(address: str, error: BaseException) -> RemoteError | None:
@@ -51,7 +61,7 @@ def final_error(address: str, error: BaseException) -> RemoteError | None:
     if isinstance(error, NotImplementedError):
         return RemoteError(f"{address}: such addresses can be read, not written")
     refused = status is not None and 400 <= status < 500 and status not in _PASSING
-    if refused or name in ("ParamValidationError", "InvalidURL"):
+    if refused or _is_of_an_address(error) or name in ("ParamValidationError", "InvalidURL"):
         return RefusedError(f"{address}: refused: {reason_of(error)}")
     return None
 

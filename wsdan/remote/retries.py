@@ -43,7 +43,7 @@ def persistently(address: str, access: Callable[[], Found]) -> Found:
         except RemoteError:
             raise
         except Exception as error:
-            if not is_of_the_store(error) and not isinstance(error, NotImplementedError):
+            if not is_of_the_store(error):
                 raise
             final = final_error(address, error)
             if final is not None:

@@ -116,7 +116,7 @@ def is_file(path: RemotePath) -> bool:
 def is_folder(path: RemotePath) -> bool:
     """Whether there is anything below the address."""
     try:
-        return any(entry.path != path for entry in entries(path))
+        return bool(entries(path))
     except NotThereError:
         return False
 
@@ -215,11 +215,15 @@ def write_whole(path: RemotePath, data: bytes) -> None:
 
 
 def _listed(path: RemotePath, system: Any, where: str, items: Iterable[dict]) -> list[Entry]:
-    """The entries of a listing. The links by which a page of the web is sorted are none."""
-    names = [(item["name"], item) for item in items]
-    if is_web(path):
-        names = [(name, item) for name, item in names if "?" not in name]
-    return [_entry(_below(path, system, where, name), item) for name, item in names]
+    """The entries of a listing, without the folder itself, the empty objects that stand for
+    folders, and the links by which a page of the web is sorted."""
+    found = []
+    for item in items:
+        entry = _entry(_below(path, system, where, item["name"]), item)
+        marks = item["name"].endswith("/") and not entry.folder
+        if entry.path != path and not marks and not (is_web(path) and "?" in item["name"]):
+            found.append(entry)
+    return found
 
 
 def _below(path: RemotePath, system: Any, where: str, name: str) -> RemotePath:

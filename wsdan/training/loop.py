@@ -93,7 +93,8 @@ def _train(
         print_main(run.profiler.table())
     if config.plots:
         plot(run)
-    print_main(f"checkpoints: {run.folder / LAST}, {run.folder / BEST}")
+    copies = "" if config.mirror is None else f"; copies in {config.mirror}"
+    print_main(f"checkpoints: {run.folder / LAST}, {run.folder / BEST}{copies}")
     return run.folder, metrics
 
 

@@ -115,6 +115,7 @@ def test_a_network_that_is_gone_ends_the_run_which_resumes(
     assert all(record["bad"] == 0 for record in metrics_of(broken))
 
 
+@pytest.mark.slow
 def test_a_network_that_is_gone_in_a_loading_process(s3, upload, tmp_path, capsys):
     root = tmp_path / "data"
     root.mkdir()
@@ -165,7 +166,9 @@ def test_a_web_server_without_range_requests(tmp_path, capsys):
         (["--out", "s3://bucket/run"], "--out is a folder of this machine; --mirror ADDRESS"),
         (["--mirror", "run"], "--mirror must be an address, such as s3://BUCKET/RUN; got 'run'"),
         (["--data", "cub", "--root", "memory://a"], "--data cub: is read from a folder of this"),
-        (["--root", "memory://none"], "memory://none: no dataset found; looked for train.csv"),
+        (["--root", "memory://none"], "--root: no such folder or bucket: memory://none"),
+        (["--weights", "s3://b/w.pt"], "--weights: s3://b/w.pt: is an address, which only --root"),
+        (["--root", "hf://datasets"], "hf://datasets: refused: Repository id must be"),
     ],
 )
 def test_mistakes_are_one_line(options, text, tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from stores import FAULTS, WAIT
+from stores import WAIT
 
 from wsdan.errors import UserError
 from wsdan.remote import files, store
@@ -23,7 +23,9 @@ def test_addresses(text, remote):
     assert is_remote(text) == remote
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", ["busy", "cut", pytest.param("stalled", marks=pytest.mark.slow)]
+)
 def test_reading_goes_on_after_a_fault(fault, s3, monkeypatch):
     s3.put("folder/object", CONTENT)
     if fault == "stalled":
@@ -35,6 +37,7 @@ def test_reading_goes_on_after_a_fault(fault, s3, monkeypatch):
     assert len(s3.requests) == 5
 
 
+@pytest.mark.slow
 def test_a_slow_link_is_waited_for(s3, monkeypatch):
     s3.put("folder/object", CONTENT)
     monkeypatch.setattr(store, "READ", WAIT)

@@ -44,11 +44,11 @@ def _names(root: RemotePath) -> set[str]:
         return {"train.csv"}
     try:
         return {item.path.name for item in entries(root)}
-    except NotThereError:
-        return set()
-    except RefusedError:
+    except RefusedError as error:
         if is_web(root):
             return set()
+        if isinstance(error, NotThereError):
+            raise UserError(f"--root: no such folder or bucket: {root}") from None
         raise
 
 
