@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsdan.constants import AUTO, NORMALIZATION, SYNTHETIC_MAX_SIZE, SYNTHETIC_MIN_SIZE
 from wsdan.errors import UserError, shown
-from wsdan.remote.addresses import is_remote
+from wsdan.remote.addresses import is_remote, is_web
 from wsdan.remote.store import check_installed_for
 
 AT_LEAST = {
@@ -113,12 +113,15 @@ def check_together(config) -> None:
         raise UserError("--resume and --overwrite need --out, the folder of the run")
     if config.out is not None and is_remote(config.out):
         raise UserError(
-            "--out is a folder of this machine; --mirror ADDRESS copies a run's checkpoints there"
+            f"--out: {shown(config.out)} is an address, and --out a place on this machine; "
+            "--mirror ADDRESS copies a run's checkpoints to one"
         )
     if config.mirror is not None and not is_remote(config.mirror):
         raise UserError(
             f"--mirror must be an address, such as s3://BUCKET/RUN; got {shown(config.mirror)}"
         )
+    if is_web(config.mirror):
+        raise UserError(f"--mirror: {shown(config.mirror)} can be read, not written")
     if config.sampler == "balanced" and config.class_weights:
         raise UserError("--sampler balanced and --class-weights exclude each other: each suffices")
     if config.method == "baseline" and (

@@ -61,6 +61,7 @@ def final_error(address: str, error: BaseException) -> RemoteError | None:
     if isinstance(error, NotImplementedError):
         return RemoteError(f"{address}: such addresses can be read, not written")
     refused = status is not None and 400 <= status < 500 and status not in _PASSING
+    refused |= status == 501  # a method that the server does not have
     if refused or _is_of_an_address(error) or name in ("ParamValidationError", "InvalidURL"):
         return RefusedError(f"{address}: refused: {reason_of(error)}")
     return None

@@ -136,6 +136,7 @@ def test_csv_lists_and_checkpoints_of_a_web_server(tmp_path, capsys):
         checkpoint = f"{url}/run/best.pt?signature={'x' * 300}"
         assert main(["eval", "--checkpoint", checkpoint, "--workers", "1"]) == 0
         (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:5000])
+        assert "looked for train.csv alone" in refused(capsys, *TRAIN, "--root", url)
         error = refused(capsys, "eval", "--checkpoint", checkpoint)
         assert f"checkpoint {url}/run/best.pt?" in error and "truncated or not ours" in error
         assert "tells neither ETag nor time" in refused(
@@ -163,7 +164,8 @@ def test_a_web_server_without_range_requests(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--out", "s3://bucket/run"], "--out is a folder of this machine; --mirror ADDRESS"),
+        (["--out", "s3://bucket/run"], "--out: 's3://bucket/run' is an address, and --out a place"),
+        (["--mirror", "https://h/run"], "--mirror: 'https://h/run' can be read, not written"),
         (["--mirror", "run"], "--mirror must be an address, such as s3://BUCKET/RUN; got 'run'"),
         (["--data", "cub", "--root", "memory://a"], "--data cub: is read from a folder of this"),
         (["--root", "memory://none"], "--root: no such folder or bucket: memory://none"),

@@ -23,9 +23,7 @@ def test_addresses(text, remote):
     assert is_remote(text) == remote
 
 
-@pytest.mark.parametrize(
-    "fault", ["busy", "cut", pytest.param("stalled", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("fault", ["busy", "cut", pytest.param("stalled", marks=pytest.mark.slow)])
 def test_reading_goes_on_after_a_fault(fault, s3, monkeypatch):
     s3.put("folder/object", CONTENT)
     if fault == "stalled":

@@ -34,6 +34,10 @@ def detect_remote(root: RemotePath, known: list[str]) -> str:
         raise UserError(
             f"{root} may be read as {' or '.join(fitting)}; say which with --data {fitting[0]}"
         )
+    if is_web(root) and not names:
+        raise UserError(
+            f"{root}: no dataset found; looked for train.csv alone, as its server lists no files"
+        )
     raise UserError(f"{root}: no dataset found; looked for train.csv, train/ and train*.tar")
 
 
