@@ -8,11 +8,6 @@ _CLIENTS = {
     "http", "httpx", "huggingface_hub", "paramiko", "requests", "s3fs", "urllib3",
 }  # fmt: skip
 _PASSING = {408, 425, 429}  # of the status codes below 500
-_FORBIDDEN = "access is forbidden (403): the credentials do not allow it"
-_NO_CREDENTIALS = (
-    "no credentials were found; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `aws configure`, "
-    "give those of s3, GOOGLE_APPLICATION_CREDENTIALS those of gs, HF_TOKEN those of hf"
-)
 
 
 class RemoteError(UserError):
@@ -47,7 +42,11 @@ def final_error(address: str, error: BaseException) -> RemoteError | None:
     """The error that no further attempt would change, in words; None for one that may pass."""
     status, name = status_of(error), type(error).__name__
     if "Credential" in name or name in ("ProfileNotFound", "TokenRetrievalError"):
-        return RemoteError(f"{address}: {_NO_CREDENTIALS}")
+        return RemoteError(
+            f"{address}: no credentials were found; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or `aws configure`, give those of s3, GOOGLE_APPLICATION_CREDENTIALS those of gs, "
+            "HF_TOKEN those of hf"
+        )
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and status is None and cause is not None:
         # fsspec says so of every address of http that gives no answer.
@@ -57,7 +56,9 @@ def final_error(address: str, error: BaseException) -> RemoteError | None:
     if status == 401:
         return RefusedError(f"{address}: credentials are needed (401)")
     if isinstance(error, PermissionError) or status == 403:
-        return RefusedError(f"{address}: {_FORBIDDEN}")
+        return RefusedError(
+            f"{address}: access is forbidden (403): the credentials do not allow it"
+        )
     if isinstance(error, NotImplementedError):
         return RemoteError(f"{address}: such addresses can be read, not written")
     refused = status is not None and 400 <= status < 500 and status not in _PASSING

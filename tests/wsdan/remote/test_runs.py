@@ -2,11 +2,15 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
+from pages import blocks_of, run_shell
+from paths import ROOT
 from runs import SMALL, acting_at, assert_same_end, metrics_of, refused
 from stores import FileHandler, files_of, serving
 from trees import make_shards, make_table, make_tree
@@ -142,6 +146,22 @@ def test_csv_lists_and_checkpoints_of_a_web_server(tmp_path, capsys):
         assert "tells neither ETag nor time" in refused(
             capsys, *TRAIN, *data, "--cache", "disk", "--out", tmp_path / "other"
         )
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(s3, upload, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    upload(make_tree(tmp_path / "birds", 2), "birds")
+    shutil.copy(tmp_path / "birds/val/red/0.png", "image.jpg")
+    first, second = blocks_of((ROOT / "docs/training/remote.md").read_text())
+    run_shell(first.content.replace("BUCKET", "bucket"))
+    shutil.move("runs", "elsewhere")
+    capsys.readouterr()
+    run_shell(second.content.replace("BUCKET", "bucket"))  # the run is done: it is evaluated
+    assert "3 classes" in capsys.readouterr().out
+    for name in ("last.pt", "best.pt", "config.yaml"):
+        found, expected = (Path(folder, "birds", name) for folder in ("runs", "elsewhere"))
+        assert found.read_bytes() == expected.read_bytes()
 
 
 def test_a_web_server_without_range_requests(tmp_path, capsys):
