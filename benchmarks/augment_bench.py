@@ -25,7 +25,7 @@ from wsdan_kernels.reference import attention_swap as reference_swap
 from wsdan_kernels.reference import crop_resize as reference_crop
 from wsdan_kernels.testing import TOLERANCES, paper_shape
 
-PAIR = ("attention_boxes", "attention_crop_drop")
+PAIR = ("attention_crop_drop",)
 BF16, FLOAT = torch.bfloat16, torch.float32
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 # On a GPU multiply-adds are fused or not, as a compiler chose: others.py on what this does.

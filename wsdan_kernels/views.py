@@ -10,7 +10,7 @@ from torch import Tensor
 from wsdan_kernels import _checks as check
 from wsdan_kernels import ops
 from wsdan_kernels.backends import resolve
-from wsdan_kernels.functional.attending import attention_boxes, check_drop, crop_resize
+from wsdan_kernels.functional.attending import attention_boxes, check_view, crop_resize
 
 
 def attention_crop(
@@ -79,24 +79,18 @@ def attention_crop_drop(
         TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "attention_crop_drop"
-    options = {"rule": rule, "align_corners": align_corners}
-    names = {"map_name": "drop_maps", "threshold_name": "drop_threshold"}
-    thresholds = check_drop(op, images, drop_maps, drop_threshold, **options, **names)
-    check.same_batch(op, ("images", images), ("crop_maps", crop_maps))
-    boxes = attention_boxes(
-        crop_maps,
-        tuple(images.shape[2:]),
-        threshold=crop_threshold,
-        padding=padding,
-        backend=backend,
-        **options,
+    options = (rule, align_corners)
+    thresholds = (
+        check_view(op, images, crop_maps, crop_threshold, *options, prefix="crop_"),
+        check_view(op, images, drop_maps, drop_threshold, *options, prefix="drop_"),
     )
-    if boxes.dim() != 2:
-        raise check.wrong_value(op, "crop_threshold", "one number per image", repr(crop_threshold))
+    check.number(op, "padding", padding, 0.0)
     chosen = resolve(op, backend, images.device.type, images.dtype)
-    return ops.attention_crop_drop.forward(
-        images, boxes, drop_maps.detach(), thresholds, rule, align_corners, chosen
+    maps, padding = (crop_maps.detach(), drop_maps.detach()), min(float(padding), 1.0)
+    crops, drops, _ = ops.attention_crop_drop.forward(
+        images, *maps, *thresholds, padding, *options, chosen
     )
+    return crops, drops
 
 
 def attention_refine(

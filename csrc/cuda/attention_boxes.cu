@@ -2,18 +2,18 @@
 
 #include "attention_boxes.cuh"
 #include "launch/map_launch.h"
+#include "launch/views.h"
 
 namespace wsdan {
-namespace {
 
-// maps (B,h,w), thresholds (B,T) -> boxes (B,T,4) int32. The shapes are checked in Python.
+// The shapes are checked in Python.
 void attention_boxes(
     const Tensor& maps, const Tensor& thresholds, int64_t height, int64_t width, double padding,
     const std::string& rule, bool align_corners, Tensor boxes
 ) {
     constexpr const char* op = "attention_boxes";
     STD_TORCH_CHECK(
-        maps.dim() == 3 && thresholds.dim() == 2 && maps.size(0) == thresholds.size(0), op,
+        maps.dim() == 3 && maps.size(0) == thresholds.size(0), op,
         ": maps (B,h,w) and thresholds (B,T) differ in B"
     );
     const Launcher launch(op, maps);
@@ -26,10 +26,13 @@ void attention_boxes(
         launch(
             attention_boxes_kernel<M, T>, thresholds.numel(), how.threads, how.shared,
             maps_of<M>(maps), how.dense_data(), data_of<const T>(cuts),
-            static_cast<int>(thresholds.size(1)), geometry, padding, data_of<int32_t>(boxes)
+            static_cast<int>(thresholds.dim() == 1 ? 1 : thresholds.size(1)), geometry, padding,
+            data_of<int32_t>(boxes)
         );
     });
 }
+
+namespace {
 
 STABLE_TORCH_LIBRARY_IMPL(wsdan_native, CUDA, library) {
     library.impl("attention_boxes", TORCH_BOX(&attention_boxes));

@@ -61,17 +61,14 @@ __device__ inline Extent block_extent(Extent own) {
     );
 }
 
-// maps (B,h,w), thresholds (B,T) -> boxes (B,T,4) int32, x1 y1 x2 y2; block b*T + t makes one.
-template <typename M, typename T>
-__global__ void __launch_bounds__(kBoxThreads) attention_boxes_kernel(
-    Maps<M> maps, const T* dense, const T* thresholds, int count, MapGeometry<T> geometry,
-    double padding, int32_t* boxes
+// The box, x1 y1 x2 y2, of a block's map; all its threads call it.
+template <typename T>
+__device__ void find_box(
+    const ResizedMap<T>& map, T peak, T threshold, double padding, int32_t* box
 ) {
-    const int64_t b = blockIdx.x / count;
+    const MapGeometry<T>& geometry = map.geometry;
     const int height = geometry.rows.out, width = geometry.columns.out;
-    const ResizedMap<T> map = load_map(maps, b, geometry, dense);
-    const T peak = peak_of(map);
-    ExtentVisitor<T> visitor{thresholds[blockIdx.x] * peak, {height, width, -1, -1}};
+    ExtentVisitor<T> visitor{threshold * peak, {height, width, -1, -1}};
     if (peak > 0)
         look_through(map, visitor.cut, visitor);
     const Extent seen = block_extent(visitor.seen);
@@ -82,11 +79,21 @@ __global__ void __launch_bounds__(kBoxThreads) attention_boxes_kernel(
         rows = padded_interval(seen.top, seen.bottom, height, padding, geometry.rule);
         columns = padded_interval(seen.left, seen.right, width, padding, geometry.rule);
     }
-    int32_t* box = boxes + int64_t{blockIdx.x} * 4;
     box[0] = static_cast<int32_t>(columns.start);
     box[1] = static_cast<int32_t>(rows.start);
     box[2] = static_cast<int32_t>(columns.end);
     box[3] = static_cast<int32_t>(rows.end);
+}
+
+// maps (B,h,w), thresholds (B,T) -> boxes (B,T,4) int32; block b*T + t makes one.
+template <typename M, typename T>
+__global__ void __launch_bounds__(kBoxThreads) attention_boxes_kernel(
+    Maps<M> maps, const T* dense, const T* thresholds, int count, MapGeometry<T> geometry,
+    double padding, int32_t* boxes
+) {
+    const int64_t b = blockIdx.x / count;
+    const ResizedMap<T> map = load_map(maps, b, geometry, dense);
+    find_box(map, peak_of(map), thresholds[blockIdx.x], padding, boxes + int64_t{blockIdx.x} * 4);
 }
 
 }  // namespace wsdan

@@ -2,9 +2,33 @@
 
 #include "attention_drop.cuh"
 #include "launch/cut_maps.h"
+#include "launch/map_launch.h"
 #include "launch/views.h"
 
 namespace wsdan {
+namespace {
+
+// The maps made ready by a launch of their own.
+template <typename T>
+CutMaps<T> cut_maps(
+    const Launcher& launch, const Tensor& maps, const Tensor& thresholds,
+    const MapGeometry<T>& geometry, const char* op
+) {
+    CutMaps<T> result(maps);
+    const MapLaunch<T> how(launch, maps, geometry, kCutThreads);
+    const Tensor shares = dense_as<T>(thresholds);
+    with_map_type(maps.scalar_type(), op, [&](auto stored) {
+        using M = decltype(stored);
+        if constexpr (std::is_same_v<Computed<M>, T>)
+            launch(
+                map_cuts_kernel<M, T>, maps.size(0), how.threads, how.shared, maps_of<M>(maps),
+                how.dense_data(), data_of<const T>(shares), geometry, result.get()
+            );
+    });
+    return result;
+}
+
+}  // namespace
 
 void attention_drop(
     const Tensor& images, const Tensor& maps, const Tensor& thresholds, const std::string& rule,
@@ -20,7 +44,7 @@ void attention_drop(
         using T = decltype(computed);
         const auto geometry =
             map_geometry<T>(maps, images.size(2), images.size(3), rule, align_corners, op);
-        const CutMaps<T> cuts(launch, maps, thresholds, geometry, op);
+        const CutMaps<T> cuts = cut_maps(launch, maps, thresholds, geometry, op);
         with_image_type(x.scalar_type(), op, [&](auto stored) {
             using W = Word<decltype(stored)>;
             const auto from = images_of<const W>(x, interleaved);

@@ -25,19 +25,26 @@ struct MapCuts {
     T* cuts;
 };
 
+// A block's map, of image `b`, as what the drop reads of it; all its threads call it.
+template <typename T>
+__device__ void cut_map(
+    const ResizedMap<T>& map, T peak, T threshold, int64_t b, const MapCuts<T>& result
+) {
+    const int size = map.geometry.size();
+    for (int i = threadIdx.x; i < size; i += blockDim.x)
+        result.values[b * size + i] = map.values[i];
+    if (threadIdx.x == 0)
+        result.cuts[b] = peak > 0 ? threshold * peak : std::numeric_limits<T>::quiet_NaN();
+}
+
 // maps (B,h,w), thresholds (B,) -> MapCuts; one block an image.
 template <typename M, typename T>
 __global__ void __launch_bounds__(kCutThreads) map_cuts_kernel(
     Maps<M> maps, const T* dense, const T* thresholds, MapGeometry<T> geometry, MapCuts<T> result
 ) {
     const int64_t b = blockIdx.x;
-    const int size = geometry.size();
     const ResizedMap<T> map = load_map(maps, b, geometry, dense);
-    const T peak = peak_of(map);
-    for (int i = threadIdx.x; i < size; i += blockDim.x)
-        result.values[b * size + i] = map.values[i];
-    if (threadIdx.x == 0)
-        result.cuts[b] = peak > 0 ? thresholds[b] * peak : std::numeric_limits<T>::quiet_NaN();
+    cut_map(map, peak_of(map), thresholds[b], b, result);
 }
 
 // The resized map at `count` neighbouring elements of a row, from one image row to the next.

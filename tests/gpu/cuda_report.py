@@ -55,6 +55,7 @@ int main() {
 LAUNCHED = {
     "attention_boxes_kernel": lambda arguments, sizes: sizes[arguments[1]],
     "map_cuts_kernel": lambda arguments, sizes: sizes[arguments[1]],
+    "boxes_and_cuts_kernel": lambda arguments, sizes: sizes["float"],
     "attention_drop_kernel": lambda arguments, sizes: 0,
     "attention_crop_drop_kernel": lambda arguments, sizes: 0,
     "crop_resize_kernel": lambda arguments, sizes: 0,

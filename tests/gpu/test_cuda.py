@@ -117,13 +117,17 @@ def test_images_that_are_not_finite(value, layout):
 def test_float64_maps_of_other_images(dtype, layout):
     """attention_crop_drop takes the kernels of each there; the masks are those of float64."""
     images = (100 * values((3, 3, 40, 48)).abs()).to(dtype).contiguous(memory_format=layout)
-    maps, boxes = values((3, 6, 7), torch.float64, 1), torch.tensor([[3, 4, 30, 40]] * 3)
+    maps = values((3, 6, 7), torch.float64, 1)
     thresholds = torch.tensor([0.2, 0.4, 0.7], dtype=torch.float64)
     drops = view_parity.check_drop("cuda", images, maps, thresholds, "paper")
-    arguments = [value.to(WHERE) for value in (images, boxes.int(), maps, thresholds)]
-    crops, dropped = OPS.attention_crop_drop(*arguments, "paper", True, "cuda")
+    images, maps, thresholds = (value.to(WHERE) for value in (images, maps, thresholds))
+    crops, dropped, boxes = OPS.attention_crop_drop(
+        images, maps.flip(1), maps, thresholds, thresholds, 0.1, "paper", True, "cuda"
+    )
     assert torch.equal(dropped.cpu(), drops)
-    assert torch.equal(crops, wk.crop_resize(*arguments[:2], backend="cuda"))
+    assert torch.equal(crops, wk.crop_resize(images, boxes, backend="cuda"))
+    options = {"threshold": thresholds, "padding": 0.1, "backend": "cuda"}
+    assert torch.equal(boxes, wk.attention_boxes(maps.flip(1), (40, 48), **options))
 
 
 @each_rule
@@ -258,8 +262,9 @@ def test_offsets_beyond_32_bits(axis, stride):
         images = images.detach().requires_grad_()
         crop = wk.crop_resize(images, boxes, (4, 6), backend="cuda")
         drop = wk.attention_drop(images, maps, threshold=0.4, backend="cuda")
+        thresholds = torch.full((2,), 0.4, device=WHERE)
         both = OPS.attention_crop_drop(
-            images, boxes.int(), maps, torch.full((2,), 0.4, device=WHERE), "paper", True, "cuda"
+            images, maps.flip(1), maps, thresholds, thresholds, 0.1, "paper", True, "cuda"
         )
         return [value.detach() for value in (crop, drop, *both)]
 
@@ -285,7 +290,7 @@ def test_gradients_of_other_layouts():
 
 @emulated
 def test_the_number_of_launches(emulator):
-    """At most three for the pair of views, one for all boxes."""
+    """Two for the pair of views, boxes included; one for all boxes."""
     maps, images = values((4, 7, 7)).abs(), values((4, 3, 40, 50))
 
     def count(function, *arguments, **options):
@@ -296,7 +301,7 @@ def test_the_number_of_launches(emulator):
     options = {"padding": 0.1, "threshold": (0.1, 0.5, 0.6)}
     assert count(wk.attention_boxes, maps, (40, 50), **options) == 1
     limits = {"crop_threshold": 0.5, "drop_threshold": 0.3}
-    assert count(wk.attention_crop_drop, images, maps, maps.flip(1), **limits) <= 3
+    assert count(wk.attention_crop_drop, images, maps, maps.flip(1), **limits) == 2
 
 
 @emulated
@@ -315,10 +320,9 @@ def test_tensors_of_another_gpu_than_the_current_one(case, emulator):
 @each_case
 def test_a_launch_that_fails_names_the_operator_and_the_shape(case, emulator):
     inputs = {name: value.detach() for name, value in case.inputs(case.shapes[0]).items()}
-    op = "attention_boxes" if case.op == "attention_crop_drop" else case.op  # the first to launch
-    maps = {"attention_boxes": "maps", "attention_crop_drop": "crop_maps"}
-    shape = tuple(inputs[maps.get(case.op, "images")].shape)
-    text = f"{op}: a kernel did not launch for {shape}: "
+    first = "maps" if case.op == "attention_boxes" else "images"
+    shape = tuple(inputs[first].shape)
+    text = f"{case.op}: a kernel did not launch for {shape}: "
     with install.failing(emulator), pytest.raises(RuntimeError, match=re.escape(text)):
         case.run(inputs, "cuda")
 

@@ -76,10 +76,9 @@ def wrong_drop(images, maps, thresholds, rule, align_corners):
     return run(images, maps, 0.9 * thresholds, rule, align_corners)
 
 
-def wrong_crop_drop(images, boxes, maps, thresholds, rule, align_corners):
-    """Crop and drop of the other's image size: the drop's map upside down."""
-    run = reference.attention_crop_drop.forward
-    return run(images, boxes, maps.flip(1), thresholds, rule, align_corners)
+def wrong_crop_drop(images, crop_maps, drop_maps, *options):
+    """The drop's map upside down."""
+    return reference.attention_crop_drop.forward(images, crop_maps, drop_maps.flip(1), *options)
 
 
 def wrong_swap(images, boxes, partners):

@@ -21,7 +21,6 @@ from parity import (
 
 import wsdan_kernels as wk
 from wsdan_kernels._dtypes import accumulation_dtype
-from wsdan_kernels.ops.crop_resize import int32_boxes
 from wsdan_kernels.testing import TOLERANCES
 
 SIDES = (1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 23, 31, 32, 33, 48, 61, 64, 65, 97, 128, 131)
@@ -260,17 +259,24 @@ def fuzz_drop(rng, seed):
 
 def fuzz_crop_drop(rng, seed):
     images = draw_images(rng, rng.choice([0, 1, 1, 2, 3]), seed, 30_000)
-    size = images.shape[2:]
-    boxes = int32_boxes(draw_boxes(rng, images.shape[0], *size))
-    maps = draw_maps(rng, images.shape[0], seed + 1)
+    batch, size = images.shape[0], images.shape[2:]
+    maps, crop_maps = (draw_maps(rng, batch, seed + i) for i in (1, 4))
+    if rng.random() < 0.5:
+        crop_maps = maps.flip(1)
+    padding = rng.choice([0.0, 0.05, 0.1, 1.0])
     options = (rng.choice(["paper", "guyuc"]), rng.random() < 0.5)
     thresholds = draw_thresholds(rng, maps, 1)[:, 0]
+    crop_thresholds = draw_thresholds(rng, crop_maps, 1)
     strides = rng.choice(STRIDES)
     upstreams = [arranged(values(images.shape, images.dtype, seed + i), strides) for i in (2, 3)]
     leaf = images.detach().requires_grad_()
-    found = OPS.attention_crop_drop(leaf, boxes, maps, thresholds, *options, "cpu")
-    (grad,) = torch.autograd.grad(found, leaf, upstreams)
-    crops, drops = (result.detach() for result in found)
+    found = OPS.attention_crop_drop(
+        leaf, crop_maps, maps, crop_thresholds[:, 0], thresholds, padding, *options, "cpu"
+    )
+    (grad,) = torch.autograd.grad(found[:2], leaf, upstreams)
+    crops, drops, boxes = (result.detach() for result in found)
+    apart = OPS.attention_boxes(crop_maps, crop_thresholds, *size, padding, *options, "cpu")
+    assert torch.equal(boxes, apart[:, 0])
     check_drop(drops, images, maps, thresholds, *options)
     for result in (crops, drops):
         assert_layout(result, images)

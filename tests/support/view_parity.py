@@ -147,9 +147,16 @@ def check_views(backend, images, place, map_dtype):
             check_crop(found.cpu(), images, boxes, size, align_corners)
     drops = wk.attention_drop(placed, given[1], threshold=given[2], backend=backend).cpu()
     parity.check_drop(drops, images, maps, thresholds, "paper", True)
-    both = parity.OPS.attention_crop_drop(placed, *given, "paper", True, backend)
-    check_crop(both[0].cpu(), images, boxes, (height, width), True)
-    assert torch.equal(both[1].cpu(), drops)
+    # Maps of the drop's kind are looked through together with them, others apart.
+    for shape, dtype in (((2, 4, 5), map_dtype), ((2, 3, 7), map_dtype), ((2, 4, 5), torch.half)):
+        crop_maps = values(shape, torch.float32, 2).abs().to(DEVICE[backend], dtype)
+        crops, dropped, found = parity.OPS.attention_crop_drop(
+            placed, crop_maps, given[1], given[2], given[2], 0.1, "paper", True, backend
+        )
+        options = {"threshold": given[2], "padding": 0.1, "backend": backend}
+        assert torch.equal(found, wk.attention_boxes(crop_maps, (height, width), **options))
+        check_crop(crops.cpu(), images, found.cpu(), (height, width), True)
+        assert torch.equal(dropped.cpu(), drops)
 
 
 def check_crop(found, images, boxes, size, align_corners):

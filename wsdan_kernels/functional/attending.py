@@ -225,14 +225,14 @@ def attention_drop(
         TypeError, ValueError: for a wrong argument, with its rule and the value.
     """
     op = "attention_drop"
-    thresholds = check_drop(op, images, maps, threshold, rule, align_corners)
+    thresholds = check_view(op, images, maps, threshold, rule, align_corners)
     chosen = resolve(op, backend, images.device.type, images.dtype)
     return ops.attention_drop.forward(
         images, maps.detach(), thresholds, rule, align_corners, chosen
     )
 
 
-def check_drop(
+def check_view(
     op: str,
     images: Tensor,
     maps: Tensor,
@@ -240,10 +240,13 @@ def check_drop(
     rule: str,
     align_corners: bool,
     *,
-    map_name: str = "maps",
-    threshold_name: str = "threshold",
+    prefix: str = "",
 ) -> Tensor:
-    """Check the arguments of a drop, for `op`, and return the thresholds as a tensor (B,)."""
+    """Check the arguments of a view by one map an image, for `op`; return the thresholds, (B,).
+
+    prefix: of the arguments' names "maps" and "threshold".
+    """
+    map_name, threshold_name = f"{prefix}maps", f"{prefix}threshold"
     check.tensor(op, "images", images, "B C H W", check.IMAGES)
     check.not_empty(op, "images", images, (1, 2, 3))
     _check_maps(op, map_name, maps)

@@ -26,10 +26,10 @@ def _check(maps, thresholds, height, width, padding, rule, *options):
     _checks.number(op, "padding", padding, 0.0, 1.0)
 
 
-def check_maps(op, maps, rule):
+def check_maps(op, maps, rule, name="maps"):
     """What every operator that resizes maps relies on."""
-    _checks.tensor(op, "maps", maps, "B h w")
-    _checks.not_empty(op, "maps", maps, (1, 2))
+    _checks.tensor(op, name, maps, "B h w")
+    _checks.not_empty(op, name, maps, (1, 2))
     _checks.choice(op, "rule", rule, ("paper", "guyuc"))
 
 

@@ -15,12 +15,12 @@ def _fake(images, *options):
     return empty_like(images)
 
 
-def check_drop(op, images, maps, thresholds, rule):
-    """What a drop relies on, for `op`."""
+def check_view(op, images, maps, thresholds, rule, prefix=""):
+    """What a view of one map and one threshold an image relies on, for `op`."""
     check_images(op, "images", images)
-    attention_boxes.check_maps(op, maps, rule)
-    _checks.tensor(op, "thresholds", thresholds, "B")
-    for name, value in (("maps", maps), ("thresholds", thresholds)):
+    attention_boxes.check_maps(op, maps, rule, f"{prefix}maps")
+    _checks.tensor(op, f"{prefix}thresholds", thresholds, "B")
+    for name, value in ((f"{prefix}maps", maps), (f"{prefix}thresholds", thresholds)):
         _checks.same_batch(op, ("images", images), (name, value))
         _checks.same_device(op, ("images", images), (name, value))
 
@@ -31,7 +31,7 @@ def check_images(op, name, images):
 
 
 def _check(images, maps, thresholds, rule, *options):
-    check_drop("attention_drop", images, maps, thresholds, rule)
+    check_view("attention_drop", images, maps, thresholds, rule)
 
 
 _native_run = _native.kernel(_FORWARD, 1, _fake)

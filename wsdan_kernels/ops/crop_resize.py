@@ -29,9 +29,9 @@ def _check(images, boxes, height, width, *options):
     _checks.image_size(op, "size", (height, width))
 
 
-def check_boxes(op, images, boxes, dtypes=_checks.INTEGER):
+def check_boxes(op, images, boxes):
     """images: the name of the argument, and the tensor."""
-    _checks.tensor(op, "boxes", boxes, "B 4", dtypes)
+    _checks.tensor(op, "boxes", boxes, "B 4", _checks.INTEGER)
     _checks.same_batch(op, images, ("boxes", boxes))
     _checks.same_device(op, images, ("boxes", boxes))
     if boxes.shape[1] != 4:

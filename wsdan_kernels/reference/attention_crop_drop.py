@@ -2,21 +2,28 @@
 
 from torch import Tensor
 
-from wsdan_kernels.reference import attention_drop, crop_resize
+from wsdan_kernels.reference import attention_boxes, attention_drop, crop_resize
 
 
 def forward(
     images: Tensor,
-    boxes: Tensor,
-    maps: Tensor,
-    thresholds: Tensor,
+    crop_maps: Tensor,
+    drop_maps: Tensor,
+    crop_thresholds: Tensor,
+    drop_thresholds: Tensor,
+    padding: float,
     rule: str,
     align_corners: bool,
-) -> tuple[Tensor, Tensor]:
-    """images (B,C,H,W), boxes (B,4), maps (B,h,w), thresholds (B,) -> crops, drops (B,C,H,W).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """images (B,C,H,W), maps (B,h,w), thresholds (B,) -> crops, drops (B,C,H,W), boxes (B,4) int32.
 
     align_corners is that of the maps' resize; crops are resized with align_corners=True.
     """
     height, width = images.shape[2:]
+    thresholds = crop_thresholds[:, None]
+    boxes = attention_boxes.forward(
+        crop_maps, thresholds, height, width, padding, rule, align_corners
+    ).squeeze(1)
     crops = crop_resize.forward(images, boxes, height, width, True)
-    return crops, attention_drop.forward(images, maps, thresholds, rule, align_corners)
+    drops = attention_drop.forward(images, drop_maps, drop_thresholds, rule, align_corners)
+    return crops, drops, boxes

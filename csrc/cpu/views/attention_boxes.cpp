@@ -16,6 +16,7 @@
 #include "../levels.h"
 #include "../parallel.h"
 #include "../tensors.h"
+#include "launchers.h"
 #include "resized_map.h"
 
 namespace wsdan {
@@ -71,18 +72,20 @@ void image_boxes(
     }
 }
 
-// maps (B,h,w), thresholds (B,T) -> boxes (B,T,4) int32. The shapes are checked in Python.
+}  // namespace
+
+// The shapes are checked in Python.
 void attention_boxes(
     const Tensor& maps, const Tensor& thresholds, int64_t height, int64_t width, double padding,
     const std::string& rule, bool align_corners, Tensor boxes
 ) {
     STD_TORCH_CHECK(
-        maps.dim() == 3 && thresholds.dim() == 2 && maps.size(0) == thresholds.size(0),
+        maps.dim() == 3 && maps.size(0) == thresholds.size(0),
         "attention_boxes: maps (B,h,w) and thresholds (B,T) differ in B"
     );
     const MapGeometry geometry{maps.size(1), maps.size(2),   height,
                                width,        box_rule(rule), align_corners};
-    const int64_t count = thresholds.size(1);
+    const int64_t count = thresholds.dim() == 1 ? 1 : thresholds.size(1);
     int32_t* box_data = data_of<int32_t>(boxes);
     with_computed_type(maps.scalar_type(), [&](auto type) {
         using T = decltype(type);
@@ -103,6 +106,8 @@ void attention_boxes(
         );
     });
 }
+
+namespace {
 
 STABLE_TORCH_LIBRARY_IMPL(wsdan_native, CPU, library) {
     library.impl("attention_boxes", TORCH_BOX(&attention_boxes));

@@ -1,5 +1,5 @@
 // The views of an image on the CPU (arXiv:1901.09891 section 3.2-3.3): crop_resize, attention_drop,
-// and both at once, which reads each image row from memory once.
+// and both training views at once, which reads each image row from memory once.
 //
 // B*C*H*W elements are read and as many written for each view.
 
@@ -14,6 +14,7 @@
 #include "crop_rows.h"
 #include "drop_rows.h"
 #include "images.h"
+#include "launchers.h"
 #include "resized_map.h"
 
 namespace wsdan {
@@ -88,12 +89,17 @@ void attention_drop(
     });
 }
 
-// crop_resize to the size of the images, and attention_drop, of the same images.
+// The boxes of the crop's maps, crop_resize by them to the size of the images, and attention_drop.
 void attention_crop_drop(
-    const Tensor& images, const Tensor& boxes, const Tensor& maps, const Tensor& thresholds,
-    const std::string& rule, bool align_corners, Tensor crops, Tensor drops
+    const Tensor& images, const Tensor& crop_maps, const Tensor& maps,
+    const Tensor& crop_thresholds, const Tensor& thresholds, double padding,
+    const std::string& rule, bool align_corners, Tensor crops, Tensor drops, Tensor boxes
 ) {
     const Tensor x = laid_out_as(images, crops);
+    attention_boxes(
+        crop_maps, crop_thresholds, images.size(2), images.size(3), padding, rule, align_corners,
+        boxes
+    );
     const Tensor corners = checked_boxes(boxes, images);
     const bool interleaved = !is_planar(crops), stream = worth_streaming(size_of(crops));
     const int32_t* box_data = data_of<const int32_t>(corners);

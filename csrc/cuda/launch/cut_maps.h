@@ -1,33 +1,18 @@
-// The maps of a drop, made ready by a launch of their own: dense values, and T for each image.
+// Room for what the kernels of a drop read of its maps: dense values, and T for each image.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
+#include "../../torch/tensors.h"
 #include "../attention_drop.cuh"
-#include "map_launch.h"
 
 namespace wsdan {
 
 template <typename T>
 class CutMaps {
 public:
-    // maps (B,h,w), thresholds (B,)
-    CutMaps(
-        const Launcher& launch, const Tensor& maps, const Tensor& thresholds,
-        const MapGeometry<T>& geometry, const char* op
-    )
-        : values_(scratch(maps, maps.numel())), cuts_(scratch(maps, maps.size(0))) {
-        const MapLaunch<T> how(launch, maps, geometry, kCutThreads);
-        const Tensor shares = dense_as<T>(thresholds);
-        with_map_type(maps.scalar_type(), op, [&](auto stored) {
-            using M = decltype(stored);
-            if constexpr (std::is_same_v<Computed<M>, T>)
-                launch(
-                    map_cuts_kernel<M, T>, maps.size(0), how.threads, how.shared, maps_of<M>(maps),
-                    how.dense_data(), data_of<const T>(shares), geometry, get()
-                );
-        });
-    }
+    explicit CutMaps(const Tensor& maps)
+        : values_(scratch(maps, maps.numel())), cuts_(scratch(maps, maps.size(0))) {}
 
     MapCuts<T> get() const {
         return {data_of<T>(values_), data_of<T>(cuts_)};
