@@ -7,6 +7,7 @@ WSDAN_CPU_FLAGS, WSDAN_CUDA and WSDAN_CUDA_ARCHS choose what native_build/ build
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -20,13 +21,15 @@ from native_build import cpu, cuda, objects  # noqa: E402
 
 
 class BuildNative(build_ext):
-    """Builds wsdan_kernels/_cpu, and then wsdan_kernels/_cuda beside it."""
+    """Builds wsdan_kernels/_cpu, and wsdan_kernels/_cuda beside it, both at once."""
 
     def run(self) -> None:
         library = Path(self.get_ext_fullpath("wsdan_kernels._cpu"))
+        beside = library.with_name(library.name.replace("_cpu", "_cuda", 1))
         try:
-            cpu.build(library)
-            cuda.build(library.with_name(library.name.replace("_cpu", "_cuda", 1)))
+            with ThreadPoolExecutor(2) as pool:
+                for built in (pool.submit(cpu.build, library), pool.submit(cuda.build, beside)):
+                    built.result()
         except (objects.CannotBuildError, ValueError) as error:
             raise SetupError(f"the native operators: {error}") from error
 

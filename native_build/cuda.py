@@ -141,9 +141,11 @@ def parse_archs(text: str) -> list[int]:
 
 
 def compile_all(nvcc: str, archs: list[int]) -> list[Path]:
-    """The objects of the .cu files of csrc/cuda, compiled where they are not up to date."""
+    """The objects of csrc/cuda, compiled where they are not up to date."""
     folder = ROOT / "build" / "cuda" / "-".join(map(str, archs))
-    sources = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
+    sources = sorted(
+        path for kind in ("*.cu", "*.cpp") for path in (ROOT / "csrc" / "cuda").rglob(kind)
+    )
     codes = [*(f"sm_{arch}" for arch in archs), f"compute_{archs[0]}"]
     threads = max(1, objects.processors() // len(sources))  # of one nvcc, for its architectures
     flags = [*FLAGS, *_gencode(archs), f"-DWSDAN_CUDA_ARCHS={' '.join(codes)}"]

@@ -1,4 +1,5 @@
-"""Compiles sources to objects, those that are not up to date, several at once.
+"""Compiles sources to objects, those that are not up to date, several at once: those of both
+libraries, which setup.py builds side by side, wait for the same processors.
 
 An object is up to date if it is newer than its source and the headers that it includes, and was
 made by the same command. The headers of torch do not count: those of any version give the same
@@ -6,6 +7,7 @@ stable ABI, and an isolated build unpacks them anew. Where ccache is installed, 
 through it.
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -33,6 +35,12 @@ def processors() -> int:
     return int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))
 
 
+@functools.cache
+def compilers() -> ThreadPoolExecutor:
+    """What all compilers of this process run in."""
+    return ThreadPoolExecutor(max_workers=processors())
+
+
 def torch_folder(name: str = "") -> Path:
     """A folder of the installed torch, which is not imported. Raises CannotBuildError."""
     found = importlib.util.find_spec("torch")
@@ -50,8 +58,7 @@ def compile_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     order = sorted(sources, key=lambda path: -path.stat().st_size)
-    with ThreadPoolExecutor(max_workers=processors()) as pool:
-        return list(pool.map(lambda path: _compile(compiler, flags, path, folder), order))
+    return list(compilers().map(lambda path: _compile(compiler, flags, path, folder), order))
 
 
 def notes_of(built: Path) -> Path:

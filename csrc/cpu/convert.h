@@ -65,13 +65,8 @@ __attribute__((target("avx"))) inline void stream_copy(const void* from, void* t
 }
 #endif
 
-// to[i] = from[i], i < count
 template <typename At, typename From, typename To>
-void convert_row(At /*at*/, const From* from, To* to, int64_t count) {
-    if constexpr (std::is_same_v<From, To>) {
-        std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(To));
-        return;
-    }
+void convert_elements(At /*at*/, const From* from, To* to, int64_t count) {
     int64_t i = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
     if constexpr (At::value != Level::baseline) {
@@ -87,6 +82,15 @@ void convert_row(At /*at*/, const From* from, To* to, int64_t count) {
             to[i] = byte_of(from[i]);
         else
             to[i] = static_cast<To>(from[i]);
+}
+
+// to[i] = from[i], i < count. A conversion is a function of its own: some callers have ten.
+template <typename At, typename From, typename To>
+void convert_row(At at, const From* from, To* to, int64_t count) {
+    if constexpr (std::is_same_v<From, To>)
+        std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(To));
+    else
+        run_apart(at, [=](auto /*at*/) { convert_elements(at, from, to, count); });
 }
 
 // The same; with `stream` past the cache, where the types are the same. A task that streams ends

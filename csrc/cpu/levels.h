@@ -40,6 +40,13 @@ __attribute__((target(WSDAN_AVX512), flatten, noinline)) void run_avx512(const B
 }
 #endif
 
+// Before a function: one of its own for all levels, which at_cpu_level does not inline.
+#if defined(__GNUC__)
+#define WSDAN_NOINLINE __attribute__((noinline))
+#else
+#define WSDAN_NOINLINE
+#endif
+
 // body(at) compiled for that level as a function of its own, not inlined into its callers.
 template <typename Body>
 void run_apart(AtLevel<Level::baseline> at, const Body& body) {

@@ -5,11 +5,12 @@
 #include <vector>
 
 #include "../common/bilinear.h"
+#include "levels.h"
 
 namespace wsdan {
 
 template <typename T>
-std::vector<Tap<T>> bilinear_taps(int64_t in, int64_t out, bool align_corners) {
+WSDAN_NOINLINE std::vector<Tap<T>> bilinear_taps(int64_t in, int64_t out, bool align_corners) {
     const Axis<T> axis(in, out, align_corners);
     std::vector<Tap<T>> taps;
     taps.reserve(static_cast<std::size_t>(out));

@@ -22,13 +22,18 @@ void with_types(ScalarType dtype, const char* op, const Body& body) {
             return body(BFloat16{}, float{});
         case ScalarType::Half:
             return body(Half{}, float{});
-        case ScalarType::Byte:
-            return body(uint8_t{}, float{});
         default:
-            STD_TORCH_CHECK(
-                false, op, ": takes float32, float64, bfloat16, float16 and uint8 only"
-            );
+            STD_TORCH_CHECK(false, op, ": no kernel for this dtype");
     }
+}
+
+// The same with uint8: images.
+template <typename Body>
+void with_image_types(ScalarType dtype, const char* op, const Body& body) {
+    if (dtype == ScalarType::Byte)
+        body(uint8_t{}, float{});
+    else
+        with_types(dtype, op, body);
 }
 
 // body(index) with a value of an integer dtype's type.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import native_build.cpu as cpu_build
 import native_build.cuda as cuda_build
 from native_build import objects
 from native_build.objects import CannotBuildError, notes_of
@@ -203,6 +204,52 @@ def test_what_is_up_to_date_is_not_compiled_again(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_build, "FLAGS", [*cuda_build.FLAGS, "-DNEW"])
     touch(header, later - 20)
     assert compiled() == ["a", "b"]
+
+
+# Stands for both compilers: what it compiles first waits for what the other one does.
+COMPANION = f"""
+case "$*" in *list*) echo {EVERY_CODE}; exit;; esac
+touch {{mine}}
+tries=0
+while [ ! -e {{other}} ]; do
+    sleep 0.05
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || {{{{ echo "error: {{mine}} is alone"; exit 1; }}}}
+done
+while [ $# -gt 1 ]; do
+    [ "$1" = -o ] && echo built > "$2"
+    shift
+done
+"""
+
+
+def test_both_libraries_are_compiled_side_by_side(tmp_path, monkeypatch):
+    setuptools = pytest.importorskip("setuptools")
+    import setup
+
+    nvcc = put_nvcc(tmp_path, COMPANION.format(mine="nvcc", other="c++"))
+    compiler = Path(nvcc).with_name("companion")
+    compiler.write_text("#!/bin/sh" + COMPANION.format(mine="c++", other="nvcc"), encoding="utf-8")
+    compiler.chmod(0o755)
+    for module in (cpu_build, cuda_build, objects):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    for name in ("cpu/a.cpp", "cuda/a.cu"):
+        (tmp_path / "csrc" / name).parent.mkdir(parents=True)
+        (tmp_path / "csrc" / name).write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("PATH", str(compiler.parent), prepend=":")
+    monkeypatch.setenv("MAX_JOBS", "2")
+    objects.compilers.cache_clear()
+    command = setup.BuildNative(setuptools.Distribution(setup.native_build()))
+    command.ensure_finalized()
+    command.build_lib = str(tmp_path / "lib")
+    try:
+        command.run()
+    finally:
+        objects.compilers.cache_clear()
+    built = sorted((tmp_path / "lib" / "wsdan_kernels").iterdir())
+    assert [path.name.split(".")[0] for path in built] == ["_cpu", "_cuda"]
 
 
 def touch(path: Path, seconds: float) -> None:

@@ -72,7 +72,7 @@ void attention_swap(
     const int32_t* box_data = data_of<const int32_t>(corners);
     const int64_t* partner_data = data_of<const int64_t>(chosen);
     const int64_t height = x.size(2), width = x.size(3);
-    with_types(x.scalar_type(), "attention_swap", [&](auto stored, auto computed) {
+    with_image_types(x.scalar_type(), "attention_swap", [&](auto stored, auto computed) {
         using S = decltype(stored);
         using T = decltype(computed);
         const S* from = data_of<const S>(x);

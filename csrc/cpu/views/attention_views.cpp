@@ -38,7 +38,7 @@ void crop_resize(
     const Tensor corners = checked_boxes(boxes, images);
     const bool interleaved = !is_planar(crops), stream = worth_streaming(size_of(crops));
     const int32_t* box_data = data_of<const int32_t>(corners);
-    with_types(x.scalar_type(), "crop_resize", [&](auto stored, auto computed) {
+    with_image_types(x.scalar_type(), "crop_resize", [&](auto stored, auto computed) {
         using S = decltype(stored);
         using T = decltype(computed);
         const S* from = data_of<const S>(x);
@@ -65,7 +65,7 @@ void attention_drop(
     const Tensor x = laid_out_as(images, drops);
     const bool interleaved = !is_planar(drops), stream = worth_streaming(size_of(drops));
     const MapGeometry geometry = map_geometry(maps, thresholds, images, rule, align_corners);
-    with_types(x.scalar_type(), "attention_drop", [&](auto stored, auto /*computed*/) {
+    with_image_types(x.scalar_type(), "attention_drop", [&](auto stored, auto /*computed*/) {
         using S = decltype(stored);
         const S* from = data_of<const S>(x);
         S* to = data_of<S>(drops);
@@ -104,7 +104,7 @@ void attention_crop_drop(
     const bool interleaved = !is_planar(crops), stream = worth_streaming(size_of(crops));
     const int32_t* box_data = data_of<const int32_t>(corners);
     const MapGeometry geometry = map_geometry(maps, thresholds, images, rule, align_corners);
-    with_types(x.scalar_type(), "attention_crop_drop", [&](auto stored, auto crop_computed) {
+    with_image_types(x.scalar_type(), "attention_crop_drop", [&](auto stored, auto crop_computed) {
         using S = decltype(stored);
         using C = decltype(crop_computed);
         const S* from = data_of<const S>(x);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../convert.h"
+#include "../levels.h"
 #include "../product.h"
 #include "../scratch.h"
 #include "../taps.h"
@@ -24,7 +25,7 @@ public:
     using V = typename VectorOf<T, lanes>::type;
     using I = typename VectorOf<Int, lanes>::type;
 
-    explicit ShuffledTaps(const std::vector<Tap<T>>& taps)
+    WSDAN_NOINLINE explicit ShuffledTaps(const std::vector<Tap<T>>& taps)
         : count_((static_cast<int64_t>(taps.size()) + lanes - 1) / lanes),
           base_(count_),
           offset_(count_ * lanes),
@@ -75,7 +76,7 @@ private:
 template <typename At, typename S, typename T>
 class CropRows {
 public:
-    CropRows(
+    WSDAN_NOINLINE CropRows(
         const ImageRows<const S>& image, const Box& box, const ImageRows<S>& crop,
         bool align_corners, bool stream
     )

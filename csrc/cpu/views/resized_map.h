@@ -43,7 +43,7 @@ T maximum(const T* values, int64_t count) {
 template <typename At, typename T>
 class ResizedMap {
 public:
-    explicit ResizedMap(const MapGeometry& geometry)
+    WSDAN_NOINLINE explicit ResizedMap(const MapGeometry& geometry)
         : geometry_(geometry),
           columns_(bilinear_taps<T>(geometry.map_width, geometry.width, geometry.align_corners)),
           rows_(bilinear_taps<T>(geometry.map_height, geometry.height, geometry.align_corners)),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../convert.h"
+#include "../levels.h"
 #include "../scratch.h"
 #include "../taps.h"
 #include "images.h"
@@ -17,7 +18,9 @@ template <typename At, typename S, typename T>
 class UncropRows {
 public:
     // row_size: of the image that the box lies in.
-    UncropRows(const ImageRows<const S>& crop, const Box& box, int64_t row_size, bool align_corners)
+    WSDAN_NOINLINE UncropRows(
+        const ImageRows<const S>& crop, const Box& box, int64_t row_size, bool align_corners
+    )
         : crop_(crop),
           box_(box),
           columns_(bilinear_taps<T>(box.width(), crop.width, align_corners)),
@@ -64,8 +67,10 @@ private:
     template <typename Emit>
     void close_row(int64_t y, const Emit& emit) {
         T* wide = open(y);
-        for (int64_t c = 0; c < crop_.pixel; ++c)
-            narrow(wide + c, line_.data() + box_.left * crop_.pixel + c);
+        run_apart(At{}, [this, wide](auto /*at*/) {
+            for (int64_t c = 0; c < crop_.pixel; ++c)
+                narrow(wide + c, line_.data() + box_.left * crop_.pixel + c);
+        });
         emit(y, line_.data());
         std::fill(wide, wide + crop_.row_size(), T(0));
     }

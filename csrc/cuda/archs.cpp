@@ -1,5 +1,6 @@
 // What the library says of itself: the machine code it holds, and whether the CUDA runtime linked
-// into it, which need not be as old as torch's, can use this machine's driver.
+// into it, which need not be as old as torch's, can use this machine's driver. It has no kernels:
+// nvcc hands a .cpp file to the host's compiler alone.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/library.h>
 
