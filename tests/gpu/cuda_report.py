@@ -189,9 +189,10 @@ def occupancy(row: dict) -> float:
 
 def reports(built: Path, sizes: dict[str, int]) -> list[dict]:
     """A row for each kernel of an object and each architecture."""
-    said, bounds = compiled(built), most_threads(built)
-    if not said:
+    said = compiled(built)
+    if not said:  # of a file without kernels
         return []
+    bounds = most_threads(built)
     codes = sections(tool("-sass", str(built), keep=rf"{FUNCTION.pattern}|{ACCESS.pattern}"))
     names = readable({name for name, _ in said})
     rows = []
