@@ -90,6 +90,7 @@ def test_a_mirror_copies_later_what_it_could_not_copy(s3, tmp_path, capsys):
         ("s3://bucket/x", "busy", "gave up after 5 attempts"),
         ("x://bucket/x", None, "no protocol x is known"),
         ("http://127.0.0.1:1/x", None, "cannot be reached"),
+        ("hf://datasets", None, "refused: "),
     ],
 )
 def test_errors_are_one_line(address, fault, text, s3):
