@@ -1,8 +1,10 @@
 """Objects behind addresses: reading by ranges, writing whole, faults, and errors in one line."""
 
+import gc
 import sys
 
 import pytest
+from runs import in_fork
 from stores import WAIT
 
 from wsdan.errors import UserError
@@ -42,6 +44,26 @@ def test_a_slow_link_is_waited_for(s3, monkeypatch):
     s3.faults = ["slow"]
     assert store.read_range(PATH, 0, len(CONTENT)) == CONTENT
     assert len(s3.requests) == 1
+
+
+def test_a_fork_does_not_close_the_connections_of_its_parent(s3, monkeypatch):
+    from s3fs import S3FileSystem
+
+    def close(*_):
+        closed.append(True)
+
+    closed: list[bool] = []
+    monkeypatch.setattr(S3FileSystem, "close_session", staticmethod(close))
+    monkeypatch.setattr(store, "READ", 10 * WAIT)  # another file system than that of other tests
+    s3.put("folder/object", CONTENT)
+    assert store.read_range(PATH, 0, 10) == CONTENT[:10]
+
+    def read():
+        assert store.read_range(PATH, 0, 10) == CONTENT[:10]
+        gc.collect()
+        assert not closed
+
+    assert in_fork(read) == 0
 
 
 def test_an_upload_that_dies_leaves_the_old_object(s3):
