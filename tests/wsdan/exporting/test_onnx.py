@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from exports import CLASSES, SIDE, export, make_checkpoint, make_photographs
+from exports import CLASSES, SIDE, make_checkpoint, make_photographs
+from pages import blocks_of, run_shell
 from paths import ROOT
 
 from wsdan.data.zoom import Inputs
@@ -30,7 +31,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def file(checkpoint):
-    return export(checkpoint, "onnx", checkpoint.with_name("a.onnx"))
+    """What the first command of the page writes."""
+    first = blocks_of((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(checkpoint.parent)
+        run_shell(first.content)
+    return checkpoint.with_name("model.onnx")
 
 
 def test_photographs_get_the_same_probabilities_and_boxes(checkpoint, file, tmp_path):
