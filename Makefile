@@ -11,7 +11,8 @@ NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.p
 	golden.py registered.py nonfinite.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
-.PHONY: help setup lint format docs test test-fast bench fuzz million gpu-check sanitize
+.PHONY: help setup lint format docs test test-fast bench fuzz million gpu-check sanitize \
+	wheels wheels-test release
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,3 +68,12 @@ sanitize:  ## the operators under AddressSanitizer and UndefinedBehaviorSanitize
 	$(SANITIZED) $(PYTHON) tests/support/fuzz.py --cases 300 --seed 20000
 	$(SANITIZED) WSDAN_EMULATOR=address $(dir $(shell command -v $(PYTHON)))pytest -n 2 --capture=sys \
 		tests/gpu/test_cuda.py
+
+wheels:  ## what a release consists of, into dist/: three wheels, one archive; needs nvcc
+	$(PYTHON) -m release.wheels
+
+wheels-test:  ## those without CUDA, where no compiler is: each Python, oldest and newest torch; an hour
+	$(PYTHON) -m release.trial
+
+release:  ## what a release of this checkout lacks; changes nothing
+	$(PYTHON) -m release.check

@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent  # release/ links to this file
 sys.path.insert(0, str(ROOT))  # an isolated build does not look here
 
 from native_build import cpu, cuda, objects  # noqa: E402
