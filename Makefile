@@ -11,8 +11,7 @@ NATIVE_TESTS = $(addprefix tests/kernels/test_,native.py resized.py properties.p
 	golden.py registered.py nonfinite.py)
 CPP_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cuh' '*.cu')
 
-.PHONY: help setup lint format docs test test-fast bench fuzz million gpu-check sanitize \
-	wheels wheels-test release
+.PHONY: help setup lint format docs test test-fast bench fuzz million gpu-check sanitize wheels wheels-test release
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
