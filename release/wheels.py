@@ -8,6 +8,7 @@ as source. Needs torch and the extra `release`; compiles what build/ does not ho
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,8 @@ def repair(wheel: Path, dist: Path) -> Path:
 def build_sdist(dist: Path = DIST) -> Path:
     """The whole checkout's sources, csrc and native_build with them, from which pip can build."""
     base = STAGES / "sdist"
-    base.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(base, ignore_errors=True)  # whose list of files setuptools would go on with
+    base.mkdir(parents=True)
     run_setup(ROOT, {}, "egg_info", f"--egg-base={base}", "sdist", f"--dist-dir={dist}")
     (archive,) = dist.glob("wsdan-*.tar.gz")
     return archive
