@@ -27,10 +27,9 @@ LOADS = (
 
 
 def interpreter(version: str) -> str | None:
-    """The Python of this version, in PATH or among pyenv's."""
-    found = shutil.which(f"python{version}")
+    """The Python of this version: one of pyenv's, whose shims in PATH need not run, or in PATH."""
     kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
-    return found or (str(kept[-1]) if kept else None)
+    return str(kept[-1]) if kept else shutil.which(f"python{version}")
 
 
 def wheels(kind: str) -> list[Path]:

@@ -143,3 +143,16 @@ def test_the_files_of_a_release(tmp_path):
 
 def test_the_tests_of_a_trial_exist():
     assert [name for name in trial.TESTS if not (ROOT / name).is_file()] == []
+
+
+def test_an_interpreter_of_pyenv_comes_before_its_shim(tmp_path, monkeypatch):
+    kept = tmp_path / ".pyenv" / "versions" / "3.12.1" / "bin" / "python3.12"
+    shims = tmp_path / "shims"
+    for folder, name in ((kept.parent, "3.12"), (shims, "3.12"), (shims, "3.13")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"python{name}").write_text("#!/bin/sh\n", encoding="utf-8")
+        (folder / f"python{name}").chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(shims))
+    found = [trial.interpreter(version) for version in ("3.12", "3.13", "3.14")]
+    assert found == [str(kept), str(shims / "python3.13"), None]
