@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from release.distributions import KERNELS, PROGRAM, ROOT, lay_out
+from release.distributions import KERNELS, PROGRAM, ROOT, lay_out, version
 
 STAGES = ROOT / "build" / "wheels"
 DIST = ROOT / "dist"
@@ -33,7 +33,8 @@ def build(kind: str, dist: Path = DIST) -> Path:
     label = ["--tag-build=+cpu"] if kind == "cpu" else []
     made = dist if kind == "program" else stage / "linux"
     run_setup(stage, ENVIRONMENTS[kind], "egg_info", *label, "bdist_wheel", f"--dist-dir={made}")
-    (wheel,) = made.glob(f"{'wsdan' if kind == 'program' else 'wsdan_kernels'}-*.whl")
+    name = "wsdan" if kind == "program" else "wsdan_kernels"
+    (wheel,) = made.glob(f"{name}-{version()}*.whl")
     return wheel if kind == "program" else repair(wheel, dist)
 
 
@@ -75,7 +76,7 @@ def build_sdist(dist: Path = DIST) -> Path:
     shutil.rmtree(base, ignore_errors=True)  # whose list of files setuptools would go on with
     base.mkdir(parents=True)
     run_setup(ROOT, {}, "egg_info", f"--egg-base={base}", "sdist", f"--dist-dir={dist}")
-    (archive,) = dist.glob("wsdan-*.tar.gz")
+    (archive,) = dist.glob(f"wsdan-{version()}.tar.gz")
     return archive
 
 
