@@ -56,10 +56,11 @@ GROUPS = {
     "device": "hardware",
     "out": "run",
 }
-# A WS-DAN step passes three views through the network: a baseline of this many times the epochs has
-# the same number of forward passes. With --calmix it passes four; the baseline stays as it is.
+# A WS-DAN step passes three views through the network, a baseline's one: it has as many more epochs
+# as the recipe's views need. With --calmix a step passes four; the baseline stays as it is.
 VIEWS_PER_STEP = 3
-PLAIN_LOSS = {"counterfactual": 0.0, "joint_views": False}  # what a baseline has of no recipe
+# What a baseline has of no recipe.
+PLAIN_LOSS = {"counterfactual": 0.0, "joint_views": False, "views_after": 0.0}
 
 
 def _setting(
@@ -195,6 +196,10 @@ class Config:
     joint_views: bool | None = _setting(
         None, "pass the crop and the drop view through the network as one batch"
     )
+    views_after: float | None = _setting(
+        None,
+        "fraction of the epochs that train on the raw view alone, before crop and drop begin",
+    )
     max_skipped: int = _setting(
         10, "consecutive steps without a finite loss after which the run ends"
     )
@@ -270,7 +275,8 @@ class Config:
         recipe = table(self.data, self.recipe)
         recipe["pretrained"] &= self.weights is None and self.backbone != UNPUBLISHED
         if self.method == "baseline":
-            recipe["epochs"] *= VIEWS_PER_STEP
+            alone = int(recipe["views_after"] * recipe["epochs"])
+            recipe["epochs"] += (VIEWS_PER_STEP - 1) * (recipe["epochs"] - alone)
             recipe["eval_every"] *= VIEWS_PER_STEP
             recipe |= PLAIN_LOSS
         missing = {name: value for name, value in recipe.items() if getattr(self, name) is None}

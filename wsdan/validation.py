@@ -51,7 +51,7 @@ IS_FOLDER = "is a folder"
 HUB = "hf:"  # begins the name of a repository of Hugging Face's hub, in place of a file's
 PRETRAINED = "config.json"  # by which a folder of Classifier.save_pretrained is known
 LOGGERS = ("csv", "mlflow", "wandb")
-SHARES = ("beta", "layer_decay", "refine_threshold", "warmup")
+SHARES = ("beta", "layer_decay", "refine_threshold", "views_after", "warmup")
 SHARES_BELOW_1 = ("class_weights", "drop_path", "ema", "label_smoothing")
 
 
@@ -125,9 +125,10 @@ def check_together(config) -> None:
     if config.sampler == "balanced" and config.class_weights:
         raise UserError("--sampler balanced and --class-weights exclude each other: each suffices")
     if config.method == "baseline" and (
-        config.counterfactual or config.calmix or config.joint_views
+        config.counterfactual or config.calmix or config.joint_views or config.views_after
     ):
-        raise UserError("--counterfactual, --calmix and --joint-views are for --method wsdan")
+        names = "--counterfactual, --calmix, --joint-views and --views-after"
+        raise UserError(f"{names} are for --method wsdan")
     if config.method == "baseline" and config.zoom > 1:
         raise UserError("--zoom is for --method wsdan: a plain backbone sees no crop")
 

@@ -50,6 +50,7 @@ def some_views(views: tuple[str, ...], make: Views = training_views) -> Callable
         label_smoothing: float = 0.0,
         counterfactual: float = 0.0,
         joint_views: bool = False,
+        raw_only: bool = False,
         **_: object,
     ) -> dict[str, Tensor]:
         if counterfactual or joint_views:
@@ -58,11 +59,11 @@ def some_views(views: tuple[str, ...], make: Views = training_views) -> Callable
             )
         raw = model(images)
         center = unwrapped(model).centers(raw.pooled, labels)
-        batches = {}
-        if views:
+        names, batches = () if raw_only else views, {}
+        if names:
             crops, drops = make(images, raw.attentions.detach(), uniforms)
             batches = {"crop": crops, "drop": drops}
-        logits = {"raw": raw.logits, **{name: model(batches[name]).logits for name in views}}
+        logits = {"raw": raw.logits, **{name: model(batches[name]).logits for name in names}}
         terms = {
             name: F.cross_entropy(scores.float(), labels, label_smoothing=label_smoothing)
             for name, scores in logits.items()

@@ -54,18 +54,25 @@ class Trial:
 
         Raises ValueError if the budget is not whole epochs, UserError for a wrong setting.
         """
-        if self.budget % self.row.passes:
-            raise ValueError(
-                f"a budget of {self.budget} passes is no whole number of epochs of "
-                f"{self.row.passes} passes: {self.row.name}"
-            )
-        epochs = self.budget // self.row.passes
         root = self.root or ("." if DATA[self.data].root else None)  # "." to look for results only
         common = {
-            "epochs": epochs, "eval_every": epochs, "save_every": 0, "workers": 0, "log_images": 0,
-            "plots": False, "seed": self.seed, "root": root, "weights": self.weights,
+            "save_every": 0, "workers": 0, "log_images": 0, "plots": False, "seed": self.seed,
+            "root": root, "weights": self.weights,
         }  # fmt: skip
-        return Config(**{**common, **DATA[self.data].settings, **self.row.settings}).resolved()
+        config = Config(**{**common, **DATA[self.data].settings, **self.row.settings}).resolved()
+        epochs = self._epochs(config.views_after)
+        return dataclasses.replace(config, epochs=epochs, eval_every=epochs)
+
+    def _epochs(self, views_after: float) -> int:
+        """How many have the budget of passes: one each before `views_after`, the row's after it."""
+        for epochs in range(1, self.budget + 1):
+            views = epochs - int(views_after * epochs)
+            if epochs + (self.row.passes - 1) * views == self.budget:
+                return epochs
+        raise ValueError(
+            f"a budget of {self.budget} passes is no whole number of epochs of "
+            f"{self.row.passes} passes: {self.row.name}"
+        )
 
     def key(self) -> dict[str, object]:
         """What its result depends on: the settings that differ from the program's defaults for any

@@ -47,10 +47,11 @@ def assert_same_end(found: Path, expected: Path) -> None:
 
 
 def acting_at(number: int, act: Callable[[], None]) -> Callable:
-    """A build_step whose training step calls `act` before its call `number`, counted from 1."""
+    """A build_step whose training steps call `act` before their call `number`, counted from 1."""
+    calls = itertools.count(1)
 
     def build(*arguments):
-        step, calls = build_step(*arguments), itertools.count(1)
+        step = build_step(*arguments)
 
         def acting(*batch, **others):
             if next(calls) == number:

@@ -28,6 +28,7 @@ def wsdan_objective(
     counterfactual: float = 0.0,
     calmix: float = 0.0,
     class_weights: Tensor | None = None,
+    raw_only: bool = False,
     move_centers: bool = True,
     uniforms: Tensor | None = None,
     large: Large | None = None,
@@ -61,6 +62,8 @@ def wsdan_objective(
         calmix: >= 0; above 0 a step passes four views.
         class_weights: (N,) floating point, on the images' device: factors on the cross-entropies
             of the images of each class. Their mean over the training images should be 1.
+        raw_only: pass the raw view alone: its cross-entropies are not divided by 3, and there are
+            no views.
         move_centers: False leaves the centers' update to the caller, from "pooled".
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`; with
             calmix (B,6), the last two for `mixed_views`.
@@ -72,7 +75,7 @@ def wsdan_objective(
     Returns:
         "loss"; its terms "raw", "crop", "drop", "center" and, if weighted, "mix" and
         "counterfactual"; "logits" (B,N) and "pooled" (B,M*C) of the raw view; "crops", "drops" and,
-        with calmix, "mixes" (B,3,H,W).
+        with calmix, "mixes" (B,3,H,W). With raw_only no view but the raw one has a term.
     """
     options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
     raw = model(images, **options)
@@ -80,11 +83,17 @@ def wsdan_objective(
     center = inner.centers(raw.pooled, labels)
     if move_centers and inner.training and torch.is_grad_enabled():
         inner.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
-    with profiler("views"):
-        if uniforms is None:
-            uniforms = _drawn(images, 6 if calmix > 0 else 4, generator)
-        views = _views(images, raw.attentions.detach(), labels, calmix > 0, uniforms, large)
-    batches = [torch.cat(list(views.values()))] if joint_views else list(views.values())
+    views: dict[str, Tensor] = {}
+    if raw_only:
+        calmix = 0.0
+    else:
+        with profiler("views"):
+            if uniforms is None:
+                uniforms = _drawn(images, 6 if calmix > 0 else 4, generator)
+            views = _views(images, raw.attentions.detach(), labels, calmix > 0, uniforms, large)
+    batches = list(views.values())
+    if joint_views and views:
+        batches = [torch.cat(batches)]
     with _buffers_kept(model):
         outputs = [raw, *(model(batch, **options) for batch in batches)]
     cross_entropy = partial(
@@ -96,13 +105,14 @@ def wsdan_objective(
         name: cross_entropy(scores, labels)
         for name, scores in zip(names, logits.chunk(len(names)), strict=True)
     }
-    loss = (terms["raw"] + terms["crop"] + terms["drop"]) / 3 + center_weight * center
+    loss = terms["raw"] if raw_only else (terms["raw"] + terms["crop"] + terms["drop"]) / 3
+    loss = loss + center_weight * center
     if calmix > 0:
         loss = loss + calmix / 3 * terms["mix"]
     if counterfactual > 0:
         effects = _widened(torch.cat([output.effect for output in outputs]))
         of_three, of_mixes = effects.tensor_split([3 * len(labels)])
-        terms["counterfactual"] = cross_entropy(of_three, labels.repeat(3))
+        terms["counterfactual"] = cross_entropy(of_three, labels.repeat(1 if raw_only else 3))
         if calmix > 0:
             terms["counterfactual"] = terms["counterfactual"] + calmix / 3 * cross_entropy(
                 of_mixes, labels

@@ -44,6 +44,7 @@ class Run:
         mirror: of --mirror, in the first process used.
         class_weights: (N,) on the device, of the cross-entropies (--class-weights).
         frozen: parameters of the backbone that do not train now (--freeze).
+        raw_only: whether the step passes the raw view alone now (--views-after).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
         logged_large: what the views are cut from, see `Inputs`.
         evaluation: the last evaluation and, if it is to be drawn, its PredictionLog.
@@ -63,6 +64,7 @@ class Run:
     profiler: Profiler = NO_PROFILER
     class_weights: Tensor | None = None
     frozen: list[nn.Parameter] = field(default_factory=list)
+    raw_only: bool = False
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
     logged_large: Large | None = None
     evaluation: tuple[Evaluation, Any] | None = None
@@ -128,15 +130,19 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
 
 
 def start_epoch(run: Run) -> None:
-    """Put the model in training mode and, in the first epochs of --freeze, freeze its backbone.
+    """Put the model in training mode and, in the first epochs of --freeze, freeze its backbone; in
+    those before --views-after, leave out the views.
 
     Frozen, its weights get no gradient, weight decay or momentum, and its batch norm uses and keeps
     the statistics that it has.
     """
     state, config = run.state, run.config
     state.model.train()
-    freeze = state.progress.epoch < config.freeze
-    if freeze != bool(run.frozen):
+    epoch = state.progress.epoch
+    freeze = epoch < config.freeze
+    raw_only = epoch < int(config.views_after * config.epochs)
+    turns = freeze != bool(run.frozen)
+    if turns:
         if freeze:
             run.frozen = [item for item in state.model.backbone.parameters() if item.requires_grad]
         for parameter in run.frozen:
@@ -144,8 +150,10 @@ def start_epoch(run: Run) -> None:
             parameter.grad = None
         if not freeze:
             run.frozen = []
-        # DistributedDataParallel and a CUDA graph are made for the weights that train.
-        how = (state.scaler, run.profiler, run.class_weights)
+    if turns or raw_only != run.raw_only:
+        run.raw_only = raw_only
+        # DistributedDataParallel and a CUDA graph are made for the weights and views that train.
+        how = (state.scaler, run.profiler, run.class_weights, raw_only)
         run.step = build_step(state.model, state.optimizer, config, *how)
     if freeze:
         state.model.backbone.eval()
