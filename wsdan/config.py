@@ -13,7 +13,7 @@ import yaml
 
 from wsdan.constants import AUTO, MAX_PIXELS
 from wsdan.errors import UserError, shown
-from wsdan.recipes import NAMES, table
+from wsdan.recipes import NAMES, PLAIN, table
 from wsdan.validation import (
     check_choices,
     check_ranges,
@@ -38,6 +38,7 @@ CACHES = ("ram", "disk")
 DECODERS = ("cpu", "gpu")
 FINAL = ("probabilities", "logits")
 VIEWS = ("all", "raw")
+TRAIN_VIEWS = ("crop+drop", "crop", "drop")
 RENAMED = {"pictures": "log_images"}  # settings of earlier versions, and what they are called now
 # Settings of which a text means something: how it is read, and the rule in words.
 TEXTS = {
@@ -56,11 +57,8 @@ GROUPS = {
     "device": "hardware",
     "out": "run",
 }
-# A WS-DAN step passes three views through the network, a baseline's one: it has as many more epochs
-# as the recipe's views need. With --calmix a step passes four; the baseline stays as it is.
-VIEWS_PER_STEP = 3
-# What a baseline has of no recipe.
-PLAIN_LOSS = {"counterfactual": 0.0, "joint_views": False, "views_after": 0.0}
+# Settings of the views, which a baseline has of no recipe.
+OF_VIEWS = ("counterfactual", "joint_views", "train_views", "views_after")
 
 
 def _setting(
@@ -196,9 +194,12 @@ class Config:
     joint_views: bool | None = _setting(
         None, "pass the crop and the drop view through the network as one batch"
     )
+    train_views: str | None = _setting(
+        None, "views that a training step passes beside the raw one", TRAIN_VIEWS
+    )
     views_after: float | None = _setting(
         None,
-        "fraction of the epochs that train on the raw view alone, before crop and drop begin",
+        "fraction of the epochs that train on the raw view alone, before the others begin",
     )
     max_skipped: int = _setting(
         10, "consecutive steps without a finite loss after which the run ends"
@@ -275,10 +276,12 @@ class Config:
         recipe = table(self.data, self.recipe)
         recipe["pretrained"] &= self.weights is None and self.backbone != UNPUBLISHED
         if self.method == "baseline":
-            alone = int(recipe["views_after"] * recipe["epochs"])
-            recipe["epochs"] += (VIEWS_PER_STEP - 1) * (recipe["epochs"] - alone)
-            recipe["eval_every"] *= VIEWS_PER_STEP
-            recipe |= PLAIN_LOSS
+            # One pass a step: as many more epochs as the recipe's views need. With --calmix a step
+            # has one view more; the baseline stays as it is.
+            views, alone = len(view_names(recipe["train_views"])), recipe["views_after"]
+            recipe["epochs"] += views * (recipe["epochs"] - int(alone * recipe["epochs"]))
+            recipe["eval_every"] *= 1 + views
+            recipe |= {name: PLAIN[name] for name in OF_VIEWS}
         missing = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         config = dataclasses.replace(self, **missing)
         check_ranges(config)
@@ -289,12 +292,27 @@ class Config:
         """Height and width of the network's input, pixels."""
         return height_and_width(self.image_size)
 
+    @property
+    def train_view_names(self) -> tuple[str, ...]:
+        """The views of a training step beside the raw one; none in a baseline's."""
+        return view_names(self.train_views) if self.method == "wsdan" else ()
+
+    @property
+    def raw_epochs(self) -> int:
+        """The first epochs, on the raw view alone."""
+        return int(self.views_after * self.epochs)
+
     def to_yaml(self) -> str:
         """The settings for --config, less what belongs to one run alone."""
         settings = dataclasses.asdict(self)
         for name in ("out", "resume", "overwrite", "allow_changed_data", "profile"):
             del settings[name]
         return yaml.safe_dump(settings, sort_keys=False)
+
+
+def view_names(train_views: str) -> tuple[str, ...]:
+    """The names that a value of `train_views` is made of."""
+    return tuple(train_views.split("+"))
 
 
 def from_dict(values: dict, source: str) -> Config:

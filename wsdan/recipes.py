@@ -13,6 +13,7 @@ PLAIN = {
     "ema": 0.0,
     "counterfactual": 0.0,
     "joint_views": False,
+    "train_views": "crop+drop",
     "views_after": 0.0,
     "refine_smoothing": 1,
     "final": "probabilities",

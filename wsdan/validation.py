@@ -125,9 +125,13 @@ def check_together(config) -> None:
     if config.sampler == "balanced" and config.class_weights:
         raise UserError("--sampler balanced and --class-weights exclude each other: each suffices")
     if config.method == "baseline" and (
-        config.counterfactual or config.calmix or config.joint_views or config.views_after
+        config.counterfactual
+        or config.calmix
+        or config.joint_views
+        or config.views_after
+        or config.train_views not in (None, "crop+drop")
     ):
-        names = "--counterfactual, --calmix, --joint-views and --views-after"
+        names = "--counterfactual, --calmix, --joint-views, --train-views and --views-after"
         raise UserError(f"{names} are for --method wsdan")
     if config.method == "baseline" and config.zoom > 1:
         raise UserError("--zoom is for --method wsdan: a plain backbone sees no crop")

@@ -1,7 +1,7 @@
 """Variants of the method that the program does not offer, made of its public pieces.
 
-They show what a part brings by leaving it out. The whole method is `wsdan_objective`, and what its
-options switch (center loss, counterfactual loss, joint views, number of maps) has no variant here.
+They show what a part brings by putting another in its place. What `wsdan train` switches (views,
+center loss, counterfactual loss, number of maps) has no variant here.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD
-from wsdan.networks.model import unwrapped
+from wsdan.data.zoom import Large
 from wsdan.training.objective import training_views
 from wsdan_kernels import (
     BilinearAttentionPool,
@@ -22,56 +21,12 @@ from wsdan_kernels import (
     sample_attention,
 )
 
-# images (B,3,H,W), attentions (B,M,h,w), uniforms (B,4) -> crops and drops, each (B,3,H,W).
-Views = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
 
 class Variant(NamedTuple):
-    """objective: in place of wsdan_objective. change: of the new model, before it is trained."""
+    """views: in place of training_views. change: of the new model, before it is trained."""
 
-    objective: Callable | None = None
+    views: Callable = training_views
     change: Callable[[nn.Module], None] | None = None
-
-
-def some_views(views: tuple[str, ...], make: Views = training_views) -> Callable:
-    """An objective like wsdan_objective with only these of its views "crop" and "drop".
-
-    loss = the mean of the cross-entropies of the raw view and of these + center_weight * center
-    loss of the raw view.
-    """
-
-    def objective(
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        uniforms: Tensor,
-        center_weight: float = 1.0,
-        label_smoothing: float = 0.0,
-        counterfactual: float = 0.0,
-        joint_views: bool = False,
-        raw_only: bool = False,
-        **_: object,
-    ) -> dict[str, Tensor]:
-        if counterfactual or joint_views:
-            raise ValueError(
-                "a variant of the views has neither --counterfactual nor --joint-views"
-            )
-        raw = model(images)
-        center = unwrapped(model).centers(raw.pooled, labels)
-        names, batches = () if raw_only else views, {}
-        if names:
-            crops, drops = make(images, raw.attentions.detach(), uniforms)
-            batches = {"crop": crops, "drop": drops}
-        logits = {"raw": raw.logits, **{name: model(batches[name]).logits for name in names}}
-        terms = {
-            name: F.cross_entropy(scores.float(), labels, label_smoothing=label_smoothing)
-            for name, scores in logits.items()
-        }
-        loss = sum(terms.values()) / len(terms) + center_weight * center
-        return {"loss": loss, **terms, "center": center, "logits": raw.logits, "pooled": raw.pooled}
-
-    return objective
 
 
 @torch.no_grad()
@@ -111,11 +66,20 @@ def moved(boxes: Tensor, masks: Tensor, places: Tensor) -> tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def random_views(images: Tensor, attentions: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def random_views(
+    images: Tensor,
+    attentions: Tensor,
+    uniforms: Tensor,
+    generator: torch.Generator | None = None,
+    large: Large | None = None,
+    names: tuple[str, ...] = ("crop", "drop"),
+) -> tuple[Tensor, Tensor]:
     """As training_views, with its boxes and masks moved to random places of the image.
 
-    The places are drawn from torch's default generator.
+    The places are drawn from torch's default generator. Raises ValueError for a zoom or one view.
     """
+    if large is not None or names != ("crop", "drop"):
+        raise ValueError("the random views are both, and of the images without a zoom")
     places = torch.rand((len(images), 4), device=images.device)
     boxes, masks = moved(*boxes_and_masks(images, attentions, uniforms), places)
     return crop_resize(images, boxes), images * masks
@@ -128,9 +92,6 @@ def pool_by_max(model: nn.Module) -> None:
 
 VARIANTS = {
     "": Variant(),
-    "no views": Variant(some_views(())),
-    "crop only": Variant(some_views(("crop",))),
-    "drop only": Variant(some_views(("drop",))),
-    "random views": Variant(some_views(("crop", "drop"), random_views)),
+    "random views": Variant(random_views),
     "max pooling": Variant(change=pool_by_max),
 }

@@ -17,10 +17,10 @@ from harness.report import machine
 from wsdan.config import Config
 from wsdan.inference.evaluate import evaluate
 from wsdan.recipes import PLAIN
+from wsdan.training import objective
 from wsdan.training.launch import pick_device
 from wsdan.training.lock import RunLock
 from wsdan.training.loop import train_epochs
-from wsdan.training.objective import OBJECTIVES
 from wsdan.training.run import Run, open_run
 from wsdan.training.signals import StopSignals
 
@@ -60,18 +60,12 @@ class Trial:
             "root": root, "weights": self.weights,
         }  # fmt: skip
         config = Config(**{**common, **DATA[self.data].settings, **self.row.settings}).resolved()
-        epochs = self._epochs(config.views_after)
-        return dataclasses.replace(config, epochs=epochs, eval_every=epochs)
-
-    def _epochs(self, views_after: float) -> int:
-        """How many have the budget of passes: one each before `views_after`, the row's after it."""
         for epochs in range(1, self.budget + 1):
-            views = epochs - int(views_after * epochs)
-            if epochs + (self.row.passes - 1) * views == self.budget:
-                return epochs
+            config = dataclasses.replace(config, epochs=epochs, eval_every=epochs)
+            if passes(config) == self.budget:
+                return config
         raise ValueError(
-            f"a budget of {self.budget} passes is no whole number of epochs of "
-            f"{self.row.passes} passes: {self.row.name}"
+            f"no whole number of epochs makes a budget of {self.budget} passes: {self.row.name}"
         )
 
     def key(self) -> dict[str, object]:
@@ -89,6 +83,12 @@ class Trial:
             "data": self.data, "held_out": self.held_out, "seed": self.seed,
             "variant": self.row.variant, "settings": settings,
         }  # fmt: skip
+
+
+def passes(config: Config) -> int:
+    """Of an image through the network in a whole run of a resolved configuration."""
+    views = len(config.train_view_names) + (config.calmix > 0)
+    return config.epochs + views * (config.epochs - config.raw_epochs)
 
 
 class Results:
@@ -143,10 +143,9 @@ def result(trial: Trial) -> dict:
 @contextmanager
 def _trained(config: Config, row: Row) -> Iterator[Run]:
     """The trained and evaluated run of a row, by the program's own loop."""
-    objective, change = VARIANTS[row.variant]
+    views, change = VARIANTS[row.variant]
     device = pick_device(config.device)
-    objectives = {} if objective is None else {config.method: objective}
-    with patch.dict(OBJECTIVES, objectives), StopSignals() as stop, RunLock() as lock:
+    with patch.object(objective, "training_views", views), StopSignals() as stop, RunLock() as lock:
         run = open_run(config, device, stop, lock)
         if change is not None:
             for model in {run.state.model, run.state.eval_model()}:

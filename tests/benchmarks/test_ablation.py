@@ -27,9 +27,10 @@ def few_images(monkeypatch):
     monkeypatch.setattr(wsdan.data.loaders, "SYNTHETIC_VAL", 8)
 
 
-def small(name: str, **changes) -> studies.Row:
+def small(name: str, settings: dict | None = None, **changes) -> studies.Row:
     (row,) = (row for row in studies.PARTS if row.name == name)
-    return dataclasses.replace(row, settings={**SMALL, **row.settings}, **changes)
+    settings = {**SMALL, **row.settings, **(settings or {})}
+    return dataclasses.replace(row, settings=settings, **changes)
 
 
 def batch(count: int = 6, side: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -49,34 +50,11 @@ def losses(objective, **options) -> tuple[dict, list]:
     torch.manual_seed(0)
     model = WSDAN("tiny", num_classes=3, num_attentions=4)
     images, labels, uniforms = batch()
+    if "calmix" in options:
+        uniforms = torch.rand(6, 6)
     result = objective(model, images, labels, uniforms=uniforms, move_centers=False, **options)
     result["loss"].backward()
     return result, [weight.grad for weight in model.parameters()]
-
-
-def test_with_both_views_it_is_the_whole_objective():
-    found, gradients = losses(objectives.some_views(("crop", "drop")), center_weight=0.5)
-    expected, truth = losses(wsdan_objective, center_weight=0.5)
-    for name in found:
-        assert torch.equal(found[name], expected[name]), name
-    assert all(map(torch.equal, gradients, truth))
-
-
-@pytest.mark.parametrize("views", [(), ("crop",), ("drop",)], ids=str)
-def test_a_view_left_out_has_no_term(views):
-    found, _ = losses(objectives.some_views(views), center_weight=0.5)
-    whole, _ = losses(wsdan_objective)
-    assert {"crop", "drop"} & found.keys() == set(views)
-    terms = [found["raw"], *(found[name] for name in views)]
-    assert torch.equal(found["raw"], whole["raw"])
-    torch.testing.assert_close(found["loss"], sum(terms) / len(terms) + 0.5 * whole["center"])
-
-
-def test_a_variant_of_the_views_refuses_other_losses():
-    with pytest.raises(ValueError, match="counterfactual"):
-        losses(objectives.some_views(("crop",)), counterfactual=1.0)
-    with pytest.raises(ValueError, match="joint"):
-        losses(objectives.some_views(("crop",)), joint_views=True)
 
 
 def test_boxes_and_masks_are_those_of_the_training_views():
@@ -113,6 +91,8 @@ def test_random_views_do_not_follow_the_maps():
     again = objectives.random_views(images, attentions, uniforms)
     assert crops.shape == drops.shape == images.shape
     assert not torch.equal(crops, again[0]) and not torch.equal(drops, again[1])
+    with pytest.raises(ValueError, match="both"):
+        objectives.random_views(images, attentions, uniforms, names=("crop",))
 
 
 def test_pooling_by_maximum_is_another_pooling():
@@ -125,16 +105,22 @@ def test_pooling_by_maximum_is_another_pooling():
 
 
 def test_every_row_has_the_same_budget():
-    """Of the passes that a step of its variant makes, counted."""
-    views = {"baseline": 1}
-    for name, variant in objectives.VARIANTS.items():
-        result, _ = losses(variant.objective or wsdan_objective)
-        views[name] = 1 + ("crop" in result) + ("drop" in result)
-    for row in studies.PARTS:
-        for data, chosen in studies.DATA.items():
-            config = runs.Trial(row, data, 0, chosen.budget).config()
-            plain = config.method == "baseline"
-            assert config.epochs * views["baseline" if plain else row.variant] == chosen.budget
+    """Of the passes that its steps make, counted."""
+
+    def passes(config, views):
+        options = {"calmix": config.calmix} if config.calmix else {}
+        result, _ = losses(wsdan_objective, views=views, **options)
+        return len({"raw", "crop", "drop", "mix"} & result.keys())
+
+    for study, data in (("parts", "embedded"), ("parts", "groceries"), ("calmix", "groceries")):
+        budget = studies.DATA[data].budget
+        for row in studies.STUDIES[study]:
+            config = runs.Trial(row, data, 0, budget).config()
+            if config.method == "baseline":
+                assert config.epochs == budget
+                continue
+            after = passes(config, config.train_view_names) * (config.epochs - config.raw_epochs)
+            assert after + config.raw_epochs * passes(config, ()) == budget, row.name
 
 
 @pytest.mark.parametrize("study", studies.STUDIES)
@@ -214,7 +200,7 @@ def test_images_are_held_out_of_train(tmp_path):
         for split in ("train", "val")
     }
     assert parts == {"train": [f"{i}.png" for i in (0, 1, 2, 4, 5, 6)], "val": ["3.png", "7.png"]}
-    row = dataclasses.replace(small("+ center loss"), settings={**SMALL, "backbone": "tiny"})
+    row = small("+ center loss", {"backbone": "tiny"})
     trial = runs.Trial(row, "groceries", 0, 1, root=str(tmp_path / "all"), held_out=True)
     record = runs.result(trial)
     assert record["metrics"]["images"] == 4 and record["held_out"]

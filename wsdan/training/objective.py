@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD, MIX_THRESHOLD
-from wsdan.data.zoom import Large, crop_and_drop
+from wsdan.data.zoom import Large, crop, crop_and_drop
 from wsdan.distributed import gather_rows
 from wsdan.networks.model import unwrapped, unwrapping
 from wsdan.profiling import NO_PROFILER, Profiler
-from wsdan_kernels import attention_boxes, attention_swap, sample_attention
+from wsdan_kernels import attention_boxes, attention_drop, attention_swap, sample_attention
 
 
 def wsdan_objective(
@@ -28,7 +29,7 @@ def wsdan_objective(
     counterfactual: float = 0.0,
     calmix: float = 0.0,
     class_weights: Tensor | None = None,
-    raw_only: bool = False,
+    views: tuple[str, ...] = ("crop", "drop"),
     move_centers: bool = True,
     uniforms: Tensor | None = None,
     large: Large | None = None,
@@ -62,8 +63,8 @@ def wsdan_objective(
         calmix: >= 0; above 0 a step passes four views.
         class_weights: (N,) floating point, on the images' device: factors on the cross-entropies
             of the images of each class. Their mean over the training images should be 1.
-        raw_only: pass the raw view alone: its cross-entropies are not divided by 3, and there are
-            no views.
+        views: those passed beside the raw one: "crop" and "drop", one of them, or none. With fewer
+            than two, 3 above stands for their number and the raw one.
         move_centers: False leaves the centers' update to the caller, from "pooled".
         uniforms: (B,4) in [0,1): the random numbers of the views, see `training_views`; with
             calmix (B,6), the last two for `mixed_views`.
@@ -75,7 +76,7 @@ def wsdan_objective(
     Returns:
         "loss"; its terms "raw", "crop", "drop", "center" and, if weighted, "mix" and
         "counterfactual"; "logits" (B,N) and "pooled" (B,M*C) of the raw view; "crops", "drops" and,
-        with calmix, "mixes" (B,3,H,W). With raw_only no view but the raw one has a term.
+        with calmix, "mixes" (B,3,H,W). A view that is not passed has neither.
     """
     options = {"counterfactual": True, "generator": generator} if counterfactual > 0 else {}
     raw = model(images, **options)
@@ -83,42 +84,46 @@ def wsdan_objective(
     center = inner.centers(raw.pooled, labels)
     if move_centers and inner.training and torch.is_grad_enabled():
         inner.centers.update_(gather_rows(raw.pooled), gather_rows(labels))
-    views: dict[str, Tensor] = {}
-    if raw_only:
-        calmix = 0.0
-    else:
+    count, batches = 1 + len(views), {}
+    if views:
         with profiler("views"):
             if uniforms is None:
                 uniforms = _drawn(images, 6 if calmix > 0 else 4, generator)
-            views = _views(images, raw.attentions.detach(), labels, calmix > 0, uniforms, large)
-    batches = list(views.values())
-    if joint_views and views:
-        batches = [torch.cat(batches)]
+            maps = raw.attentions.detach()
+            made = training_views(images, maps, uniforms[:, :4], None, large, views)
+            batches = dict(zip(views, made, strict=True))
+            if calmix > 0:
+                partners = same_class_partners(labels)
+                batches["mix"] = mixed_views(images, maps, partners, uniforms[:, 4:])
+    passes = list(batches.values())
+    if joint_views and passes:
+        passes = [torch.cat(passes)]
     with _buffers_kept(model):
-        outputs = [raw, *(model(batch, **options) for batch in batches)]
+        outputs = [raw, *(model(batch, **options) for batch in passes)]
     cross_entropy = partial(
         weighted_cross_entropy, label_smoothing=label_smoothing, class_weights=class_weights
     )
     logits = _widened(torch.cat([output.logits for output in outputs]))
-    names = ("raw", "crop", "drop", "mix")[: 1 + len(views)]
+    names = ("raw", *batches)
     terms = {
         name: cross_entropy(scores, labels)
         for name, scores in zip(names, logits.chunk(len(names)), strict=True)
     }
-    loss = terms["raw"] if raw_only else (terms["raw"] + terms["crop"] + terms["drop"]) / 3
-    loss = loss + center_weight * center
-    if calmix > 0:
-        loss = loss + calmix / 3 * terms["mix"]
+    loss = reduce(add, [terms[name] for name in ("raw", *views)]) / count + center_weight * center
+    if "mix" in terms:
+        loss = loss + calmix / count * terms["mix"]
     if counterfactual > 0:
         effects = _widened(torch.cat([output.effect for output in outputs]))
-        of_three, of_mixes = effects.tensor_split([3 * len(labels)])
-        terms["counterfactual"] = cross_entropy(of_three, labels.repeat(1 if raw_only else 3))
-        if calmix > 0:
-            terms["counterfactual"] = terms["counterfactual"] + calmix / 3 * cross_entropy(
+        of_views, of_mixes = effects.tensor_split([count * len(labels)])
+        terms["counterfactual"] = cross_entropy(of_views, labels.repeat(count))
+        if "mix" in terms:
+            terms["counterfactual"] = terms["counterfactual"] + calmix / count * cross_entropy(
                 of_mixes, labels
             )
         loss = loss + counterfactual * terms["counterfactual"]
-    results = {"logits": raw.logits, "pooled": raw.pooled, **views}
+    results = {"logits": raw.logits, "pooled": raw.pooled}
+    for name, batch in batches.items():
+        results["mixes" if name == "mix" else f"{name}s"] = batch
     return {"loss": loss, **terms, "center": center, **results}
 
 
@@ -171,24 +176,6 @@ def baseline_objective(
 OBJECTIVES: dict[str, Callable] = {"wsdan": wsdan_objective, "baseline": baseline_objective}
 
 
-def _views(
-    images: Tensor,
-    attentions: Tensor,
-    labels: Tensor,
-    mix: bool,
-    uniforms: Tensor,
-    large: Large | None,
-) -> dict[str, Tensor]:
-    """The "crops", "drops" and, with mix, "mixes" of a step, each (B,3,H,W)."""
-    crops, drops = training_views(images, attentions, uniforms[:, :4], large=large)
-    views = {"crops": crops, "drops": drops}
-    if mix:
-        views["mixes"] = mixed_views(
-            images, attentions, same_class_partners(labels), uniforms[:, 4:]
-        )
-    return views
-
-
 def _drawn(images: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     # Not torch.rand: torch.compile traces it with a generator only for a fixed batch size.
     empty = torch.empty((images.shape[0], count), device=images.device)
@@ -202,8 +189,9 @@ def training_views(
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
     large: Large | None = None,
-) -> tuple[Tensor, Tensor]:
-    """images (B,3,H,W), attentions (B,M,h,w) -> crops and drops, each (B,3,H,W).
+    names: tuple[str, ...] = ("crop", "drop"),
+) -> tuple[Tensor, ...]:
+    """images (B,3,H,W), attentions (B,M,h,w) -> crops and drops, each (B,3,H,W), those of `names`.
 
     uniforms: (B,4) in [0,1), drawn if not given: for the map to crop by, the map to drop by, the
     crop's threshold and the drop's threshold. large: what the crops are cut from, if not the
@@ -213,15 +201,16 @@ def training_views(
         uniforms = _drawn(images, 4, generator)
     picks = sample_attention(attentions, 2, uniforms=uniforms[:, :2])
     rows = torch.arange(images.shape[0], device=images.device)
-    return crop_and_drop(
-        images,
-        attentions[rows, picks[:, 0]],
-        attentions[rows, picks[:, 1]],
-        crop_threshold=_scaled(uniforms[:, 2], CROP_THRESHOLD),
-        drop_threshold=_scaled(uniforms[:, 3], DROP_THRESHOLD),
-        padding=CROP_PADDING,
-        large=large,
-    )
+    crop_maps, drop_maps = attentions[rows, picks[:, 0]], attentions[rows, picks[:, 1]]
+    crop_threshold = _scaled(uniforms[:, 2], CROP_THRESHOLD)
+    drop_threshold = _scaled(uniforms[:, 3], DROP_THRESHOLD)
+    how = {"padding": CROP_PADDING, "large": large}
+    if names == ("crop",):
+        return (crop(images, crop_maps, threshold=crop_threshold, **how)[0],)
+    if names == ("drop",):
+        return (attention_drop(images, drop_maps, threshold=drop_threshold),)
+    thresholds = {"crop_threshold": crop_threshold, "drop_threshold": drop_threshold}
+    return crop_and_drop(images, crop_maps, drop_maps, **thresholds, **how)
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class Run:
         mirror: of --mirror, in the first process used.
         class_weights: (N,) on the device, of the cross-entropies (--class-weights).
         frozen: parameters of the backbone that do not train now (--freeze).
-        raw_only: whether the step passes the raw view alone now (--views-after).
+        views: that the step passes now beside the raw one (--views-after).
         logged_images: (n,3,H,W) on the device, n >= 0: images whose views are logged.
         logged_large: what the views are cut from, see `Inputs`.
         evaluation: the last evaluation and, if it is to be drawn, its PredictionLog.
@@ -64,7 +64,7 @@ class Run:
     profiler: Profiler = NO_PROFILER
     class_weights: Tensor | None = None
     frozen: list[nn.Parameter] = field(default_factory=list)
-    raw_only: bool = False
+    views: tuple[str, ...] = ()
     logged_images: Tensor = field(default_factory=lambda: torch.empty(0))
     logged_large: Large | None = None
     evaluation: tuple[Evaluation, Any] | None = None
@@ -118,6 +118,7 @@ def open_run(config: Config, device: torch.device, stop: StopSignals, lock: RunL
         mirror=None if config.mirror is None else Mirror(folder, config.mirror),
         profiler=profiler,
         class_weights=weights,
+        views=config.train_view_names,
     )
     if config.log_images and is_main():
         first = next(iter(val_batches))
@@ -140,7 +141,7 @@ def start_epoch(run: Run) -> None:
     state.model.train()
     epoch = state.progress.epoch
     freeze = epoch < config.freeze
-    raw_only = epoch < int(config.views_after * config.epochs)
+    views = config.train_view_names if epoch >= config.raw_epochs else ()
     turns = freeze != bool(run.frozen)
     if turns:
         if freeze:
@@ -150,10 +151,10 @@ def start_epoch(run: Run) -> None:
             parameter.grad = None
         if not freeze:
             run.frozen = []
-    if turns or raw_only != run.raw_only:
-        run.raw_only = raw_only
+    if turns or views != run.views:
+        run.views = views
         # DistributedDataParallel and a CUDA graph are made for the weights and views that train.
-        how = (state.scaler, run.profiler, run.class_weights, raw_only)
+        how = (state.scaler, run.profiler, run.class_weights, views)
         run.step = build_step(state.model, state.optimizer, config, *how)
     if freeze:
         state.model.backbone.eval()

@@ -34,7 +34,7 @@ class Objective(nn.Module):
         config: Config,
         profiler: Profiler,
         class_weights: Tensor | None = None,
-        raw_only: bool = False,
+        views: tuple[str, ...] | None = None,
     ):
         super().__init__()
         self.model = model
@@ -46,7 +46,7 @@ class Objective(nn.Module):
             "calmix": config.calmix,
             "joint_views": config.joint_views,
             "label_smoothing": config.label_smoothing,
-            "raw_only": raw_only,
+            "views": config.train_view_names if views is None else views,
             "move_centers": False,  # TrainingStep does, once a step
             "profiler": profiler,
         }
@@ -72,7 +72,7 @@ class TrainingStep:
         optimizer: fused, so that `found_inf` skips a step on the device.
         scaler: of the loss, enabled for fp16.
         class_weights: (N,) on the model's device, of the cross-entropies.
-        raw_only: of the objective.
+        views: of the objective, if not those of the configuration.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class TrainingStep:
         scaler: torch.amp.GradScaler,
         profiler: Profiler,
         class_weights: Tensor | None = None,
-        raw_only: bool = False,
+        views: tuple[str, ...] | None = None,
     ):
         self._config, self._profiler = config, profiler
         self._optimizer, self._scaler = optimizer, scaler
         self._model = model
         self._parameters = list(model.parameters())
         self._rollback = Rollback(model)
-        self._objective = Objective(model, config, profiler, class_weights, raw_only)
+        self._objective = Objective(model, config, profiler, class_weights, views)
         if world_size() > 1:
             self._objective = DistributedDataParallel(self._objective)
             # The centers are equal in all ranks; of batch norm, rank 0's buffers are used. As an
@@ -202,12 +202,12 @@ def build_step(
     scaler: torch.amp.GradScaler | None = None,
     profiler: Profiler = NO_PROFILER,
     class_weights: Tensor | None = None,
-    raw_only: bool = False,
+    views: tuple[str, ...] | None = None,
 ) -> Step:
     """The training step of a run, as a CUDA graph with --cuda-graph."""
     if scaler is None:
         scaler = build_scaler(config, next(model.parameters()).device)
-    step = TrainingStep(model, optimizer, config, scaler, profiler, class_weights, raw_only)
+    step = TrainingStep(model, optimizer, config, scaler, profiler, class_weights, views)
     if config.cuda_graph:
         return GraphedStep(step, optimizer, config.batch_size * config.accumulate)
     return step

@@ -66,28 +66,41 @@ def test_two_ranks_freeze(tmp_path):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
-def test_the_raw_view_alone():
-    """Its loss, that of the effect of its maps, and the center loss; no other pass."""
+@pytest.mark.parametrize("views", [(), ("crop",), ("drop",), ("crop", "drop")], ids=str)
+def test_the_views_of_a_step(views):
+    """The loss is that of those asked for, which are those of all; nothing else is passed."""
     model = new_model().train()
-    images, labels = torch.rand(4, 3, 48, 48), torch.tensor([0, 1, 2, 1])
+    images, labels, uniforms = (
+        torch.rand(4, 3, 48, 48),
+        torch.tensor([0, 1, 2, 1]),
+        torch.rand(4, 4),
+    )
+    options = {"center_weight": 0.5, "counterfactual": 2.0, "uniforms": uniforms}
+    whole = wsdan_objective(model, images, labels, move_centers=False, **options)
     passes = []
     model.backbone.register_forward_hook(lambda *_: passes.append(1))
-    options = {"center_weight": 0.5, "counterfactual": 2.0, "calmix": 1.0, "joint_views": True}
-    found = wsdan_objective(
-        model, images, labels, raw_only=True, uniforms=torch.rand(4, 6), **options
-    )
-    assert len(passes) == 1
-    names = {"loss", "raw", "center", "counterfactual", "logits", "pooled"}
-    assert set(found) == names
+    found = wsdan_objective(model, images, labels, views=views, move_centers=False, **options)
+    assert len(passes) == 1 + len(views)
+    images = {f"{name}s" for name in views}
+    assert set(found) == {
+        "loss",
+        "raw",
+        "center",
+        "counterfactual",
+        "logits",
+        "pooled",
+    } | images | set(views)
+    assert all(torch.equal(found[name], whole[name]) for name in images)
     torch.testing.assert_close(found["raw"], F.cross_entropy(found["logits"], labels))
-    whole = found["raw"] + 0.5 * found["center"] + 2 * found["counterfactual"]
-    torch.testing.assert_close(found["loss"], whole)
+    terms = [found[name] for name in ("raw", *views)]
+    total = sum(terms) / len(terms) + 0.5 * found["center"] + 2 * found["counterfactual"]
+    torch.testing.assert_close(found["loss"], total)
     found["loss"].backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
 
 def test_the_views_begin_after_a_share_of_the_epochs(tmp_path):
-    command = [*RUN, "--views-after", "0.5", "--schedule", "step", "--save-every", "1"]
+    command = [*RUN, "--views-after", "0.5", "--train-views", "crop+drop", "--schedule", "step"]
     assert main([*command, "--epochs", "3", "--plots", "--out", str(tmp_path / "a")]) == 0
     crops = [record.get("crop", 0) > 0 for record in metrics_of(tmp_path / "a")]
     assert crops == [False, True, True]  # int(0.5 * 3)
@@ -121,12 +134,15 @@ def weights_at_start(folder) -> dict:
 def test_a_baseline_has_the_passes_of_the_views(capsys):
     """Of the recipe's epochs, each with one pass before its views begin and three after."""
     recipe = Config().resolved()
-    alone = int(recipe.views_after * recipe.epochs)
+    alone, views = int(recipe.views_after * recipe.epochs), len(recipe.train_view_names)
     plain = Config(method="baseline").resolved()
-    assert plain.epochs == alone + 3 * (recipe.epochs - alone)
-    assert plain.views_after == 0
+    assert plain.epochs == alone + (1 + views) * (recipe.epochs - alone)
+    assert plain.views_after == 0 and plain.train_view_names == ()
+    assert Config(data="folder", root=".", method="baseline").resolved().epochs == 240
     assert main([*SMALL, "--method", "baseline", "--views-after", "0.5"]) == 2
     assert "--views-after are for --method wsdan" in capsys.readouterr().err
+    assert main([*SMALL, "--method", "baseline", "--train-views", "crop"]) == 2
+    assert "--train-views" in capsys.readouterr().err
     assert main([*SMALL, "--views-after", "1.5"]) == 2
     assert "--views-after must be in [0, 1]" in capsys.readouterr().err
 
