@@ -23,12 +23,18 @@ from wsdan.data.synthetic import CLASSES
 
 # The published optimizer for networks of torchvision; the embedded dataset's own for tiny.
 PUBLISHED = {"optimizer": "sgd", "lr": 1e-3, "weight_decay": 1e-5, "pretrained": False}
+VIEWS = {"train_views": "crop+drop", "views_after": 0.0}  # as published, not the embedded recipe's
 
 
 def step_config(backbone: str, image_size: int, batch_size: int, seed: int) -> Config:
     settings = {} if backbone == "tiny" else PUBLISHED
     return Config(
-        backbone=backbone, image_size=image_size, batch_size=batch_size, seed=seed, **settings
+        backbone=backbone,
+        image_size=image_size,
+        batch_size=batch_size,
+        seed=seed,
+        **VIEWS,
+        **settings,
     ).resolved()
 
 
@@ -62,7 +68,7 @@ def run_runs(options: argparse.Namespace) -> int:
     for seed in options.seeds:
         left = [kind for kind in options.kinds if not results.has(kind, seed)]
         if left:
-            images = runs.Images(Config(seed=seed, **settings).resolved())
+            images = runs.Images(Config(seed=seed, **VIEWS, **settings).resolved())
             for kind in left:
                 results.add(runs.train(images, kind))
                 print(results.rows[-1], flush=True)

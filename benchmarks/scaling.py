@@ -109,7 +109,7 @@ def small_model(classes: int, maps: int = 4, channels: int = 64) -> WSDAN:
 def held_bytes(classes: int, optimizer: str) -> dict[str, int]:
     """Bytes of the real tensors of a model's classifier and centers after a step."""
     model = small_model(classes)
-    config = Config(optimizer=optimizer, lr=1e-3).resolved()
+    config = Config("folder", ".", optimizer=optimizer, lr=1e-3).resolved()
     built = build_optimizer(model, config)
     step = build_step(model, built, config)
     step(torch.rand(4, 3, 16, 16), torch.arange(4), torch.rand(4, 4))

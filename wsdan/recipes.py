@@ -77,8 +77,8 @@ MODERN = {
     "ema": 0.999,
 }
 
-# Tuned so that a run ends in under three minutes on two CPU cores. Two thirds of the epochs pass the
-# raw view alone, and none the drop, which brings nothing here: docs/evidence.md.
+# Tuned so that a run ends in under three minutes on two CPU cores. Two thirds of the epochs pass
+# the raw view alone, and none the drop, which brings nothing here: docs/evidence.md.
 EMBEDDED = {
     **PLAIN,
     "train_views": "crop",

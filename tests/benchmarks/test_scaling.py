@@ -42,7 +42,7 @@ def test_only_the_classifiers_gradient_grows_with_the_classes():
     """Centers, their rollback and the average cost B*D a step, or what the classifier costs."""
     torch.manual_seed(0)
     model = scaling.small_model(CLASSES)
-    config = Config(lr=1e-3).resolved()
+    config = Config("folder", ".", lr=1e-3).resolved()
     optimizer = build_optimizer(model, config)
     step, ema = build_step(model, optimizer, config), ModelEma(model, 0.5)
     batch = torch.rand(4, 3, 16, 16), torch.arange(4), torch.rand(4, 4)

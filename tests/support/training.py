@@ -16,7 +16,8 @@ SIZES = [4, 4, 2, 4, 4, 4, 3, 4, 4, 3]  # of batches; smaller ones before and af
 def settings(optimizer: str = "sgd", method: str = "wsdan", **options) -> Config:
     return Config(
         optimizer=optimizer, method=method, lr=3e-3, weight_decay=1e-2, schedule="cosine",
-        warmup=0.3, batch_size=WHOLE, epochs=1, **options,
+        warmup=0.3, batch_size=WHOLE, epochs=1,
+        **{"train_views": "crop+drop", "views_after": 0.0, **options},
     ).resolved()  # fmt: skip
 
 

@@ -36,6 +36,9 @@ class CsvLogger:
         self._path = folder / TABLE
         self._rows: list[dict] = []
         self._columns: list[str] = []
+        # Terms of the loss that the first epochs may lack (--views-after), and an evaluation's.
+        views = config.train_view_names + (("mix",) if config.calmix > 0 else ())
+        self._later = (*views, *EVALUATION)
         if self._path.exists():
             with open(self._path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
@@ -43,7 +46,7 @@ class CsvLogger:
                 self._columns = list(reader.fieldnames or [])
 
     def log(self, record: dict) -> None:
-        self._columns = self._columns or list(dict.fromkeys((*record, *EVALUATION)))
+        self._columns = self._columns or list(dict.fromkeys((*record, *self._later)))
         self._rows.append(record)
         with written_whole(self._path) as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore", lineterminator="\n")

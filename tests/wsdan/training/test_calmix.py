@@ -243,7 +243,7 @@ def test_batches_hold_pairs_and_their_numbers(weight, monkeypatch):
     ("options", "message"),
     [
         (["--batch-size", "7"], "--calmix needs an even --batch-size"),
-        (["--method", "baseline"], "--calmix, --joint-views, --train-views and --views-after are for --method wsdan"),
+        (["--method", "baseline"], "--views-after are for --method wsdan"),
     ],
 )
 def test_what_calmix_needs(options, message, capsys):

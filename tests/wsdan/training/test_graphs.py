@@ -155,6 +155,8 @@ def test_train_and_resume_with_a_graph(graphs, tmp_path, monkeypatch, capsys):
         "--eval-every",
         "9",
         "--no-plots",
+        "--views-after",
+        "0",
     ]
     command += ["--device", "cpu"]
     losses = {}

@@ -23,7 +23,8 @@ COMMAND = [
     "train", "--device", "cpu", "--image-size", "32", "--num-attentions", "4",
     "--batch-size", "8", "--optimizer", "sgd", "--lr", "1e-3", "--epochs", "2",
     "--eval-every", "1", "--save-every", "1", "--no-plots", "--refine-threshold", "0.4",
-    "--refine-smoothing", "1", "--refine-padding", "0.1",
+    "--refine-smoothing", "1", "--refine-padding", "0.1", "--train-views", "crop+drop",
+    "--views-after", "0",
 ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_a_frozen_backbone_stays_and_then_trains(tmp_path):
 
 
 def test_a_resumed_frozen_run_is_the_same_as_one_in_one_go(tmp_path):
-    command = [*RUN, "--freeze", "1", "--schedule", "step", "--save-every", "1"]
+    command = [*RUN, "--freeze", "1", "--views-after", "0", "--schedule", "step"]
     assert main([*command, "--epochs", "2", "--out", str(tmp_path / "a")]) == 0
     assert main([*command, "--epochs", "1", "--out", str(tmp_path / "b")]) == 0
     assert main([*command, "--epochs", "2", "--out", str(tmp_path / "b"), "--resume"]) == 0
