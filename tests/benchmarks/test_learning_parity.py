@@ -23,7 +23,9 @@ def few_images(monkeypatch):
 
 
 def compare(count=5, **settings):
-    return steps.compare(Config(**TINY | comparison.VIEWS | settings).resolved(), count, len(CLASSES))
+    return steps.compare(
+        Config(**TINY | comparison.VIEWS | settings).resolved(), count, len(CLASSES)
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

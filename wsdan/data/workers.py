@@ -1,11 +1,13 @@
-"""Signal handling of the data loader's workers."""
+"""Signals and errors in the data loader's workers."""
 
 import atexit
 import ctypes
 import os
 import signal
+import sys
 from functools import cache
 from multiprocessing.sharedctypes import RawValue
+from types import TracebackType
 
 GRACE = 600  # seconds; longer than a step and its checkpoint take
 
@@ -37,3 +39,16 @@ def leave_signals_to_the_parent(parent_ends: ctypes.c_bool, _worker: int) -> Non
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_with_the_parent)
+    sys.excepthook = _unless_the_parent_left
+
+
+def _unless_the_parent_left(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """The sys.excepthook of a worker: silent about a parent that ends while it takes a tensor.
+
+    The thread of multiprocessing that hands them over reports here. Errors of the worker itself
+    go to the parent.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)

@@ -119,6 +119,18 @@ def test_loader_workers_outlive_a_slow_step():
     assert in_fork(be_signalled) == 0
 
 
+def test_a_loader_worker_is_silent_about_a_parent_that_left(capfd):
+    """multiprocessing's thread that hands tensors over reports that it is gone."""
+
+    def report():
+        leave_signals_to_the_parent(ending(), 0)
+        for error in (EOFError(), ConnectionResetError(), OSError("another")):
+            sys.excepthook(type(error), error, None)
+
+    assert in_fork(report) == 0
+    assert capfd.readouterr().err == "OSError: another\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_loader_workers_end_with_a_program_that_fails(start, tmp_path):
