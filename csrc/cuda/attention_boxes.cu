@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
+#include "../torch/attention_boxes.h"
 #include "attention_boxes.cuh"
 #include "launch/map_launch.h"
-#include "launch/views.h"
 
 namespace wsdan {
 

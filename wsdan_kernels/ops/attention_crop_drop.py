@@ -24,8 +24,9 @@ def _fake(images, *options):
 
 def _check(images, crop_maps, drop_maps, crop_thresholds, drop_thresholds, padding, rule, *options):
     op = "attention_crop_drop"
-    attention_drop.check_view(op, images, crop_maps, crop_thresholds, rule, "crop_")
-    attention_drop.check_view(op, images, drop_maps, drop_thresholds, rule, "drop_")
+    attention_drop.check_images(op, "images", images)
+    attention_drop.check_maps(op, images, crop_maps, crop_thresholds, rule, "crop_")
+    attention_drop.check_maps(op, images, drop_maps, drop_thresholds, rule, "drop_")
     _checks.number(op, "padding", padding, 0.0, 1.0)
 
 

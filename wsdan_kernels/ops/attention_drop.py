@@ -15,9 +15,8 @@ def _fake(images, *options):
     return empty_like(images)
 
 
-def check_view(op, images, maps, thresholds, rule, prefix=""):
-    """What a view of one map and one threshold an image relies on, for `op`."""
-    check_images(op, "images", images)
+def check_maps(op, images, maps, thresholds, rule, prefix=""):
+    """What a view by one map and one threshold an image relies on, for `op`, of these."""
     attention_boxes.check_maps(op, maps, rule, f"{prefix}maps")
     _checks.tensor(op, f"{prefix}thresholds", thresholds, "B")
     for name, value in ((f"{prefix}maps", maps), (f"{prefix}thresholds", thresholds)):
@@ -31,7 +30,9 @@ def check_images(op, name, images):
 
 
 def _check(images, maps, thresholds, rule, *options):
-    check_view("attention_drop", images, maps, thresholds, rule)
+    op = "attention_drop"
+    check_images(op, "images", images)
+    check_maps(op, images, maps, thresholds, rule)
 
 
 _native_run = _native.kernel(_FORWARD, 1, _fake)

@@ -3,6 +3,8 @@
 //
 // Reads B*h*w values and writes 16 bytes a box.
 
+#include "../../torch/attention_boxes.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -16,7 +18,6 @@
 #include "../levels.h"
 #include "../parallel.h"
 #include "../tensors.h"
-#include "launchers.h"
 #include "resized_map.h"
 
 namespace wsdan {

@@ -9,12 +9,12 @@
 
 #include <string>
 
+#include "../../torch/attention_boxes.h"
 #include "../tensors.h"
 #include "bands.h"
 #include "crop_rows.h"
 #include "drop_rows.h"
 #include "images.h"
-#include "launchers.h"
 #include "resized_map.h"
 
 namespace wsdan {

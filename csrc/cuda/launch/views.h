@@ -6,14 +6,9 @@
 #include <cstdint>
 #include <string>
 
-namespace wsdan {
+#include "../../torch/attention_boxes.h"
 
-// maps (B,h,w), thresholds (B,T) or (B,) -> boxes (B,T,4) or (B,4) int32.
-void attention_boxes(
-    const torch::stable::Tensor& maps, const torch::stable::Tensor& thresholds, int64_t height,
-    int64_t width, double padding, const std::string& rule, bool align_corners,
-    torch::stable::Tensor boxes
-);
+namespace wsdan {
 
 // images (B,C,H,W), boxes (B,4) int32 -> crops (B,C,S,T).
 void crop_resize(

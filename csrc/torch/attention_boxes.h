@@ -1,4 +1,4 @@
-// The operators that another one calls.
+// The launcher of attention_boxes, in each library, which another operator calls too.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
