@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsdan.constants import CROP_PADDING, CROP_THRESHOLD, DROP_THRESHOLD
-from wsdan.data.zoom import Large
+from wsdan.data.zoom import Inputs, Large, network_inputs
 from wsdan.training.objective import training_views
 from wsdan_kernels import (
     BilinearAttentionPool,
@@ -23,10 +23,12 @@ from wsdan_kernels import (
 
 
 class Variant(NamedTuple):
-    """views: in place of training_views. change: of the new model, before it is trained."""
+    """views: in place of training_views. change: of the new model, before it is trained. inputs: in
+    place of network_inputs."""
 
     views: Callable = training_views
     change: Callable[[nn.Module], None] | None = None
+    inputs: Callable[..., Inputs] = network_inputs
 
 
 @torch.no_grad()
@@ -90,8 +92,14 @@ def pool_by_max(model: nn.Module) -> None:
     model.pool = BilinearAttentionPool(reduce="max", eps=model.pool.options["eps"])
 
 
+def inputs_alone(*batch, **options) -> Inputs:
+    """As network_inputs, without what a zoom cuts views from: they are cut from the inputs."""
+    return Inputs(network_inputs(*batch, **options).images)
+
+
 VARIANTS = {
     "": Variant(),
     "random views": Variant(random_views),
     "max pooling": Variant(change=pool_by_max),
+    "views of the input": Variant(inputs=inputs_alone),
 }

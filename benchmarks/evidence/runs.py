@@ -15,6 +15,7 @@ from evidence.trees import linked_tree
 from harness.report import machine
 
 from wsdan.config import Config
+from wsdan.data import loaders
 from wsdan.inference.evaluate import evaluate
 from wsdan.recipes import PLAIN
 from wsdan.training import objective
@@ -143,13 +144,18 @@ def result(trial: Trial) -> dict:
 @contextmanager
 def _trained(config: Config, row: Row) -> Iterator[Run]:
     """The trained and evaluated run of a row, by the program's own loop."""
-    views, change = VARIANTS[row.variant]
+    variant = VARIANTS[row.variant]
     device = pick_device(config.device)
-    with patch.object(objective, "training_views", views), StopSignals() as stop, RunLock() as lock:
+    with (
+        patch.object(objective, "training_views", variant.views),
+        patch.object(loaders, "network_inputs", variant.inputs),
+        StopSignals() as stop,
+        RunLock() as lock,
+    ):
         run = open_run(config, device, stop, lock)
-        if change is not None:
+        if variant.change is not None:
             for model in {run.state.model, run.state.eval_model()}:
-                change(model)
+                variant.change(model)
         with run.logger:
             train_epochs(run)
         yield run

@@ -119,7 +119,13 @@ TAIL = (
 )
 # 2.6: photographs of groceries have 256 pixels or more on a side; 96 px are cut out of 110.
 ZOOM = (WHOLE, Row("true zoom", "zoom", {"zoom": 2.6}))
+# Images of the embedded set, drawn at 512 px for either input; both rows of a group see the same.
+ZOOM_512 = tuple(
+    Row(f"{side} px, {name}", f"input of {side} px", {"image_size": side, "zoom": 512 / side}, kind)
+    for side in (128, 64)
+    for name, kind in (("views of the input", "views of the input"), ("true zoom", ""))
+)
 STUDIES = {
     "parts": PARTS, "rates": RATES, "calmix": CALMIX, "recipe": RECIPE, "tail": TAIL,
-    "zoom": ZOOM,
+    "zoom": ZOOM, "zoom-512": ZOOM_512,
 }  # fmt: skip

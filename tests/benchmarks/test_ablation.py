@@ -104,6 +104,30 @@ def test_pooling_by_maximum_is_another_pooling():
     assert not torch.equal(model(batch()[0]).pooled, before)
 
 
+@pytest.mark.parametrize("name", ["", "views of the input"])
+def test_views_of_the_input_are_cut_from_it(name, monkeypatch, few_images):
+    """With the same zoom, hence of the same images; in training and in evaluation."""
+    seen, shapes = [], set()
+
+    def views(images, attentions, uniforms, generator, large, names):
+        seen.append(large is not None)
+        shapes.add(images.shape[2:])
+        return training_views(images, attentions, uniforms, generator, large, names)
+
+    def evaluate(model, batches, config, device, **options):
+        batches = list(batches)
+        seen.extend(batch.inputs(config, device).large is not None for batch in batches)
+        return evaluation(model, batches, config, device, **options)
+
+    evaluation = wsdan.training.loop.evaluate
+    monkeypatch.setattr(wsdan.training.loop, "evaluate", evaluate)
+    variant = objectives.VARIANTS[name]._replace(views=views)
+    monkeypatch.setitem(objectives.VARIANTS, name, variant)
+    row = small(studies.WHOLE.name, {"zoom": 2.0}, variant=name)
+    runs.result(runs.Trial(row, "embedded", 0, 3))
+    assert len(seen) > 2 and set(seen) == {name == ""} and shapes == {(32, 32)}
+
+
 def test_every_row_has_the_same_budget():
     """Of the passes that its steps make, counted."""
 
