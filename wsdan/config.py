@@ -229,8 +229,8 @@ class Config:
     )
     log_images: int = _setting(4, "images whose views are logged to TensorBoard; 0: none")
     device: str = _setting("auto", "device to run on", DEVICES)
-    precision: str = _setting(
-        "fp32",
+    precision: str | None = _setting(
+        None,
         "precision of the network; bf16, and fp16 with loss scaling, by autocast; auto: bf16 where "
         "the hardware multiplies it fast",
         PRECISIONS,

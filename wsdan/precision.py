@@ -30,6 +30,13 @@ def pick_precision(name: str, device: torch.device, compiled: bool = False) -> s
     return "bf16" if fast else "fp32"
 
 
+def inference_precision(name: str, device: torch.device) -> str:
+    """The precision with which a checkpoint of precision `name` is run on a device: "auto" for one
+    that the device may multiply slowly, as a CPU without AMX does bfloat16."""
+    slow = name == "bf16" or (name == "fp16" and device.type == "cpu")
+    return "auto" if slow else name
+
+
 def autocast(config: Config, device: torch.device) -> AbstractContextManager:
     """The autocast context of config.precision; it does nothing for fp32."""
     precision = pick_precision(config.precision, device, config.compile)

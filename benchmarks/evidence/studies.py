@@ -54,7 +54,7 @@ GROCERIES = DataSet(
     {
         "data": "folder", "cache": "ram", "backbone": "squeezenet1_1", "image_size": 96,
         "num_attentions": 16, "batch_size": 16, "optimizer": "adamw", "lr": 3e-4,
-        "schedule": "cosine", "warmup": 0.1,
+        "schedule": "cosine", "warmup": 0.1, "precision": "fp32",
     },
     12, THRESHOLDS, root=True,
 )  # fmt: skip

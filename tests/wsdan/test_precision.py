@@ -5,11 +5,14 @@ import torch
 import yaml
 from PIL import Image
 
-from wsdan.checkpoint import load_checkpoint
+from wsdan.checkpoint import load_checkpoint, save_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
+from wsdan.inference.classifier import Classifier
+from wsdan.networks.model import build_model
 from wsdan.precision import autocast, pick_precision
+from wsdan.recipes import NAMES
 from wsdan.training.launch import with_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -42,6 +45,48 @@ def test_of_cpus(monkeypatch):
     assert pick_precision("bf16", CPU, compiled=True) == "bf16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # of another architecture
     assert pick_precision("auto", CPU) == "fp32"
+
+
+def test_auto_is_the_default_on_photographs():
+    """As what it stands for is measured in docs/evidence.md; the embedded dataset keeps fp32."""
+    photographs = {"data": "folder", "root": ".", "pretrained": False}
+    for recipe in NAMES:
+        assert Config(**photographs, recipe=recipe).resolved().precision == "auto"
+    assert Config().resolved().precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("saved", "amx", "runs"),
+    [
+        ("fp32", True, None),
+        ("bf16", True, torch.bfloat16),
+        ("bf16", False, None),
+        ("fp16", False, None),
+        (None, True, None),
+    ],
+)
+def test_a_checkpoint_runs_in_half_precision_where_that_is_fast(
+    tmp_path, monkeypatch, saved, amx, runs
+):
+    """Of a run from before precision was a setting, in float32."""
+    config = Config(image_size=32, num_attentions=4, precision=saved or "fp32").resolved()
+    torch.manual_seed(0)
+    model = build_model(config, 3)
+    save_checkpoint(tmp_path / "a.pt", config, ["a", "b", "c"], {"model": model.state_dict()})
+    if saved is None:
+        content = torch.load(tmp_path / "a.pt", weights_only=False)
+        del content["config"]["precision"]
+        torch.save(content, tmp_path / "a.pt")
+    has_amx(monkeypatch, amx)
+    classifier, seen = Classifier(tmp_path / "a.pt", "cpu"), []
+
+    def see(module, inputs, output):
+        on = torch.is_autocast_enabled("cpu")
+        seen.append(torch.get_autocast_dtype("cpu") if on else None)
+
+    classifier.model.register_forward_hook(see)
+    classifier(torch.zeros(3, 32, 32))
+    assert set(seen) == {runs}
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from wsdan.inference.pretrained import (
 from wsdan.inference.results import Result, results_of
 from wsdan.networks.folding import fold_batch_norms
 from wsdan.networks.model import build_model, without_weights
-from wsdan.precision import input_dtype
+from wsdan.precision import inference_precision, input_dtype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,8 @@ class Classifier:
     ) -> None:
         self.device = _device(device)
         parts = load_parts(checkpoint, raw_weights=raw_weights)
-        self.config: Config = parts.config
+        precision = inference_precision(parts.config.precision, self.device)
+        self.config: Config = dataclasses.replace(parts.config, precision=precision)
         self.classes: list[str] = parts.classes
         # All weights are in the checkpoint: nothing is downloaded.
         self.model = build_model(without_weights(self.config), len(self.classes))

@@ -62,6 +62,7 @@ def convert(
     count = len(converted.state_dict["classifier.weight"])
     first = next(value for value in state.values() if value.dim() == 4)  # a convolution of images
     start = {"data": "folder", "root": source, "pretrained": False, "image_size": image_size}
+    start["precision"] = "fp32"  # so that it predicts what the published code does
     if first.shape[1] in NORMALIZATION:
         start["in_channels"] = first.shape[1]
     config = Config(**start, **converted.settings).resolved()
