@@ -19,7 +19,7 @@ def make_checkpoint(path: Path, classes: list[str] = CLASSES, **options) -> Path
     """A checkpoint of random weights, whose boxes are no whole images."""
     defaults = {
         "data": "folder", "root": ".", "image_size": SIDE, "backbone": "tiny",
-        "num_attentions": 4, "refine_threshold": 0.6,
+        "num_attentions": 4, "refine_threshold": 0.6, "precision": "fp32",
     }  # fmt: skip
     config = Config(**(defaults | options), pretrained=False).resolved()
     torch.manual_seed(0)

@@ -14,8 +14,9 @@ from wsdan.networks.model import build_model
 def classifier_of(path, method="wsdan") -> Classifier:
     torch.manual_seed(0)
     config = Config(
-        "folder", ".", image_size=32, backbone="tiny", num_attentions=3, method=method
-    ).resolved()
+        "folder", ".", image_size=32, backbone="tiny", num_attentions=3, method=method,
+        precision="fp32",
+    ).resolved()  # fmt: skip
     save_checkpoint(path, config, ["a", "b"], {"model": build_model(config, 2).state_dict()})
     return Classifier(path)
 

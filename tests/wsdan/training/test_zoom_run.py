@@ -51,8 +51,9 @@ def tree(tmp_path_factory):
 
 def command(tree, out, *options) -> list[str]:
     of_images = ["--backbone", "tiny", "--batch-size", "6", "--lr", "1e-4", "--workers", "0"]
-    given = ["--zoom", "2.5", "--epochs", "2", "--refine-threshold", "0.6", "--device", "cpu"]
-    return [*SMALL, str(tree), *of_images, *given, "--out", str(out), *options]
+    given = ["--zoom", "2.5", "--epochs", "2", "--refine-threshold", "0.6"]
+    exact = ["--device", "cpu", "--precision", "fp32", "--out", str(out)]
+    return [*SMALL, str(tree), *of_images, *given, *exact, *options]
 
 
 @pytest.fixture(scope="module")
