@@ -3,14 +3,14 @@
 import pytest
 import torch
 import yaml
+from exports import SIDE, make_checkpoint
 from PIL import Image
 
-from wsdan.checkpoint import load_checkpoint, save_checkpoint
+from wsdan.checkpoint import load_checkpoint
 from wsdan.cli import main
 from wsdan.config import Config
 from wsdan.data import loaders
 from wsdan.inference.classifier import Classifier
-from wsdan.networks.model import build_model
 from wsdan.precision import autocast, pick_precision
 from wsdan.recipes import NAMES
 from wsdan.training.launch import with_precision
@@ -68,24 +68,21 @@ def test_auto_is_the_default_on_photographs():
 def test_a_checkpoint_runs_in_half_precision_where_that_is_fast(
     tmp_path, monkeypatch, saved, amx, runs
 ):
-    """Of a run from before precision was a setting, in float32."""
-    config = Config(image_size=32, num_attentions=4, precision=saved or "fp32").resolved()
-    torch.manual_seed(0)
-    model = build_model(config, 3)
-    save_checkpoint(tmp_path / "a.pt", config, ["a", "b", "c"], {"model": model.state_dict()})
+    """None: from before precision was a setting; it means float32."""
+    checkpoint = make_checkpoint(tmp_path / "a.pt", precision=saved or "fp32")
     if saved is None:
-        content = torch.load(tmp_path / "a.pt", weights_only=False)
+        content = torch.load(checkpoint, weights_only=False)
         del content["config"]["precision"]
-        torch.save(content, tmp_path / "a.pt")
+        torch.save(content, checkpoint)
     has_amx(monkeypatch, amx)
-    classifier, seen = Classifier(tmp_path / "a.pt", "cpu"), []
+    classifier, seen = Classifier(checkpoint, "cpu"), []
 
     def see(module, inputs, output):
         on = torch.is_autocast_enabled("cpu")
         seen.append(torch.get_autocast_dtype("cpu") if on else None)
 
     classifier.model.register_forward_hook(see)
-    classifier(torch.zeros(3, 32, 32))
+    classifier(torch.zeros(3, SIDE, SIDE))
     assert set(seen) == {runs}
 
 

@@ -61,8 +61,10 @@ def convert(
         centers = content.get("feature_center")
     count = len(converted.state_dict["classifier.weight"])
     first = next(value for value in state.values() if value.dim() == 4)  # a convolution of images
-    start = {"data": "folder", "root": source, "pretrained": False, "image_size": image_size}
-    start["precision"] = "fp32"  # so that it predicts what the published code does
+    start = {
+        "data": "folder", "root": source, "pretrained": False, "image_size": image_size,
+        "precision": "fp32",  # so that it predicts what the published code does
+    }  # fmt: skip
     if first.shape[1] in NORMALIZATION:
         start["in_channels"] = first.shape[1]
     config = Config(**start, **converted.settings).resolved()

@@ -3,22 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from exports import make_checkpoint
 
 from wsdan import Classifier
-from wsdan.checkpoint import save_checkpoint
-from wsdan.config import Config
 from wsdan.inference.embedding import fit_pca, unit_norm
-from wsdan.networks.model import build_model
 
 
 def classifier_of(path, method="wsdan") -> Classifier:
-    torch.manual_seed(0)
-    config = Config(
-        "folder", ".", image_size=32, backbone="tiny", num_attentions=3, method=method,
-        precision="fp32",
-    ).resolved()  # fmt: skip
-    save_checkpoint(path, config, ["a", "b"], {"model": build_model(config, 2).state_dict()})
-    return Classifier(path)
+    options = {"image_size": 32, "num_attentions": 3, "method": method}
+    return Classifier(make_checkpoint(path, ["a", "b"], **options))
 
 
 @pytest.fixture(scope="module")
