@@ -77,7 +77,7 @@ MODERN = {
     "warmup": 0.1,
 }
 
-# Tuned so that a run ends in under three minutes on two CPU cores. Two thirds of the epochs pass
+# Tuned so that a run ends in about three minutes on two CPU cores. Two thirds of the epochs pass
 # the raw view alone, and none the drop, which brings nothing here: docs/evidence.md. In float32, so
 # that the accuracies of docs/dataset.md are those of any machine.
 EMBEDDED = {
