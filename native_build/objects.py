@@ -15,13 +15,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+OLDEST_TORCH = (2, 11)
 STABLE_ABI = [
-    "-DTORCH_TARGET_VERSION=0x020b000000000000",  # torch 2.11
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",  # OLDEST_TORCH
     "-DTORCH_STABLE_ONLY",
 ]
 
@@ -42,11 +44,31 @@ def compilers() -> ThreadPoolExecutor:
 
 
 def torch_folder(name: str = "") -> Path:
-    """A folder of the installed torch, which is not imported. Raises CannotBuildError."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        raise CannotBuildError("torch, whose headers it needs, is not installed")
-    return Path(found.origin).parent / name
+    """A folder of installed_torch(). Raises CannotBuildError."""
+    found = installed_torch()
+    if found is None:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise CannotBuildError(f"no torch of {oldest} or newer, whose headers it needs")
+    return found / name
+
+
+def installed_torch() -> Path | None:
+    """The folder of a torch to build with, which is not imported: one that Python finds, else that
+    of the environment, which an isolated build hides from it; None if there is none new enough."""
+    spec = importlib.util.find_spec("torch")
+    origins = [spec.origin] if spec is not None and spec.origin else []
+    folders = [Path(origin).parent for origin in origins]
+    folders.append(Path(sysconfig.get_path("platlib")) / "torch")
+    return next((path for path in folders if _version(path) >= OLDEST_TORCH), None)
+
+
+def _version(torch: Path) -> tuple[int, ...]:
+    try:
+        text = (torch / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ()
+    found = re.search(r"^__version__ = ['\"](\d+)\.(\d+)", text, re.MULTILINE)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def compile_all(

@@ -50,7 +50,7 @@ def tried(python: str, torch: str, kind: str, folder: Path) -> str:
     wanted = "torch" if torch == "newest" else f"torch=={torch}"
     steps = {
         "install": ["pip", "install", "-q", wanted, *map(str, wheels(kind)), *NEEDED],
-        "load": ["python", "-c", LOADS],
+        "load": ["python", "-I", "-c", LOADS],  # -I: of the wheel, not of the checkout
         "info": ["wsdan", "info"],
         "tests": ["pytest", "-m", "not slow", *TESTS],
         "train": ["wsdan", "train", "--epochs", "1", "--out", str(folder / "run")],

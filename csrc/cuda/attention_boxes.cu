@@ -1,42 +1,32 @@
-#include <torch/csrc/stable/library.h>
-
-#include "../torch/attention_boxes.h"
 #include "attention_boxes.cuh"
 #include "launch/map_launch.h"
 
-namespace wsdan {
+namespace wsdan::cuda {
 
-// The shapes are checked in Python.
+bool has_room(const Launcher& launch, const Array& maps, const Resize& resize) {
+    bool room = false;
+    with_computed_type(maps.type, [&](auto computed) {
+        const auto geometry = map_geometry<decltype(computed)>(launch, maps, resize);
+        room = map_shared_bytes(geometry, /*values_in_shared=*/true) <=
+               launch.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    });
+    return room;
+}
+
 void attention_boxes(
-    const Tensor& maps, const Tensor& thresholds, int64_t height, int64_t width, double padding,
-    const std::string& rule, bool align_corners, Tensor boxes
+    const Launcher& launch, const SeenMaps& maps, int count, const Resize& resize, double padding,
+    int32_t* boxes
 ) {
-    constexpr const char* op = "attention_boxes";
-    STD_TORCH_CHECK(
-        maps.dim() == 3 && maps.size(0) == thresholds.size(0), op,
-        ": maps (B,h,w) and thresholds (B,T) differ in B"
-    );
-    const Launcher launch(op, maps);
-    with_map_type(maps.scalar_type(), op, [&](auto stored) {
+    with_map_type(maps.maps.type, launch.op(), [&](auto stored) {
         using M = decltype(stored);
         using T = Computed<M>;
-        const auto geometry = map_geometry<T>(maps, height, width, rule, align_corners, op);
-        const MapLaunch<T> how(launch, maps, geometry, kBoxThreads);
-        const Tensor cuts = dense_as<T>(thresholds);
+        const auto geometry = map_geometry<T>(launch, maps.maps, resize);
+        const MapLaunch<M, T> how(maps, geometry, kBoxThreads);
         launch(
-            attention_boxes_kernel<M, T>, thresholds.numel(), how.threads, how.shared,
-            maps_of<M>(maps), how.dense_data(), data_of<const T>(cuts),
-            static_cast<int>(thresholds.dim() == 1 ? 1 : thresholds.size(1)), geometry, padding,
-            data_of<int32_t>(boxes)
+            attention_boxes_kernel<M, T>, maps.maps.size(0) * count, how.threads, how.shared,
+            how.maps, how.dense, how.thresholds, count, geometry, padding, boxes
         );
     });
 }
 
-namespace {
-
-STABLE_TORCH_LIBRARY_IMPL(wsdan_native, CUDA, library) {
-    library.impl("attention_boxes", TORCH_BOX(&attention_boxes));
-}
-
-}  // namespace
-}  // namespace wsdan
+}  // namespace wsdan::cuda

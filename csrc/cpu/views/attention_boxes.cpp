@@ -3,7 +3,7 @@
 //
 // Reads B*h*w values and writes 16 bytes a box.
 
-#include "../../torch/attention_boxes.h"
+#include "attention_boxes.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

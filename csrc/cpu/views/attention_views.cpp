@@ -9,8 +9,8 @@
 
 #include <string>
 
-#include "../../torch/attention_boxes.h"
 #include "../tensors.h"
+#include "attention_boxes.h"
 #include "bands.h"
 #include "crop_rows.h"
 #include "drop_rows.h"

@@ -1,12 +1,8 @@
-// Launches a kernel on the device and the current stream of a tensor, and says what failed.
+// Launches a kernel on a device and one of its streams, and says what failed.
 #pragma once
 
 #include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
 #include <limits>
@@ -14,31 +10,20 @@
 
 namespace wsdan {
 
-using torch::stable::Tensor;
-
-inline std::string shape_of(const Tensor& tensor) {
-    std::string text = "(";
-    for (int64_t axis = 0; axis < tensor.dim(); ++axis)
-        text += (axis > 0 ? ", " : "") + std::to_string(tensor.size(axis));
-    return text + ")";
-}
-
-// The launches of one call of an operator; `tensor`, its first one, says where.
+// The launches of one call of an operator; an error names it and the shape of its first tensor.
 class Launcher {
 public:
-    Launcher(const char* op, const Tensor& tensor)
-        : op_(op), tensor_(tensor), guard_(tensor.get_device_index()) {
-        void* stream = nullptr;
-        TORCH_ERROR_CODE_CHECK(
-            aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream)
-        );
-        stream_ = static_cast<cudaStream_t>(stream);
+    Launcher(const char* op, std::string shape, int device, cudaStream_t stream)
+        : op_(op), shape_(std::move(shape)), device_(device), stream_(stream) {}
+
+    const char* op() const {
+        return op_;
     }
 
     // A figure of the device, such as cudaDevAttrMultiProcessorCount.
     int attribute(cudaDeviceAttr which) const {
         int value = 0;
-        check(cudaDeviceGetAttribute(&value, which, tensor_.get_device_index()));
+        check(cudaDeviceGetAttribute(&value, which, device_));
         return value;
     }
 
@@ -52,7 +37,7 @@ public:
             return;
         STD_TORCH_CHECK(
             blocks <= std::numeric_limits<int32_t>::max(), op_, ": too large, ", blocks,
-            " blocks, for ", shape_of(tensor_)
+            " blocks, for ", shape_
         );
         if (shared > kSharedByDefault)
             check(cudaFuncSetAttribute(
@@ -74,15 +59,14 @@ private:
             return;
         cudaGetLastError();  // or the next launch would report it again
         STD_TORCH_CHECK(
-            false, op_, ": a kernel did not launch for ", shape_of(tensor_), ": ",
-            cudaGetErrorString(error)
+            false, op_, ": a kernel did not launch for ", shape_, ": ", cudaGetErrorString(error)
         );
     }
 
     const char* op_;
-    const Tensor& tensor_;
-    torch::stable::accelerator::DeviceGuard guard_;
-    cudaStream_t stream_ = nullptr;
+    std::string shape_;
+    int device_;
+    cudaStream_t stream_;
 };
 
 }  // namespace wsdan

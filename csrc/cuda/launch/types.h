@@ -1,4 +1,4 @@
-// A choice of the kernels' types by a tensor's dtype, and of how images are read.
+// A choice of the kernels' types by an array's, and of how images are read.
 #pragma once
 
 #include <torch/headeronly/util/Exception.h>
@@ -8,21 +8,20 @@
 
 #include "../../common/elements.h"
 #include "../../common/words.h"
-#include "../../torch/tensors.h"
 #include "../images.cuh"
-#include "../resized_map.cuh"
+#include "array.h"
 
 namespace wsdan {
 
-// body(stored) with a value of the dtype's type: gradients.
+// body(stored) with a value of the array's type: gradients.
 template <typename Body>
-void with_gradient_type(ScalarType dtype, const char* op, const Body& body) {
-    switch (dtype) {
-        case ScalarType::Float:
+void with_gradient_type(Type type, const char* op, const Body& body) {
+    switch (type) {
+        case Type::float32:
             return body(float{});
-        case ScalarType::BFloat16:
+        case Type::bfloat16:
             return body(bfloat16{});
-        case ScalarType::Half:
+        case Type::float16:
             return body(float16{});
         default:
             STD_TORCH_CHECK(false, op, ": no kernel for this dtype");
@@ -31,25 +30,34 @@ void with_gradient_type(ScalarType dtype, const char* op, const Body& body) {
 
 // The same with uint8: images.
 template <typename Body>
-void with_image_type(ScalarType dtype, const char* op, const Body& body) {
-    if (dtype == ScalarType::Byte)
+void with_image_type(Type type, const char* op, const Body& body) {
+    if (type == Type::uint8)
         body(uint8_t{});
     else
-        with_gradient_type(dtype, op, body);
+        with_gradient_type(type, op, body);
 }
 
 // The same with float64: maps.
 template <typename Body>
-void with_map_type(ScalarType dtype, const char* op, const Body& body) {
-    if (dtype == ScalarType::Double)
+void with_map_type(Type type, const char* op, const Body& body) {
+    if (type == Type::float64)
         body(double{});
     else
-        with_gradient_type(dtype, op, body);
+        with_gradient_type(type, op, body);
 }
 
-// The tensor's elements as S: `interleaved` says in which of both layouts, see laid_out_as.
+// body(computed) with a value of the type that maps are computed in.
+template <typename Body>
+void with_computed_type(Type type, const Body& body) {
+    if (type == Type::float64)
+        body(double{});
+    else
+        body(float{});
+}
+
+// The array's elements as S: `interleaved` says in which of both layouts.
 template <typename S>
-Images<S> images_of(const Tensor& t, bool interleaved) {
+Images<S> images_of(const Array& t, bool interleaved) {
     constexpr int64_t most = std::numeric_limits<int32_t>::max();
     const int64_t planes = interleaved ? 1 : t.size(1), pixel = interleaved ? t.size(1) : 1;
     STD_TORCH_CHECK(
@@ -99,11 +107,6 @@ Shares shares_of(const Images<S>& result, int64_t planes, int count, int multipr
     const int64_t rows = row_shares / (multiprocessors * resident);
     const int64_t strip = rows < least ? least : rows > most ? most : rows;
     return {result.row_size(), result.height, static_cast<int>(strip), count};
-}
-
-template <typename M>
-Maps<M> maps_of(const Tensor& maps) {
-    return {data_of<const M>(maps), maps.stride(0), maps.stride(1), maps.stride(2)};
 }
 
 }  // namespace wsdan

@@ -44,7 +44,8 @@ def operators() -> Path:
     """The library of csrc/cuda: its operators in the namespace wsdan_emulated, on the CPU."""
     torch_folder = Path(torch.__file__).parent
     headers = ("-isystem", str(torch_folder / "include"), "-include", "prelude.h")
-    sources = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
+    folder = ROOT / "csrc" / "cuda"
+    sources = [*sorted(folder.rglob("*.cu")), folder / "operators.cpp"]
     libraries = (f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10")
     return _library("operators", sources, (*_STABLE_ABI, *headers), libraries)
 
@@ -55,7 +56,7 @@ def planted() -> Path:
 
 
 def _library(name: str, sources: list[Path], flags: tuple[str, ...], link: tuple[str, ...]) -> Path:
-    """The library made of these .cu files and the emulator, compiled where it is not there yet."""
+    """The library made of these sources and the emulator, compiled where it is not there yet."""
     runtime, kernels = _flags(kind())
     works = [(path, (*kernels, *flags)) for path in sources]
     works += [(path, runtime) for path in sorted(HERE.glob("*.cpp"))]

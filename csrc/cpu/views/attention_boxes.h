@@ -1,4 +1,4 @@
-// The launcher of attention_boxes, in each library, which another operator calls too.
+// The operator of boxes, which attention_crop_drop calls too.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
