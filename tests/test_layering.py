@@ -207,3 +207,14 @@ def test_device_code_stands_without_torch():
         for name in included:
             assert name.endswith(('.h"', '.cuh"')) or re.fullmatch(r"<c?\w+>", name), (path, name)
             assert "torch" not in name, (path, name)
+
+
+def test_nvcc_reads_no_tensors_of_torch():
+    """What it compiles for each architecture; operators.cpp, for the host alone, has them."""
+    folder = ROOT / "csrc" / "cuda"
+    paths = [*folder.glob("*.cu"), *(folder / "launch").glob("*.h")]
+    assert len(paths) > 8
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        of_torch = set(re.findall(r'#include ["<](.*torch/.*)[">]', text))
+        assert of_torch <= {"torch/headeronly/util/Exception.h"}, (path, of_torch)
