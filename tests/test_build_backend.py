@@ -8,7 +8,7 @@ from native_build import objects
 
 pytest.importorskip("setuptools", "77", reason="builds need setuptools>=77")
 
-from native_build import backend  # noqa: E402
+from native_build import backend
 
 HOOKS = [backend.get_requires_for_build_wheel, backend.get_requires_for_build_editable]
 
