@@ -9,7 +9,7 @@ import pytest
 from pages import LANGUAGES, PAGES, PROGRAMS, blocks_of, commands_of
 from paths import ROOT
 
-NOT_RUN = 29  # blocks of code; those that another test runs are not among them
+NOT_RUN = 30  # blocks of code; those that another test runs are not among them
 # Options of other programs that the pages name: pip, torchrun, docker, the benchmarks and reports.
 OTHER_OPTIONS = {
     "--no-build-isolation", "--no-deps",

@@ -20,6 +20,7 @@ _SCHEMAS.define("cuda_driver_error() -> str")
 DISABLE = "WSDAN_DISABLE_NATIVE"
 _NAMES = {"cpu": "C++ library", "cuda": "CUDA library"}
 _NEEDED = {"cpu": "on a machine with a C++ compiler", "cuda": "where nvcc is"}
+_WHEEL = {"cpu": "for this machine", "cuda": "without +cpu in its version"}
 _FOLDER = Path(__file__).parent
 
 
@@ -79,7 +80,9 @@ def _why_not_built(name: str) -> str:
     """What the build noted beside the library (see native_build/cuda.py), and what to do."""
     note = _FOLDER / f"_{name}_missing.txt"
     reason = f" ({note.read_text(encoding='utf-8').strip()})" if note.exists() else ""
-    return f"{reason}; run `pip install -e .` again {_NEEDED[name]}"
+    if (_FOLDER.parent / "csrc").is_dir():
+        return f"{reason}; run `pip install -e .` again {_NEEDED[name]}"
+    return f"{reason}; install a wheel of wsdan-kernels {_WHEEL[name]}"
 
 
 def cpu_level() -> str:
