@@ -34,11 +34,14 @@ Type type_of(const Tensor& tensor, const char* op) {
     }
 }
 
-std::string shape_of(const Tensor& tensor) {
-    std::string text = "(";
-    for (int64_t axis = 0; axis < tensor.dim(); ++axis)
-        text += (axis > 0 ? ", " : "") + std::to_string(tensor.size(axis));
-    return text + ")";
+Array array_of(const Tensor& tensor, void* data, const char* op) {
+    STD_TORCH_CHECK(tensor.dim() <= 4, op, ": a tensor of more than four axes");
+    Array array{data, type_of(tensor, op), static_cast<int>(tensor.dim()), {}, {}};
+    for (int axis = 0; axis < array.dim; ++axis) {
+        array.sizes[axis] = tensor.size(axis);
+        array.strides[axis] = tensor.stride(axis);
+    }
+    return array;
 }
 
 cudaStream_t stream_of(const Tensor& tensor) {
@@ -51,32 +54,24 @@ cudaStream_t stream_of(const Tensor& tensor) {
 class Call {
 public:
     Call(const char* op, const Tensor& first)
-        : launch(op, shape_of(first), first.get_device_index(), stream_of(first)),
+        : launch(
+              op, array_of(first, /*data=*/nullptr, op), first.get_device_index(), stream_of(first)
+          ),
           guard_(first.get_device_index()) {}
 
     // What the kernels read.
     Array read(const Tensor& tensor) const {
-        return array_of(tensor, const_cast<void*>(tensor.const_data_ptr()));
+        return array_of(tensor, const_cast<void*>(tensor.const_data_ptr()), launch.op());
     }
 
     // What they fill.
     Array filled(const Tensor& tensor) const {
-        return array_of(tensor, tensor.mutable_data_ptr());
+        return array_of(tensor, tensor.mutable_data_ptr(), launch.op());
     }
 
     const Launcher launch;
 
 private:
-    Array array_of(const Tensor& tensor, void* data) const {
-        Array array{data, type_of(tensor, launch.op()), {}, {}};
-        STD_TORCH_CHECK(tensor.dim() <= 4, launch.op(), ": a tensor of more than four axes");
-        for (int axis = 0; axis < tensor.dim(); ++axis) {
-            array.sizes[axis] = tensor.size(axis);
-            array.strides[axis] = tensor.stride(axis);
-        }
-        return array;
-    }
-
     torch::stable::accelerator::DeviceGuard guard_;
 };
 

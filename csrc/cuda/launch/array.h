@@ -12,6 +12,7 @@ enum class Type { uint8, float16, bfloat16, float32, float64 };
 struct Array {
     void* data;
     Type type;
+    int dim;
     int64_t sizes[4], strides[4];  // strides in elements
 
     int64_t size(int axis) const {

@@ -8,13 +8,15 @@
 #include <limits>
 #include <string>
 
+#include "array.h"
+
 namespace wsdan {
 
 // The launches of one call of an operator; an error names it and the shape of its first tensor.
 class Launcher {
 public:
-    Launcher(const char* op, std::string shape, int device, cudaStream_t stream)
-        : op_(op), shape_(std::move(shape)), device_(device), stream_(stream) {}
+    Launcher(const char* op, const Array& first, int device, cudaStream_t stream)
+        : op_(op), first_(first), device_(device), stream_(stream) {}
 
     const char* op() const {
         return op_;
@@ -37,7 +39,7 @@ public:
             return;
         STD_TORCH_CHECK(
             blocks <= std::numeric_limits<int32_t>::max(), op_, ": too large, ", blocks,
-            " blocks, for ", shape_
+            " blocks, for ", shape()
         );
         if (shared > kSharedByDefault)
             check(cudaFuncSetAttribute(
@@ -54,17 +56,24 @@ public:
 private:
     static constexpr int64_t kSharedByDefault = 48 << 10;
 
+    std::string shape() const {
+        std::string text = "(";
+        for (int axis = 0; axis < first_.dim; ++axis)
+            text += (axis > 0 ? ", " : "") + std::to_string(first_.size(axis));
+        return text + ")";
+    }
+
     void check(cudaError_t error) const {
         if (error == cudaSuccess)
             return;
         cudaGetLastError();  // or the next launch would report it again
         STD_TORCH_CHECK(
-            false, op_, ": a kernel did not launch for ", shape_, ": ", cudaGetErrorString(error)
+            false, op_, ": a kernel did not launch for ", shape(), ": ", cudaGetErrorString(error)
         );
     }
 
     const char* op_;
-    std::string shape_;
+    Array first_;
     int device_;
     cudaStream_t stream_;
 };
