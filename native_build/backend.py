@@ -24,4 +24,4 @@ def get_requires_for_build_editable(config_settings=None) -> list[str]:
 def _torch() -> list[str]:
     if os.environ.get("WSDAN_NATIVE", "1") == "0" or installed_torch() is not None:
         return []
-    return [f"torch>={'.'.join(map(str, OLDEST_TORCH))}"]
+    return [f"torch>={OLDEST_TORCH}"]

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OLDEST_TORCH = (2, 11)
+OLDEST_TORCH = "2.11"
 STABLE_ABI = [
     "-DTORCH_TARGET_VERSION=0x020b000000000000",  # OLDEST_TORCH
     "-DTORCH_STABLE_ONLY",
@@ -47,8 +47,7 @@ def torch_folder(name: str = "") -> Path:
     """A folder of installed_torch(). Raises CannotBuildError."""
     found = installed_torch()
     if found is None:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise CannotBuildError(f"no torch of {oldest} or newer, whose headers it needs")
+        raise CannotBuildError(f"no torch of {OLDEST_TORCH} or newer, whose headers it needs")
     return found / name
 
 
@@ -56,19 +55,19 @@ def installed_torch() -> Path | None:
     """The folder of a torch to build with, which is not imported: one that Python finds, else that
     of the environment, which an isolated build hides from it; None if there is none new enough."""
     spec = importlib.util.find_spec("torch")
-    origins = [spec.origin] if spec is not None and spec.origin else []
-    folders = [Path(origin).parent for origin in origins]
-    folders.append(Path(sysconfig.get_path("platlib")) / "torch")
-    return next((path for path in folders if _version(path) >= OLDEST_TORCH), None)
+    seen = [Path(spec.origin).parent] if spec is not None and spec.origin else []
+    hidden = Path(sysconfig.get_path("platlib")) / "torch"
+    return next((path for path in (*seen, hidden) if _new_enough(path)), None)
 
 
-def _version(torch: Path) -> tuple[int, ...]:
+def _new_enough(torch: Path) -> bool:
     try:
         text = (torch / "version.py").read_text(encoding="utf-8")
     except OSError:
-        return ()
+        return False
     found = re.search(r"^__version__ = ['\"](\d+)\.(\d+)", text, re.MULTILINE)
-    return tuple(map(int, found.groups())) if found else ()
+    oldest = tuple(map(int, OLDEST_TORCH.split(".")))
+    return found is not None and tuple(map(int, found.groups())) >= oldest
 
 
 def compile_all(
